@@ -1,0 +1,124 @@
+"""The frozen records that travel through the framework, one arrow from raw text to a graded prediction.
+
+``Example -> Encoded -> (annotations) -> Instance -> Batch -> Prediction``. The example's id travels with every
+record; nothing is ever matched by position.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+__all__ = ["DataError", "Encoded", "Example", "Instance", "Prediction", "Span", "UserError"]
+
+Span = tuple[int, int]
+"""Half-open interval ``[start, end)``."""
+
+
+class UserError(ValueError):
+    """Something the user can mend. The command line prints its text without a traceback and exits with code 2.
+
+    The text reads "Expected X, got Y (where). Do Z."
+    """
+
+
+class DataError(UserError):
+    """Data that cannot be used as it is; the text names the file and line, or the example id."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Example:
+    """A question with a teacher's rationale and the gold answer, as plain text.
+
+    Attributes:
+        id: Unique within a data set.
+        question: What is asked, without any prompt around it.
+        rationale: The teacher's reasoning, without the final answer phrase. Empty where a test set has none.
+        answer: The gold answer, in a form that the task's grader can read.
+        task: Name of the task, see :func:`skipthinking.tasks.get_task`.
+        meta: Whatever else the source knows. Ground truth of the built-in tasks lives here; no method may read it.
+    """
+
+    id: str
+    question: str
+    rationale: str
+    answer: str
+    task: str
+    meta: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True, eq=False)
+class Encoded:
+    """One tokenization of an example: prompt ids, completion ids, and where each step and the answer lie.
+
+    Attributes:
+        id: The example's id.
+        task: The example's task.
+        prompts: Prompt ids per prompt prefix that the method asked for (``""`` is the plain prompt), special tokens
+            included. On the encoder side for encoder-decoder students.
+        tokens: Completion ids, shape (T,): all steps, then the answer sentence, then EOS.
+        steps: Token span of every step in ``tokens``; contiguous, in order, starting at 0. Empty without a rationale.
+        answer: Token span of the answer stage in ``tokens``, EOS included.
+    """
+
+    id: str
+    task: str
+    prompts: Mapping[str, NDArray[np.int64]]
+    tokens: NDArray[np.int64]
+    steps: tuple[Span, ...]
+    answer: Span
+
+
+@dataclass(frozen=True, kw_only=True, slots=True, eq=False)
+class Instance:
+    """A training instance: a prompt, completion tokens, and a loss weight per completion token.
+
+    Attributes:
+        id: The example's id.
+        prompt: Prompt ids, shape (P,); never a target.
+        tokens: Completion ids, shape (T,).
+        weights: Loss weight per completion token, shape (T,): 0 is context, > 0 is a target. The last one is a target.
+        term: Index of the loss term the instance counts for (multi-task methods have several).
+    """
+
+    id: str
+    prompt: NDArray[np.int64]
+    tokens: NDArray[np.int64]
+    weights: NDArray[np.float32]
+    term: int = 0
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Prediction:
+    """A graded answer of the student; one line of ``predictions.jsonl``.
+
+    Attributes:
+        id: The example's id.
+        task: The example's task.
+        question: The question.
+        gold: The gold answer.
+        completion: The student's text, special tokens removed.
+        extracted: The answer found by strict extraction (the method's own answer format), or None.
+        extracted_lenient: The last plausible answer anywhere in the text, or None.
+        correct: Whether ``extracted`` equals ``gold``.
+        correct_lenient: Whether ``extracted_lenient`` equals ``gold``.
+        new_tokens: Number of generated tokens, EOS included.
+        finished: Whether EOS came before the limit on new tokens.
+    """
+
+    id: str
+    task: str
+    question: str
+    gold: str
+    completion: str
+    extracted: str | None
+    extracted_lenient: str | None
+    correct: bool
+    correct_lenient: bool
+    new_tokens: int
+    finished: bool
