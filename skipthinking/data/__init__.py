@@ -1,0 +1,1 @@
+"""From sources to batches: formats, encoding, chunks, stages, sampling, and the LightningDataModule over them."""

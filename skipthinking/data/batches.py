@@ -1,0 +1,231 @@
+"""Instances to tensors.
+
+Shape suffixes: B instances, L tokens (right-padded), P prompt tokens (right-padded), K loss terms.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset, Sampler
+
+from skipthinking.data.planning import Plan
+from skipthinking.records import Instance
+
+__all__ = ["Batch", "Counts", "EvalBatch", "PlannedBatches", "ResumableLoader", "collate", "instance_length"]
+
+
+class Counts(NamedTuple):
+    """Tokens and loss weights of a group of instances.
+
+    Attributes:
+        weights: Sum of loss weights per term, K floats.
+        targets: Number of target tokens.
+        contexts: Number of context tokens, prompts included.
+    """
+
+    weights: list[float]
+    targets: int
+    contexts: int
+
+
+class Batch(NamedTuple):
+    """A micro-batch. Padding is told by ``lengths``, never by an id: many tokenizers pad with EOS, a target.
+
+    Attributes:
+        ids: Example id of every instance.
+        tokens_BL: Causal students: prompt and completion; encoder-decoder students: completion.
+        lengths_B: Number of tokens in every row.
+        weights_BL: Loss weight of every token, 0 for context and padding.
+        terms_B: Loss term of every instance.
+        prompts_BP: Encoder input; None for causal students.
+        prompt_lengths_B: Number of encoder tokens in every row; None for causal students.
+        totals_K: Sum of loss weights per term over the whole optimiser step, all ranks and micro-batches.
+        targets: Target tokens of this micro-batch, summed over ranks.
+        contexts: Context tokens of this micro-batch, summed over ranks.
+    """
+
+    ids: list[str]
+    tokens_BL: Tensor
+    lengths_B: Tensor
+    weights_BL: Tensor
+    terms_B: Tensor
+    prompts_BP: Tensor | None
+    prompt_lengths_B: Tensor | None
+    totals_K: Tensor
+    targets: int
+    contexts: int
+
+
+class EvalBatch(NamedTuple):
+    """Prompts to answer.
+
+    Attributes:
+        ids: Example id of every prompt.
+        prompts: Prompt ids, one tensor of shape (P,) each.
+    """
+
+    ids: list[str]
+    prompts: list[Tensor]
+
+
+def instance_length(instance: Instance) -> int:
+    """Tokens of an instance, prompt included."""
+    return len(instance.prompt) + len(instance.tokens)
+
+
+def _pad(rows: Sequence[NDArray[Any]], fill: float, dtype: torch.dtype) -> Tensor:
+    out = torch.full((len(rows), max(map(len, rows), default=0)), fill, dtype=dtype)
+    for i, row in enumerate(rows):
+        out[i, : len(row)] = torch.from_numpy(row)
+    return out
+
+
+def collate(
+    instances: Sequence[Instance], *, pad_id: int, encoder_decoder: bool, terms: int = 1, step: Counts | None = None
+) -> Batch:
+    """Pads instances into a batch.
+
+    Args:
+        instances: At least one instance.
+        pad_id: What fills the rows up; any valid id will do.
+        encoder_decoder: Whether prompts go to an encoder.
+        terms: Number of loss terms K.
+        step: Counts of the optimiser step for the normaliser; by default those of the instances.
+    """
+    own = count(instances, terms)
+    step = step or own
+    if encoder_decoder:
+        tokens = [instance.tokens for instance in instances]
+        weights = [instance.weights for instance in instances]
+    else:
+        tokens = [np.concatenate([instance.prompt, instance.tokens]) for instance in instances]
+        weights = [
+            np.concatenate([np.zeros(len(instance.prompt), dtype=np.float32), instance.weights])
+            for instance in instances
+        ]
+    prompts = [instance.prompt for instance in instances] if encoder_decoder else None
+    return Batch(
+        ids=[instance.id for instance in instances],
+        tokens_BL=_pad(tokens, pad_id, torch.long),
+        lengths_B=torch.tensor([len(row) for row in tokens]),
+        weights_BL=_pad(weights, 0.0, torch.float32),
+        terms_B=torch.tensor([instance.term for instance in instances]),
+        prompts_BP=_pad(prompts, pad_id, torch.long) if prompts is not None else None,
+        prompt_lengths_B=torch.tensor([len(row) for row in prompts]) if prompts is not None else None,
+        totals_K=torch.tensor(step.weights, dtype=torch.float64).to(torch.float32),
+        targets=own.targets,
+        contexts=own.contexts,
+    )
+
+
+def count(instances: Sequence[Instance], terms: int = 1) -> Counts:
+    """Counts tokens and loss weights."""
+    weights = [0.0] * terms
+    targets = contexts = 0
+    for instance in instances:
+        weights[instance.term] += float(instance.weights.sum(dtype=np.float64))
+        chosen = int(np.count_nonzero(instance.weights))
+        targets += chosen
+        contexts += instance_length(instance) - chosen
+    return Counts(weights, targets, contexts)
+
+
+class PlannedBatches(Dataset[Batch]):
+    """The micro-batches of one rank in one epoch, each built on demand, in any worker.
+
+    Args:
+        instances: All instances of the epoch, on every rank.
+        plan: The epoch's plan.
+        rank: This process.
+        pad_id: Padding id.
+        encoder_decoder: Whether prompts go to an encoder.
+        terms: Number of loss terms.
+    """
+
+    def __init__(
+        self, instances: Sequence[Instance], plan: Plan, *, rank: int, pad_id: int, encoder_decoder: bool, terms: int
+    ) -> None:
+        self.instances, self.plan, self.rank = instances, plan, rank
+        self.pad_id, self.encoder_decoder, self.terms = pad_id, encoder_decoder, terms
+        self._rows = plan.for_rank(rank)
+
+    def __len__(self) -> int:
+        return len(self._rows)
+
+    def __getitem__(self, index: int) -> Batch:
+        step, row = self._rows[index]
+        rows = self.plan.steps[step]
+        everyone = [self.instances[i] for ranks in rows for micro in ranks for i in micro]
+        mine = [self.instances[i] for i in rows[row][self.rank]]
+        ghost = not mine  # the rank must take part in the step: any instance, at weight zero
+        batch = collate(
+            mine or [everyone[0]],
+            pad_id=self.pad_id,
+            encoder_decoder=self.encoder_decoder,
+            terms=self.terms,
+            step=count(everyone, self.terms),
+        )
+        row_counts = count([self.instances[i] for micro in rows[row] for i in micro])
+        if ghost:
+            batch = batch._replace(weights_BL=torch.zeros_like(batch.weights_BL))
+        return batch._replace(targets=row_counts.targets, contexts=row_counts.contexts)
+
+
+class _From(Sampler[int]):
+    """Counts up from a given place."""
+
+    def __init__(self, length: int) -> None:
+        self.length, self.start = length, 0
+
+    def __len__(self) -> int:
+        return self.length
+
+    def __iter__(self) -> Iterator[int]:
+        return iter(range(self.start, self.length))
+
+
+def _only(items: list[Any]) -> Any:
+    return items[0]
+
+
+class ResumableLoader(DataLoader[Any]):
+    """A loader over ready batches that Lightning saves and restores in the middle of an epoch.
+
+    Args:
+        batches: The batches of one epoch.
+        epoch: The epoch they belong to; a state of another epoch starts at its first batch.
+        num_workers: Worker processes that build batches ahead.
+    """
+
+    def __init__(self, batches: PlannedBatches, epoch: int, num_workers: int = 0) -> None:
+        self._done, self._epoch = 0, epoch
+        self._places = _From(len(batches))
+        super().__init__(
+            batches,
+            batch_size=1,
+            sampler=self._places,
+            collate_fn=_only,
+            num_workers=num_workers,
+            pin_memory=torch.cuda.is_available(),
+            generator=torch.Generator(),  # its own: a base seed drawn from the global one would differ after a resume
+        )
+
+    def __iter__(self) -> Iterator[Any]:
+        self._done = self._places.start
+        for batch in super().__iter__():
+            self._done += 1
+            yield batch
+
+    def state_dict(self) -> dict[str, int]:
+        """The epoch, and how many of its batches were handed out."""
+        return {"epoch": self._epoch, "batches": self._done}
+
+    def load_state_dict(self, state: dict[str, int]) -> None:
+        """Goes on behind the batches that were handed out, if they were this epoch's."""
+        self._places.start = state["batches"] if state["epoch"] == self._epoch else 0

@@ -1,0 +1,341 @@
+"""RationaleDataModule: owns the examples, their encoding, the chunks, the stage sampling and the batches."""
+
+from __future__ import annotations
+
+import os
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import lightning as L
+import numpy as np
+import torch
+from torch.utils.data import DataLoader
+from tqdm import tqdm
+
+from skipthinking.data.batches import EvalBatch, PlannedBatches, ResumableLoader, instance_length
+from skipthinking.data.encoding import Codec, Plain, Template
+from skipthinking.data.planning import padding_share, plan_epoch
+from skipthinking.data.questions import read_questions
+from skipthinking.data.sources import Source, drop_overlap, join, split_validation
+from skipthinking.data.stages import AverageChunks, Chunker, StageSampling, draw_stage
+from skipthinking.data.steps import Sentences, StepSplitter
+from skipthinking.records import DataError, Encoded, Example, Instance, Span, UserError
+from skipthinking.tasks import get_task
+
+if TYPE_CHECKING:
+    from skipthinking.methods.base import Distiller
+
+__all__ = ["RationaleDataModule"]
+
+
+class RationaleDataModule(L.LightningDataModule):
+    """Examples in, batches of training instances and of prompts out.
+
+    The method (the LightningModule) says how an instance is cut; everything before and after the cut is done here.
+
+    Args:
+        train: Sources of training examples; several are joined.
+        val_size: Validation examples, split from training by a seeded hash of the question: a count, or a share
+            below 1. Never taken from a test set.
+        test: Test sets by name.
+        template: Prompt template; Plain by default.
+        splitter: Splits rationales into steps; Sentences by default.
+        chunker: Groups steps into chunks, for methods that use them; AverageChunks by default.
+        stage_sampling: Which stage of a rationale an epoch shows, for methods that train one at a time.
+        batch_size: Training instances per micro-batch (with ``batch_tokens``: at most).
+        batch_tokens: Padded tokens per micro-batch; null batches by count alone.
+        eval_batch_size: Prompts per batch of generation.
+        bucket: Whether instances of like length share a batch.
+        max_length: Longest instance in tokens; the student's context by default. Longer ones are dropped and counted.
+        num_workers: Processes that build batches; the result does not depend on it.
+        seed: Seed of the validation split, the stages and the order; the global seed by default.
+        question: For ``predict``: a question to answer.
+        questions: For ``predict``: a file of questions, one a line, or JSONL with a "question" each.
+        task: For ``predict``: the task of the questions; that of the first training source by default.
+    """
+
+    def __init__(
+        self,
+        train: list[Source] | None = None,
+        val_size: float = 0,
+        test: dict[str, Source] | None = None,
+        template: Template | None = None,
+        splitter: StepSplitter | None = None,
+        chunker: Chunker | None = None,
+        stage_sampling: StageSampling = "cycle",
+        batch_size: int = 8,
+        batch_tokens: int | None = None,
+        eval_batch_size: int = 32,
+        bucket: bool = True,
+        max_length: int | None = None,
+        num_workers: int = 0,
+        seed: int | None = None,
+        question: str | None = None,
+        questions: str | None = None,
+        task: str | None = None,
+    ) -> None:
+        super().__init__()
+        if min(batch_size, eval_batch_size) < 1 or (batch_tokens is not None and batch_tokens < 1):
+            raise UserError(
+                f"Expected batches of at least 1, got data.batch_size={batch_size}, "
+                f"data.eval_batch_size={eval_batch_size}, data.batch_tokens={batch_tokens}."
+            )
+        self.sources, self.test_sources = train or [], test or {}
+        self.val_size = int(val_size) if val_size >= 1 or val_size == 0 else val_size
+        self.template, self.splitter = template or Plain(), splitter or Sentences()
+        self.chunker, self.stage_sampling = chunker or AverageChunks(), stage_sampling
+        self.batch_size, self.batch_tokens, self.eval_batch_size = batch_size, batch_tokens, eval_batch_size
+        self.bucket, self.max_length, self.num_workers = bucket, max_length, num_workers
+        self.seed = int(os.environ.get("PL_GLOBAL_SEED", 0)) if seed is None else seed
+        self.question, self.questions, self.task = question, questions, task
+        self.examples: dict[str, list[Example]] = {}
+        self.encoded: list[Encoded] = []
+        self.report: list[str] = []
+        self.codec: Codec | None = None
+        self._chunks: dict[str, tuple[Span, ...]] = {}
+        self._stage_losses: tuple[int, dict[str, list[float]]] | None = None
+        self._prompts: dict[str, list[np.ndarray]] = {}
+        self._shown = False
+
+    # ------------------------------------------------------------------------------------------ text
+
+    def load(self, stage: str) -> None:
+        """Reads every source that the stage (fit, validate, test or predict) needs; later calls do nothing.
+
+        Raises:
+            UserError: A source cannot be read, or a split is empty.
+        """
+        if stage in {"fit", "test"}:
+            self._load_tests()
+        if stage in {"fit", "validate"}:
+            self._load_train()
+        if stage == "predict" and "predict" not in self.examples:
+            self.examples["predict"] = self._load_questions()
+        if stage == "validate" and not self.examples["val"]:
+            raise DataError(f"Expected validation examples, got data.val_size={self.val_size}. Set data.val_size.")
+        if stage == "test" and not self.test_sets:
+            raise DataError("Expected at least one test set, got none. Set data.test.")
+
+    @property
+    def test_sets(self) -> dict[str, list[Example]]:
+        """The test sets by name."""
+        return {name[5:]: rows for name, rows in self.examples.items() if name.startswith("test/")}
+
+    def _load_tests(self) -> None:
+        seen: dict[str, str] = {}
+        for name, source in self.test_sources.items():
+            key = f"test/{name}"
+            if key in self.examples:
+                continue
+            loaded = source.load()
+            self.report.append(f"{key}: {loaded.description}")
+            if not loaded.examples:
+                raise DataError(f"Expected at least one test example, got none in data.test.{name}.")
+            for example in loaded.examples:
+                if seen.setdefault(example.id, name) != name:
+                    raise DataError(
+                        f"Expected each id in one test set, got {example.id!r} in data.test.{seen[example.id]} and "
+                        f"data.test.{name}. Rename or remove one of them."
+                    )
+            self.examples[key] = loaded.examples
+
+    def _load_train(self) -> None:
+        if "train" in self.examples:
+            return
+        if not self.sources:
+            raise DataError("Expected at least one training source, got none. Set data.train.")
+        loaded = [source.load() for source in self.sources]
+        self.report += [f"train: {part.description}" for part in loaded]
+        examples = join(loaded)
+        for name, rows in self.test_sets.items():
+            examples, overlap = drop_overlap(examples, rows)
+            if overlap:
+                self.report.append(f"train: {overlap} examples left out, their question is in test set {name}")
+        train, val = split_validation(examples, self.val_size, self.seed)
+        if not train:
+            raise DataError(f"Expected at least one training example, got none from {len(self.sources)} source(s).")
+        self.examples["train"], self.examples["val"] = train, val
+
+    def _load_questions(self) -> list[Example]:
+        tasks = [source.task for source in (*self.sources, *self.test_sources.values()) if hasattr(source, "task")]
+        task = self.task or (tasks[0] if tasks else None)
+        if task is None:
+            raise UserError("Expected the task of the questions, got none. Set data.task, for example gsm8k.")
+        get_task(task)
+        if (self.question is None) == (self.questions is None):
+            raise UserError("Expected one of data.question (a text) and data.questions (a file). Set one of them.")
+        if self.question is not None and not self.question.strip():
+            raise UserError("Expected a question, got an empty text in data.question.")
+        asked = read_questions(Path(self.questions)) if self.questions else [("question-1", str(self.question))]
+        return [Example(id=id, question=text, rationale="", answer="", task=task) for id, text in asked]
+
+    # ---------------------------------------------------------------------------------------- tokens
+
+    @property
+    def method(self) -> Distiller:
+        """The method that this data is cut for."""
+        assert self.trainer is not None
+        return self.trainer.lightning_module  # type: ignore[return-value]
+
+    def setup(self, stage: str) -> None:
+        """Loads and encodes what the stage needs; the student trains its tokenizer first, if it has none."""
+        self.load(stage)
+        method = self.method
+        if not method.student.has_tokenizer:
+            self._load_train()
+            method.student.prepare(self._texts())
+        self.codec = Codec(
+            tokenizer=method.student.tokenizer,
+            template=self.template,
+            splitter=self.splitter,
+            prefixes=method.prefixes,
+        )
+        method.use_codec(self.codec)
+        if stage == "fit" and not self.encoded:
+            self._encode_train()
+        for name, rows in self.examples.items():
+            if name != "train" and name not in self._prompts:
+                self._prompts[name] = self.codec.prompts(rows, method.answering_prefix)
+
+    def _texts(self) -> list[str]:
+        rows = self.examples["train"]
+        return [
+            " ".join([self.template.render(task.ask(row.question), None), row.rationale, task.answer_sentence(row.answer)])
+            for row in rows
+            for task in [get_task(row.task)]
+        ]
+
+    def _encode_train(self) -> None:
+        assert self.codec is not None
+        method, rows = self.method, self.examples["train"]
+        limit = min(self.max_length or method.student.context_length, method.student.context_length)
+        stream = tqdm(
+            self.codec.encode(rows, rationales=method.needs_rationale),
+            total=len(rows), desc="Tokenizing", delay=3, leave=False, disable=not self._is_first_rank,
+        )  # fmt: skip
+        dropped: Counter[str] = Counter()
+        unknown = 0
+        for encoded in stream:
+            chunks = self.chunker.chunk(encoded) if "chunks" in method.needs else ()
+            if method.room(encoded, chunks) > limit:
+                dropped[f"longer than {limit} tokens"] += 1
+                continue
+            if self.codec.tokenizer.unk_token_id is not None:
+                unknown += int((encoded.tokens == self.codec.tokenizer.unk_token_id).sum())
+            self._chunks[encoded.id] = chunks
+            self.encoded.append(encoded)
+        if not self.encoded:
+            raise DataError(
+                f"Expected training examples of at most {limit} tokens, got {len(rows)} and all are longer. "
+                "Raise data.max_length or use a student with a longer context."
+            )
+        self.report.append(
+            f"kept {len(self.encoded)} of {len(rows)} training examples"
+            + "".join(f"; dropped {n} ({n / len(rows):.1%}): {why}" for why, n in dropped.items())
+        )
+        if unknown:
+            self.report.append(f"{unknown} completion tokens are unknown to the tokenizer and cannot be learned")
+
+    @property
+    def _is_first_rank(self) -> bool:
+        return self.trainer is None or self.trainer.is_global_zero
+
+    # -------------------------------------------------------------------------------------- training
+
+    def notes(self, epoch: int) -> dict[str, dict[str, Any]]:
+        """What the method's cut may look at, per example id: chunks and the epoch's stage, as it needs them."""
+        needs = self.method.needs
+        losses = self._losses(epoch) if "stage" in needs and self.stage_sampling == "loss" else {}
+        notes: dict[str, dict[str, Any]] = {}
+        for encoded in self.encoded:
+            note: dict[str, Any] = {}
+            if "chunks" in needs:
+                note["chunks"] = self._chunks[encoded.id]
+            if "stage" in needs:
+                note["stage"] = draw_stage(
+                    self.stage_sampling, len(self._chunks[encoded.id]) + 1,
+                    seed=self.seed, epoch=epoch, id=encoded.id, losses=losses.get(encoded.id),
+                )  # fmt: skip
+            notes[encoded.id] = note
+        return notes
+
+    def _losses(self, epoch: int) -> Mapping[str, Sequence[float]]:
+        """Stage losses under the student as it is at the start of the epoch; kept in checkpoints."""
+        if self._stage_losses is None or self._stage_losses[0] != epoch:
+            self._stage_losses = (epoch, self.method.stage_losses(self.encoded, self._chunks))
+        return self._stage_losses[1]
+
+    def instances(self, epoch: int) -> list[Instance]:
+        """All training instances of an epoch, the same on every rank."""
+        notes, method = self.notes(epoch), self.method
+        return [instance for encoded in self.encoded for instance in method.cut(encoded, notes[encoded.id])]
+
+    def train_dataloader(self) -> ResumableLoader:
+        """The loader of the trainer's current epoch; Lightning asks for a new one every epoch."""
+        trainer, method = self.trainer, self.method
+        assert trainer is not None
+        trainer.reload_dataloaders_every_n_epochs = 1
+        epoch = trainer.current_epoch
+        instances = self.instances(epoch)
+        lengths = np.array([instance_length(instance) for instance in instances])
+        plan = plan_epoch(
+            lengths, seed=self.seed, epoch=epoch, batch_size=self.batch_size, batch_tokens=self.batch_tokens,
+            ranks=trainer.world_size, accumulate=trainer.accumulate_grad_batches, bucket=self.bucket,
+        )  # fmt: skip
+        if not self._shown:
+            self._shown = True
+            targets = sum(int(np.count_nonzero(instance.weights)) for instance in instances)
+            micro = [batch for step in plan.steps for row in step for batch in row]
+            self.report.append(
+                f"epoch {epoch}: {len(instances)} instances, {targets:,} target and {int(lengths.sum()) - targets:,} "
+                f"context tokens, {len(plan.steps)} optimiser steps, {padding_share(micro, lengths):.1%} padding"
+            )
+            method.show_start(self.report, instances[0])
+        batches = PlannedBatches(
+            instances, plan, rank=trainer.global_rank, pad_id=method.student.pad_id,
+            encoder_decoder=method.student.encoder_decoder, terms=len(method.term_weights),
+        )  # fmt: skip
+        return ResumableLoader(batches, epoch, self.num_workers)
+
+    def state_dict(self) -> dict[str, Any]:
+        """The stage losses of the running epoch, so that a resumed epoch draws the same stages."""
+        return {"stage_losses": self._stage_losses}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Restores the stage losses."""
+        self._stage_losses = state_dict["stage_losses"]
+
+    # ------------------------------------------------------------------------------------ evaluation
+
+    def _prompt_loader(self, names: Sequence[str]) -> DataLoader[EvalBatch]:
+        """Prompts of like length together; rank r takes every world-th batch, so each example comes once."""
+        trainer = self.trainer
+        assert trainer is not None
+        rows = [
+            (example.id, prompt)
+            for name in names
+            for example, prompt in zip(self.examples[name], self._prompts[name], strict=True)
+        ]
+        rows.sort(key=lambda row: (-len(row[1]), row[0]))  # longest first: memory trouble shows at once
+        batches = [
+            EvalBatch(ids=[id for id, _ in part], prompts=[torch.from_numpy(prompt) for _, prompt in part])
+            for at in range(0, len(rows), self.eval_batch_size)
+            for part in [rows[at : at + self.eval_batch_size]]
+        ]
+        mine = batches[trainer.global_rank :: trainer.world_size]
+        # A rank without a batch would leave the evaluation loop and its collectives: it gets an empty one.
+        return DataLoader(mine or [EvalBatch(ids=[], prompts=[])], batch_size=None)  # type: ignore[arg-type]
+
+    def val_dataloader(self) -> DataLoader[EvalBatch] | list[Any]:
+        """Prompts of the validation examples."""
+        return self._prompt_loader(["val"]) if self.examples.get("val") else []
+
+    def test_dataloader(self) -> DataLoader[EvalBatch]:
+        """Prompts of all test sets."""
+        return self._prompt_loader([f"test/{name}" for name in self.test_sets])
+
+    def predict_dataloader(self) -> DataLoader[EvalBatch]:
+        """Prompts of the questions asked."""
+        return self._prompt_loader(["predict"])

@@ -1,0 +1,123 @@
+"""Which instances meet in which micro-batch: a pure function of (lengths, seed, epoch), the same on every rank."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from skipthinking.records import UserError
+
+__all__ = ["Plan", "padding_share", "plan_epoch"]
+
+_WINDOW = 64  # steps that are sorted by length together: more pads less and shuffles less
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Plan:
+    """The micro-batches of an epoch.
+
+    Attributes:
+        steps: ``steps[s][a][r]`` are the instance indices of rank r's a-th micro-batch in optimiser step s. An empty
+            list is a micro-batch without instances, which the rank runs with zero weights.
+    """
+
+    steps: list[list[list[list[int]]]]
+
+    def for_rank(self, rank: int) -> list[tuple[int, int]]:
+        """The (step, accumulation index) of every micro-batch of a rank, in order; the same for all ranks."""
+        return [(s, a) for s, rows in enumerate(self.steps) for a in range(len(rows))]
+
+
+def plan_epoch(
+    lengths: NDArray[np.int64],
+    *,
+    seed: int,
+    epoch: int,
+    batch_size: int,
+    batch_tokens: int | None = None,
+    ranks: int = 1,
+    accumulate: int = 1,
+    bucket: bool = True,
+) -> Plan:
+    """Groups every instance into exactly one micro-batch.
+
+    By example count, the instances of an optimiser step depend on ``batch_size * ranks * accumulate`` alone, so that
+    one process with 2B, two processes with B and two accumulated micro-batches of B take the same step. Lengths are
+    bucketed: within a window of steps, instances are sorted by length before they are cut into steps, and the steps
+    are shuffled.
+
+    Args:
+        lengths: Token length of every instance, shape (N,).
+        seed: Seed of the order.
+        epoch: Epoch, part of the seed.
+        batch_size: Instances per micro-batch; with ``batch_tokens`` their upper bound.
+        batch_tokens: Padded tokens per micro-batch at most; a single longer instance gets a micro-batch of its own.
+        ranks: Number of processes.
+        accumulate: Micro-batches per optimiser step and rank.
+        bucket: Whether to sort by length.
+    """
+    if batch_size < 1 or (batch_tokens is not None and batch_tokens < 1):
+        raise UserError(f"Expected a batch of at least 1, got batch_size={batch_size}, batch_tokens={batch_tokens}.")
+    rng = np.random.default_rng([seed & 0xFFFFFFFF, epoch])
+    order = rng.permutation(len(lengths))
+    per_step = batch_size * ranks * accumulate
+    window = per_step * _WINDOW
+    full: list[list[list[list[int]]]] = []
+    rest: list[list[list[int]]] = []
+    for at in range(0, len(order), window):
+        part = order[at : at + window]
+        if bucket:
+            part = part[np.argsort(lengths[part], kind="stable")]
+        if batch_tokens is None:
+            groups = [part[i : i + per_step].tolist() for i in range(0, len(part), per_step)]
+            full.extend(_split(group, batch_size, ranks) for group in groups if len(group) == per_step)
+            rest.extend(row for group in groups if len(group) < per_step for row in _split(group, batch_size, ranks))
+        else:
+            dealt = _deal(_fill(part, lengths, batch_size, batch_tokens), ranks, accumulate)
+            full.extend(step for step in dealt if len(step) == accumulate)
+            rest.extend(row for step in dealt if len(step) < accumulate for row in step)
+    # What does not fill a step closes the epoch: an accumulation cut short anywhere else would swallow the
+    # micro-batches of the step after it.
+    rng.shuffle(full)
+    return Plan(steps=full + [rest[at : at + accumulate] for at in range(0, len(rest), accumulate)])
+
+
+def _split(group: list[int], batch_size: int, ranks: int) -> list[list[list[int]]]:
+    """Splits a step's instances into rows of one micro-batch per rank, as equal in count as can be."""
+    rows = -(-len(group) // (batch_size * ranks))
+    parts = [part.tolist() for part in np.array_split(np.asarray(group), rows * ranks)]
+    return [parts[row * ranks : (row + 1) * ranks] for row in range(rows)]
+
+
+def _fill(part: NDArray[np.int64], lengths: NDArray[np.int64], batch_size: int, batch_tokens: int) -> list[list[int]]:
+    """Fills micro-batches up to the token budget, in the order given."""
+    batches: list[list[int]] = []
+    longest = 0
+    for index in part.tolist():
+        longest = max(longest, int(lengths[index])) if batches else int(lengths[index])
+        if not batches or len(batches[-1]) == batch_size or longest * (len(batches[-1]) + 1) > batch_tokens:
+            batches.append([])
+            longest = int(lengths[index])
+        batches[-1].append(index)
+    return batches
+
+
+def _deal(batches: list[list[int]], ranks: int, accumulate: int) -> list[list[list[list[int]]]]:
+    """Deals micro-batches to ranks and optimiser steps; the last row may hold empty ones."""
+    rows = [batches[at : at + ranks] for at in range(0, len(batches), ranks)]
+    rows[-1] = rows[-1] + [[]] * (ranks - len(rows[-1]))
+    return [rows[at : at + accumulate] for at in range(0, len(rows), accumulate)]
+
+
+def padding_share(batches: Sequence[Sequence[int]], lengths: NDArray[np.int64]) -> float:
+    """Share of the positions in padded micro-batches that hold no token.
+
+    >>> padding_share([[0, 1]], np.array([4, 2]))
+    0.25
+    """
+    padded = sum(len(batch) * int(lengths[list(batch)].max()) for batch in batches if batch)
+    used = sum(int(lengths[list(batch)].sum()) for batch in batches if batch)
+    return 1 - used / padded if padded else 0.0
