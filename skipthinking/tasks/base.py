@@ -1,0 +1,126 @@
+"""What a task is: a prompt, an answer sentence, a grader, and where its examples come from."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from skipthinking.records import DataError
+from skipthinking.tasks.generation import Generator
+from skipthinking.tasks.graders import Grader
+
+__all__ = ["Grade", "HubSource", "Task"]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class HubSource:
+    """Where a benchmark's rows live on the Hugging Face hub.
+
+    Attributes:
+        path: The data set's id.
+        config: Its configuration, if it has several.
+        splits: From "train" and "test" to the names of the hub's splits. A key is missing where the hub has no rows
+            for it with answers.
+    """
+
+    path: str
+    config: str | None = None
+    splits: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Grade:
+    """The verdict on one completion.
+
+    Attributes:
+        extracted: Canonical answer that follows the answer phrase, None if there is none ("no answer").
+        extracted_lenient: The same, or else the last plausible answer anywhere in the text.
+        correct: Whether ``extracted`` is the gold answer.
+        correct_lenient: Whether ``extracted_lenient`` is the gold answer.
+    """
+
+    extracted: str | None
+    extracted_lenient: str | None
+    correct: bool
+    correct_lenient: bool
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Task:
+    """What is asked and how an answer is graded.
+
+    Attributes:
+        name: Name under which :func:`skipthinking.tasks.get_task` finds it.
+        grader: Reads and compares the answers.
+        question: The benchmark's prompt text; ``{question}`` stands for the question.
+        answer: The answer sentence that closes a completion; ``{answer}`` stands for the answer.
+        hub: Where the rows live, None where they have to come from a file.
+        generator: Draws the examples of a built-in task, None for the others.
+    """
+
+    name: str
+    grader: Grader
+    question: str = "{question}"
+    answer: str = "Therefore, the answer is {answer}."
+    hub: HubSource | None = None
+    generator: Generator[Any] | None = None
+
+    @property
+    def cue(self) -> str:
+        """The core of the answer phrase: the words of its last clause before ``{answer}``, "the answer is"."""
+        clause = self.answer.partition("{answer}")[0].rpartition(",")[2].strip()
+        words = re.match(r"[\w\s'’-]*", clause)
+        assert words is not None
+        return " ".join(words.group().split())
+
+    def ask(self, question: str) -> str:
+        """Returns the prompt text for a question."""
+        return self.question.replace("{question}", question)
+
+    def answer_sentence(self, answer: str) -> str:
+        """Returns the answer sentence with the answer in its display form ("18.0" as 18, "(b)" as B).
+
+        Raises:
+            DataError: The grader cannot read the answer.
+        """
+        self.check_gold(answer, "answer sentence")
+        return self.answer.replace("{answer}", self.grader.show(answer))
+
+    def check_gold(self, answer: str, where: str) -> None:
+        """Refuses a gold answer that no completion could match.
+
+        Args:
+            answer: The gold answer.
+            where: File and line, or example id; named in the error.
+
+        Raises:
+            DataError: The grader cannot read the answer.
+        """
+        if self.grader.read(answer) is None:
+            raise DataError(
+                f"Expected an answer that the grader {self.grader!r} of task {self.name} can read, got {answer!r} "
+                f"({where}). Mend the answer or choose another task."
+            )
+
+    def grade(self, completion: str, gold: str) -> Grade:
+        """Grades a completion against the gold answer.
+
+        Strict extraction reads what follows the last answer phrase, to the end of its line or sentence. The lenient
+        one takes the same answer, or the last plausible one anywhere if the strict one finds none.
+
+        Raises:
+            DataError: The grader cannot read ``gold``.
+        """
+        self.check_gold(gold, "gold answer")
+        target = self.grader.read(gold)
+        assert target is not None
+        strict = self.grader.strict(completion, self.cue)
+        lenient = self.grader.last(completion) if strict is None else strict
+        return Grade(
+            extracted=strict,
+            extracted_lenient=lenient,
+            correct=strict is not None and self.grader.same(target, strict),
+            correct_lenient=lenient is not None and self.grader.same(target, lenient),
+        )

@@ -1,0 +1,74 @@
+"""The grader for mathematical expressions in LaTeX, by the library math-verify."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from skipthinking.records import UserError
+from skipthinking.tasks.graders import Grader, after_cue, unwrap
+
+__all__ = ["Expressions"]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Expressions(Grader):
+    r"""A mathematical expression, compared by meaning: ``\frac{1}{2}`` is 0.5.
+
+    The last ``\boxed{...}`` is the answer, or else what follows the answer phrase. Needs the extra ``math``; its time
+    limits are switched off, because they only work in a process's main thread.
+    """
+
+    def read(self, text: str) -> str | None:
+        inner = boxed(text)
+        inner = unwrap(text if inner is None else inner)
+        return inner if inner and _parse(inner) else None
+
+    def last(self, text: str) -> str | None:
+        inner = boxed(text)
+        if inner is not None:
+            return self.read(inner)
+        parsed = _library().parse(text, parsing_timeout=None)
+        return unwrap(str(parsed[-1])) or None if parsed else None
+
+    def same(self, a: str, b: str) -> bool:
+        return a == b or bool(_library().verify(_parse(a), _parse(b), timeout_seconds=None))
+
+    def strict(self, text: str, cue: str) -> str | None:
+        inner = boxed(text)
+        rest = after_cue(text, cue) if inner is None else inner
+        return None if rest is None else self.read(rest)
+
+
+def boxed(text: str) -> str | None:
+    r"""Returns what the last closed ``\boxed{...}`` holds, braces counted; None if there is none.
+
+    >>> boxed(r"so \boxed{\frac{1}{2}}.")
+    '\\frac{1}{2}'
+    """
+    found = None
+    for opening in (r"\boxed{", r"\fbox{"):
+        start = text.rfind(opening)
+        depth = 0
+        for index in range(start + len(opening) - 1, len(text) if start >= 0 else 0):
+            depth += {"{": 1, "}": -1}.get(text[index], 0)
+            if depth == 0:
+                found = found or text[start + len(opening) : index]
+                break
+    return found
+
+
+def _parse(text: str) -> list[Any]:
+    # The library finds LaTeX only between dollars.
+    return list(_library().parse(f"${text}$", parsing_timeout=None))
+
+
+def _library() -> Any:
+    try:
+        import math_verify
+    except ImportError:
+        raise UserError(
+            "Expected the library math-verify for answers in LaTeX, got none installed (task math). "
+            "Do pip install 'skipthinking[math]'."
+        ) from None
+    return math_verify

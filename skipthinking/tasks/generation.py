@@ -1,0 +1,193 @@
+"""Shared machinery of the built-in tasks: drawing problems, splitting them, and a teacher who says too much.
+
+A problem is drawn as *content* (the numbers, names and moves that decide its answer) and then put into words. The split
+is decided by a hash of the content alone, so no wording, seed or size can carry a problem from training into a test.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import random
+import re
+from abc import ABC, abstractmethod
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar, Generic, Literal, NamedTuple, TypeVar
+
+from skipthinking.records import DataError, Example, UserError
+
+__all__ = ["Deck", "Generator", "Kind", "Level", "Split", "Step", "Story", "draw_examples", "split_of"]
+
+Kind = Literal["reasoning", "transition", "summary"]
+Split = Literal["train", "test", "ood"]
+Level = tuple[int, int]
+"""Lowest and highest number of operations, both included."""
+
+C = TypeVar("C")
+_PATIENCE = 20_000  # draws in a row without a new problem after which the space counts as exhausted
+
+
+class Step(NamedTuple):
+    """One sentence of the teacher; core tokens stand in square brackets, which are removed later."""
+
+    kind: Kind
+    text: str
+
+
+class Story(NamedTuple):
+    """A problem in words."""
+
+    question: str
+    steps: list[Step]
+    answer: str
+
+
+class Generator(ABC, Generic[C]):
+    """Draws the problems of one built-in task and puts them into words.
+
+    Attributes:
+        levels: Numbers of operations in "train" and "test".
+        ood: Numbers of operations in "ood"; higher.
+        unit: What a level counts, for messages.
+        lowest: The smallest level that makes sense.
+    """
+
+    levels: ClassVar[Level]
+    ood: ClassVar[Level]
+    unit: ClassVar[str]
+    lowest: ClassVar[int] = 1
+
+    @abstractmethod
+    def draw(self, rng: random.Random, level: int) -> C:
+        """Draws a problem's content: a tuple of plain values with a stable ``repr``."""
+
+    @abstractmethod
+    def count(self, level: int) -> int:
+        """Returns the number of different problems of a level."""
+
+    @abstractmethod
+    def write(self, rng: random.Random, content: C) -> Story:
+        """Puts a problem into words, with a verbose rationale."""
+
+
+class Deck:
+    """Deals phrases at random; none comes twice before all have been dealt."""
+
+    def __init__(self, rng: random.Random, phrases: Sequence[str]) -> None:
+        self._rng = rng
+        self._phrases = phrases
+        self._left: list[str] = []
+
+    def deal(self) -> str:
+        """Returns the next phrase."""
+        if not self._left:
+            self._left = self._rng.sample(self._phrases, len(self._phrases))
+        return self._left.pop()
+
+
+def split_of(name: str, content: object) -> Split:
+    """Returns the split that a problem belongs to: 80 % train, 10 % test, 10 % ood.
+
+    >>> split_of("arithmetic", (3, (("+", 4),)))
+    'train'
+    """
+    bucket = int(hashlib.sha1(f"{name}:{content!r}".encode()).hexdigest(), 16) % 10
+    return "train" if bucket < 8 else "test" if bucket == 8 else "ood"
+
+
+def draw_examples(
+    name: str, generator: Generator[Any], *, split: Split, size: int, seed: int, levels: Sequence[int] | None
+) -> list[Example]:
+    """Draws ``size`` different problems of one split.
+
+    Args:
+        name: The task's name.
+        generator: The task's generator.
+        split: Which part of the problem space to draw from.
+        size: Number of examples, at least 1.
+        seed: Another seed gives other examples of the same split.
+        levels: Lowest and highest number of operations; by default the generator's, longer for "ood".
+
+    Raises:
+        UserError: The size, the split or the levels make no sense.
+        DataError: The split has fewer than ``size`` problems.
+    """
+    low, high = _checked(name, generator, split, size, levels)
+    space = sum(generator.count(level) for level in range(low, high + 1))
+    if size > space:
+        raise _exhausted(name, generator, split, size, (low, high), space, None)
+    rng = random.Random(f"{name}:{split}:{seed}")
+    contents: dict[str, tuple[int, Any]] = {}
+    missed = 0
+    while len(contents) < size:
+        level = rng.randint(low, high)
+        content = generator.draw(rng, level)
+        key = repr(content)
+        if key in contents or split_of(name, content) != split:
+            missed += 1
+            if missed > _PATIENCE:
+                raise _exhausted(name, generator, split, size, (low, high), space, len(contents))
+            continue
+        missed = 0
+        contents[key] = level, content
+    return [_example(name, split, level, generator.write(rng, content)) for level, content in contents.values()]
+
+
+def _checked(name: str, generator: Generator[Any], split: str, size: int, levels: Sequence[int] | None) -> Level:
+    if split not in ("train", "test", "ood"):
+        raise UserError(f"Expected split train, test or ood, got {split!r} (task {name}). Choose one of them.")
+    if size < 1:
+        raise UserError(f"Expected a size of at least 1, got {size} (task {name}). Ask for some examples.")
+    chosen = tuple(levels) if levels is not None else generator.ood if split == "ood" else generator.levels
+    if len(chosen) != 2 or not generator.lowest <= chosen[0] <= chosen[1]:
+        raise UserError(
+            f"Expected levels as two numbers of {generator.unit}, lowest and highest, from {generator.lowest} upwards, "
+            f"got {list(chosen)} (task {name}). Give for example {list(generator.levels)}."
+        )
+    return chosen[0], chosen[1]
+
+
+def _exhausted(
+    name: str, generator: Generator[Any], split: Split, size: int, levels: Level, space: int, found: int | None
+) -> DataError:
+    share = 0.8 if split == "train" else 0.1
+    many = f"about {round(share * space)}" if found is None else str(found)
+    return DataError(
+        f"Expected a size of at most {many}, got {size} (task {name}, split {split}: its share of the {space} problems "
+        f"with {levels[0]} to {levels[1]} {generator.unit}). Ask for fewer examples or wider levels."
+    )
+
+
+def _example(name: str, split: Split, level: int, story: Story) -> Example:
+    rationale, steps, core = assemble(story.steps)
+    digest = hashlib.sha1(story.question.encode()).hexdigest()[:12]
+    return Example(
+        id=f"{name}-{split}-{digest}",
+        question=story.question,
+        rationale=rationale,
+        answer=story.answer,
+        task=name,
+        meta={"level": level, "steps": steps, "core": core},
+    )
+
+
+def assemble(steps: Iterable[Step]) -> tuple[str, list[dict[str, Any]], list[list[int]]]:
+    """Joins sentences with single blanks.
+
+    Returns:
+        The rationale; per step its character span and kind, where the blank before a step belongs to it, so that the
+        steps partition the rationale; the character spans of the core tokens.
+
+    >>> assemble([Step("transition", "Go."), Step("reasoning", "[2] + [3] = [5].")])[2]
+    [[4, 5], [8, 9], [12, 13]]
+    """
+    text, spans, core = "", [], []
+    for kind, marked in steps:
+        start = len(text)
+        text += " " if text else ""
+        for index, piece in enumerate(re.split(r"[\[\]]", marked)):
+            if index % 2:
+                core.append([len(text), len(text) + len(piece)])
+            text += piece
+        spans.append({"start": start, "end": len(text), "kind": kind})
+    return text, spans, core

@@ -1,0 +1,190 @@
+"""Graders: read an answer out of text, put it into canonical form, compare two of them.
+
+Every benchmark's gold answers and every student's completions pass through the same grader, so that ``"1,234"`` and
+``"1234"``, or ``"(b)"`` and ``"B"``, count as one answer.
+"""
+
+from __future__ import annotations
+
+import re
+import unicodedata
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+
+__all__ = ["Choices", "Grader", "Text", "YesNo", "after_cue", "unwrap"]
+
+_BOXED = re.compile(r"^\\(?:boxed|fbox|text)\{(.*)\}$")
+_SENTENCE_END = re.compile(r"[.!?](?=\s|$)")
+
+
+def after_cue(text: str, cue: str) -> str | None:
+    """Returns what follows the last ``cue``, up to the end of the line or sentence; None where the cue is missing.
+
+    >>> after_cue("The answer is 3. No, the answer is: 5. Good.", "the answer is")
+    '5'
+    """
+    pattern = r"\s+".join(re.escape(word) for word in cue.split())
+    starts = [match.end() for match in re.finditer(rf"(?<!\w){pattern}(?!\w)", text, re.IGNORECASE)]
+    if not starts:
+        return None
+    rest = text[starts[-1] :].partition("\n")[0].lstrip(" \t:")
+    # A full stop that opens the rest ("the answer is .5") is no sentence end: it is not followed by a blank.
+    return _SENTENCE_END.split(rest, maxsplit=1)[0].strip()
+
+
+def unwrap(text: str) -> str:
+    """Removes blanks, markup, quotes and math delimiters that enclose an answer.
+
+    >>> unwrap(' **"17."** '), unwrap(r"$\\boxed{3}$.")
+    ('17', '3')
+    """
+    before = None
+    while text != before:
+        before = text
+        text = text.strip().strip("*_`\"'“”‘’").rstrip(".!?;,").strip()
+        if len(text) > 1 and text[0] == text[-1] == "$":
+            text = text[1:-1]
+        for left, right in ((r"\(", r"\)"), (r"\[", r"\]")):
+            if text.startswith(left) and text.endswith(right):
+                text = text[2:-2]
+        boxed = _BOXED.match(text)
+        text = boxed.group(1) if boxed else text
+    return text
+
+
+class Grader(ABC):
+    """Reads and compares answers of one kind. Subclasses are frozen dataclasses of their settings."""
+
+    __slots__ = ()
+
+    @abstractmethod
+    def read(self, text: str) -> str | None:
+        """Returns the canonical form of an answer string, or None if it is not an answer."""
+
+    @abstractmethod
+    def last(self, text: str) -> str | None:
+        """Returns the canonical form of the last plausible answer in free text, or None."""
+
+    def same(self, a: str, b: str) -> bool:
+        """Whether two canonical forms are the same answer."""
+        return a == b
+
+    def show(self, answer: str) -> str:
+        """Returns the form in which a readable answer stands in the answer sentence."""
+        canonical = self.read(answer)
+        return answer if canonical is None else canonical
+
+    def strict(self, text: str, cue: str) -> str | None:
+        """Returns the canonical answer that follows the last ``cue`` in ``text``, or None."""
+        rest = after_cue(text, cue)
+        return None if rest is None else self.read(rest)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class YesNo(Grader):
+    """Yes or no; true and false mean the same. ``no`` as a determiner ("no one") is not an answer.
+
+    >>> YesNo().read("True."), YesNo().last("There is no coin. So no, it is not.")
+    ('yes', 'no')
+    """
+
+    def read(self, text: str) -> str | None:
+        match = re.match(r"(not\s+)?(yes|no|true|false)\b", unwrap(text), re.IGNORECASE)
+        return None if match is None else _verdict(unwrap(text), match)
+
+    def last(self, text: str) -> str | None:
+        matches = re.finditer(r"(?<![\w-])(not\s+)?(yes|no|true|false)\b(?!-)", text, re.IGNORECASE)
+        verdicts = [verdict for match in matches if (verdict := _verdict(text, match)) is not None]
+        return verdicts[-1] if verdicts else None
+
+
+def _verdict(text: str, match: re.Match[str]) -> str | None:
+    """Returns yes or no for a matched word, None where "no" only belongs to the word after it."""
+    negated, word = match.group(1), match.group(2).casefold()
+    if word == "no" and not re.match(r"\s*(?:[^\w\s-]|$|because\b|since\b|as\b|it\b)", text[match.end() :], re.I):
+        return None
+    return "yes" if (word in ("yes", "true")) != bool(negated) else "no"
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Choices(Grader):
+    """The label of one of several choices, upper-cased: ``(B)``, ``b)``, ``B.``, ``B: populated areas``.
+
+    A lone lower-case letter counts only as the whole answer or with a bracket, colon or full stop after it, and "A"
+    that opens a phrase is the article: neither "a dog" nor "A dog barks" is answer A. Two labels ("A or B") are no
+    answer.
+
+    Attributes:
+        labels: The labels, upper-case letters.
+    """
+
+    labels: str = "ABCDE"
+
+    def read(self, text: str) -> str | None:
+        text = re.sub(r"^(?:option|choice|answer)\s+", "", unwrap(text), flags=re.IGNORECASE)
+        text = text.strip("*_").strip()
+        label = f"[{self.labels}{self.labels.lower()}]"
+        if re.match(rf"\(?{label}\)?\s*(?:,?\s*(?:or|and)\s|[,/&])\s*\(?{label}(?!\w)", text):
+            return None
+        match = re.match(rf"[(\[{{]\s*({label})\s*[)\]}}]|({label})\s*(?:[):.]|\*\*|$)", text)
+        match = match or re.match(rf"([{self.labels}])(?=\s*,|\s+(?:because|since|as|[-–—])(?!\w))", text)
+        if match is None and (bare := self.labels.replace("A", "")):
+            match = re.match(rf"([{bare}])(?=\s)", text)
+        return None if match is None else next(group for group in match.groups() if group).upper()
+
+    def last(self, text: str) -> str | None:
+        upper, both = self.labels, f"{self.labels}{self.labels.lower()}"
+        found = [
+            *re.finditer(rf"(?<!\w)\(([{both}])\)", text),
+            *re.finditer(rf"(?<![\w(.'’-])([{both}])\)", text),
+            *re.finditer(rf"(?i:option|choice|answer(?:\s+is)?)\s*:?\s*([{upper}])(?![\w'’+#])", text),
+            *re.finditer(rf"(?<![\w.'’-])([{upper}])(?=\s*(?:$|[,;:!?*\n]|\.(?!\w)))", text),
+            *re.finditer(rf"(?<![\w.'’-])([{upper.replace('A', '') or upper}])(?=\s+[^\W\d])", text),
+        ]
+        return max(found, key=lambda match: match.start(1)).group(1).upper() if found else None
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Text(Grader):
+    """Plain text, compared without case, outer quotes, outer punctuation and repeated blanks.
+
+    Attributes:
+        pattern: Regular expression that an answer must match, case-folded. Without one, any text is an answer, and
+            the last plausible answer is the last quoted phrase, or else the last word.
+    """
+
+    pattern: str | None = None
+
+    def read(self, text: str) -> str | None:
+        folded = " ".join(_strip(text).casefold().split())
+        if not folded or (self.pattern is not None and not re.fullmatch(self.pattern, folded)):
+            return None
+        return folded
+
+    def last(self, text: str) -> str | None:
+        if self.pattern is not None:
+            folded = " ".join(text.casefold().split())
+            found = [match.group() for match in re.finditer(rf"(?<!\w)(?:{self.pattern})(?!\w)", folded)]
+        else:
+            found = [quoted for match in re.finditer(r'"([^"\n]+)"|“([^”\n]+)”', text) for quoted in match.groups()]
+            found = [quoted for quoted in found if quoted] or text.split()
+        answers = [answer for phrase in found if (answer := self.read(phrase)) is not None]
+        return answers[-1] if answers else None
+
+    def show(self, answer: str) -> str:
+        """Keeps the answer's case: names stay names."""
+        return " ".join(_strip(answer).split())
+
+
+def _strip(text: str) -> str:
+    """Removes blanks, punctuation and quotes at both ends."""
+    start, end = 0, len(text)
+    while start < end and _is_edge(text[start]):
+        start += 1
+    while start < end and _is_edge(text[end - 1]):
+        end -= 1
+    return text[start:end]
+
+
+def _is_edge(char: str) -> bool:
+    return char.isspace() or unicodedata.category(char).startswith("P") or char in "`$*"

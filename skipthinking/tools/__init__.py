@@ -1,0 +1,1 @@
+"""Commands that read and write data files without a student."""
