@@ -12,6 +12,7 @@ from functools import cache
 from skipthinking.tasks.base import Task
 from skipthinking.tasks.generation import Deck, Generator, Step, Story
 from skipthinking.tasks.numbers import Numbers
+from skipthinking.tasks.words import NAMES, PLACES, THINGS
 
 __all__ = ["ARITHMETIC", "Arithmetic"]
 
@@ -21,10 +22,6 @@ Content = tuple[int, tuple[tuple[str, int], ...]]
 SMALLEST, LARGEST = 2, 50  # the things are always plural
 _STARTS = range(2, 21)
 _OPERANDS = {"+": range(2, 13), "-": range(2, 13), "*": range(2, 6), "/": range(2, 3)}
-
-_NAMES = "Mia Leo Ana Tom Eva Max Zoe Ben Ida Sam Lily Jack Nora Paul Rosa Hugo Emma Finn Alma Omar".split()
-_THINGS = "apples pears coins books shells stamps cards pens eggs beads stones toys cakes plums nuts balls".split()
-_PLACES = "market,beach,school,park,farm,shop,lake,garden,library,station".split(",")
 
 _EVENTS = {
     "+": [
@@ -130,10 +127,10 @@ class Arithmetic(Generator[Content]):
 
     def write(self, rng: random.Random, content: Content) -> Story:
         start, operations = content
-        name, other = rng.sample(_NAMES, 2)
-        slots = {"name": name, "other": other, "things": rng.choice(_THINGS)}
+        name, other = rng.sample(NAMES, 2)
+        slots = {"name": name, "other": other, "things": rng.choice(THINGS)}
         events = [rng.choice(_EVENTS[sign]).format(n=n, **slots) for sign, n in operations]
-        place = rng.choice(_PLACES)
+        place = rng.choice(PLACES)
         opening = [
             "{name} is at the {place} and has {n} {things}.",
             "At the {place}, {name} has {n} {things}.",

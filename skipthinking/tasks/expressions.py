@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,8 +16,9 @@ __all__ = ["Expressions"]
 class Expressions(Grader):
     r"""A mathematical expression, compared by meaning: ``\frac{1}{2}`` is 0.5.
 
-    The last ``\boxed{...}`` is the answer, or else what follows the answer phrase. Needs the extra ``math``; its time
-    limits are switched off, because they only work in a process's main thread.
+    The last ``\boxed{...}`` is the answer, or else what follows the answer phrase. Needs the extra ``math``. An
+    expression that takes longer than five seconds counts as unreadable, or as different; this limit is a signal, which
+    works in a process's main thread only, so that there is none elsewhere.
     """
 
     def read(self, text: str) -> str | None:
@@ -28,11 +30,11 @@ class Expressions(Grader):
         inner = boxed(text)
         if inner is not None:
             return self.read(inner)
-        parsed = _library().parse(text, parsing_timeout=None)
+        parsed = _library().parse(text, parsing_timeout=_limit())
         return unwrap(str(parsed[-1])) or None if parsed else None
 
     def same(self, a: str, b: str) -> bool:
-        return a == b or bool(_library().verify(_parse(a), _parse(b), timeout_seconds=None))
+        return a == b or bool(_library().verify(_parse(a), _parse(b), timeout_seconds=_limit()))
 
     def strict(self, text: str, cue: str) -> str | None:
         inner = boxed(text)
@@ -60,7 +62,11 @@ def boxed(text: str) -> str | None:
 
 def _parse(text: str) -> list[Any]:
     # The library finds LaTeX only between dollars.
-    return list(_library().parse(f"${text}$", parsing_timeout=None))
+    return list(_library().parse(f"${text}$", parsing_timeout=_limit()))
+
+
+def _limit() -> int | None:
+    return 5 if threading.current_thread() is threading.main_thread() else None
 
 
 def _library() -> Any:

@@ -149,17 +149,18 @@ class Text(Grader):
     """Plain text, compared without case, outer quotes, outer punctuation and repeated blanks.
 
     Attributes:
-        pattern: Regular expression that an answer must match, case-folded. Without one, any text is an answer, and
-            the last plausible answer is the last quoted phrase, or else the last word.
+        pattern: Regular expression that an answer must match, case-folded; "the" may precede it. Without one, any text
+            is an answer, and the last plausible answer is the last quoted phrase, or else the last word.
     """
 
     pattern: str | None = None
 
     def read(self, text: str) -> str | None:
         folded = " ".join(_strip(text).casefold().split())
-        if not folded or (self.pattern is not None and not re.fullmatch(self.pattern, folded)):
-            return None
-        return folded
+        if self.pattern is None:
+            return folded or None
+        match = re.fullmatch(rf"(?:the )?({self.pattern})", folded)
+        return None if match is None else match.group(1)
 
     def last(self, text: str) -> str | None:
         if self.pattern is not None:
@@ -172,8 +173,8 @@ class Text(Grader):
         return answers[-1] if answers else None
 
     def show(self, answer: str) -> str:
-        """Keeps the answer's case: names stay names."""
-        return " ".join(_strip(answer).split())
+        """Keeps the case of an answer without a pattern: names stay names."""
+        return " ".join(_strip(answer).split()) if self.pattern is None else Grader.show(self, answer)
 
 
 def _strip(text: str) -> str:

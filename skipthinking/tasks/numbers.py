@@ -68,7 +68,9 @@ class Numbers(Grader):
         if x == y:
             return True
         places = min(_places(x), _places(y))
-        return places >= _PLACES and abs(x - y) < min(Fraction(1, 10**places), max(abs(x), abs(y)) / 1000)
+        if places == float("inf"):
+            return False
+        return places >= _PLACES and abs(x - y) < min(Fraction(1, 10 ** int(places)), max(abs(x), abs(y)) / 1000)
 
 
 def _plain(text: str) -> str:

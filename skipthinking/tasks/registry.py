@@ -8,11 +8,15 @@ from skipthinking.records import Example, UserError
 from skipthinking.tasks.arithmetic import ARITHMETIC
 from skipthinking.tasks.base import Task
 from skipthinking.tasks.benchmarks import BENCHMARKS
+from skipthinking.tasks.coin_flip import COIN_FLIP
+from skipthinking.tasks.date_understanding import DATE_UNDERSTANDING
 from skipthinking.tasks.generation import Split, draw_examples
+from skipthinking.tasks.last_letter import LAST_LETTER
+from skipthinking.tasks.shuffled_objects import SHUFFLED_OBJECTS
 
 __all__ = ["generate", "get_task", "task_names"]
 
-_BUILT_IN = (ARITHMETIC,)
+_BUILT_IN = (ARITHMETIC, COIN_FLIP, LAST_LETTER, SHUFFLED_OBJECTS, DATE_UNDERSTANDING)
 _TASKS = {task.name: task for task in (*_BUILT_IN, *BENCHMARKS)}
 
 
