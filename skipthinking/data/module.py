@@ -97,7 +97,7 @@ class RationaleDataModule(L.LightningDataModule):
         self._chunks: dict[str, tuple[Span, ...]] = {}
         self._stage_losses: tuple[int, dict[str, list[float]]] | None = None
         self._prompts: dict[str, list[np.ndarray]] = {}
-        self._shown = False
+        self.first: Instance | None = None
 
     # ------------------------------------------------------------------------------------------ text
 
@@ -284,15 +284,14 @@ class RationaleDataModule(L.LightningDataModule):
             lengths, seed=self.seed, epoch=epoch, batch_size=self.batch_size, batch_tokens=self.batch_tokens,
             ranks=trainer.world_size, accumulate=trainer.accumulate_grad_batches, bucket=self.bucket,
         )  # fmt: skip
-        if not self._shown:
-            self._shown = True
+        if self.first is None:
             targets = sum(int(np.count_nonzero(instance.weights)) for instance in instances)
             micro = [batch for step in plan.steps for row in step for batch in row]
             self.report.append(
                 f"epoch {epoch}: {len(instances)} instances, {targets:,} target and {int(lengths.sum()) - targets:,} "
                 f"context tokens, {len(plan.steps)} optimiser steps, {padding_share(micro, lengths):.1%} padding"
             )
-            method.show_start(self.report, instances[0])
+            self.first = instances[0]
         batches = PlannedBatches(
             instances, plan, rank=trainer.global_rank, pad_id=method.student.pad_id,
             encoder_decoder=method.student.encoder_decoder, terms=len(method.term_weights),

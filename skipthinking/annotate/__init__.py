@@ -1,0 +1,1 @@
+"""Annotators: what the student says of every training example, one value per example id."""

@@ -1,0 +1,8 @@
+"""The methods, each a LightningModule that differs only in how it cuts an instance."""
+
+from skipthinking.methods.base import Distiller
+from skipthinking.methods.cwt import CWT
+from skipthinking.methods.full_cot import AnswerOnly, FullCoT
+from skipthinking.methods.multi_task import MultiTask
+
+__all__ = ["CWT", "AnswerOnly", "Distiller", "FullCoT", "MultiTask"]

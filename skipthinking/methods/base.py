@@ -1,0 +1,272 @@
+"""Distiller: the short base of every method. A method says how an instance is cut; all else is here."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import time
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+import lightning as L
+import torch
+from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
+from torch import Tensor
+
+from skipthinking.annotate.scoring import frozen, gather
+from skipthinking.data.batches import Batch, EvalBatch
+from skipthinking.data.encoding import Codec
+from skipthinking.losses import weighted_likelihood
+from skipthinking.metrics import AnswerScores
+from skipthinking.records import Encoded, Example, Instance, Prediction, Span, UserError
+from skipthinking.schedules import Warmup
+from skipthinking.students import Student
+from skipthinking.tasks import get_task
+
+if TYPE_CHECKING:
+    from skipthinking.data.module import RationaleDataModule
+
+__all__ = ["Distiller"]
+
+
+class Distiller(L.LightningModule, ABC):
+    """Trains a student on instances that a method cuts from encoded examples.
+
+    Args:
+        student: The student.
+        optimizer: Optimizer, by class path; it gets the trainable parameters.
+        scheduler: Learning-rate schedule, by class path, stepped after every optimiser step.
+        max_new_tokens: Most tokens that an answer may have in evaluation.
+        latency_examples: Test examples that are answered one at a time, after the test, to measure latency.
+    """
+
+    prefixes: tuple[str, ...] = ("",)
+    """Texts in front of the question that training prompts come with."""
+    answering_prefix: str = ""
+    """The one that evaluation uses."""
+    term_weights: tuple[float, ...] = (1.0,)
+    """Weight of every loss term."""
+    needs: tuple[str, ...] = ()
+    """Notes that :meth:`cut` looks at: "chunks", "stage"."""
+    needs_rationale: bool = True
+    """Whether every training example must have a rationale."""
+
+    def __init__(
+        self,
+        student: Student,
+        optimizer: OptimizerCallable = torch.optim.AdamW,
+        scheduler: LRSchedulerCallable | None = None,
+        max_new_tokens: int = 256,
+        latency_examples: int = 20,
+    ) -> None:
+        super().__init__()
+        if max_new_tokens < 1:
+            raise UserError(f"Expected at least 1 new token, got model.max_new_tokens={max_new_tokens}.")
+        self.student = student
+        self.optimizer, self.scheduler = optimizer, scheduler
+        self.max_new_tokens, self.latency_examples = max_new_tokens, latency_examples
+        self.scores = AnswerScores()
+        self.predictions: list[Prediction] = []
+        self.latency: float | None = None
+        self.target_tokens = self.context_tokens = 0
+        self.codec: Codec | None = None
+
+    # ------------------------------------------------------------------------------ what a method is
+
+    @abstractmethod
+    def cut(self, encoded: Encoded, notes: Mapping[str, Any]) -> list[Instance]:
+        """Cuts the instances of an example for one epoch: a pure function of its arguments.
+
+        Args:
+            encoded: The example's tokens.
+            notes: The annotations that the method needs, by name.
+        """
+
+    def room(self, encoded: Encoded, chunks: Sequence[Span]) -> int:
+        """Tokens of the longest instance that :meth:`cut` can make of an example, prompt included."""
+        return max(map(len, encoded.prompts.values())) + len(encoded.tokens)
+
+    def answer_text(self, completion: str) -> str:
+        """The part of a completion that is graded."""
+        return completion
+
+    def use_codec(self, codec: Codec) -> None:
+        """Tells the method how text is encoded, before the first cut."""
+        self.codec = codec
+
+    # ---------------------------------------------------------------------------------------- set-up
+
+    @property
+    def data(self) -> RationaleDataModule:
+        """The data module of the running trainer."""
+        return self.trainer.datamodule  # type: ignore[attr-defined]
+
+    def configure_model(self) -> None:
+        """Builds the student, in the strategy's context."""
+        self.student.build()
+
+    def configure_optimizers(self) -> Any:
+        """The optimizer over the trainable parameters, and its schedule."""
+        optimizer = self.optimizer(parameter for parameter in self.parameters() if parameter.requires_grad)
+        if self.scheduler is None:
+            return optimizer
+        schedule = self.scheduler(optimizer)
+        if isinstance(schedule, Warmup):
+            schedule.set_total_steps(int(self.trainer.estimated_stepping_batches))
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
+
+    # -------------------------------------------------------------------------------------- training
+
+    def on_train_batch_start(self, batch: Batch, batch_idx: int) -> None:
+        """Seeds dropout from (seed, epoch, micro-batch, rank): a resumed run draws what the first one would have."""
+        seed = os.environ.get("PL_GLOBAL_SEED", "0")
+        place = f"{seed}/{self.current_epoch}/{batch_idx}/{self.global_rank}"
+        torch.manual_seed(int.from_bytes(hashlib.blake2b(place.encode(), digest_size=7).digest(), "big"))
+
+    def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
+        """This micro-batch's share of the step's loss.
+
+        Raises:
+            UserError: The loss is not finite.
+        """
+        nll_N = self.student.token_nll(batch)
+        share = weighted_likelihood(nll_N, batch.weights_BL, batch.terms_B, batch.totals_K, self.term_weights)
+        if not torch.isfinite(share):
+            raise UserError(
+                f"Expected a finite loss, got {float(share)} at step {self.global_step} (epoch {self.current_epoch}, "
+                f"micro-batch {batch_idx}), examples {', '.join(batch.ids)}. Lower the learning rate, or train in "
+                "float32 or bfloat16."
+            )
+        self.target_tokens += batch.targets
+        self.context_tokens += batch.contexts
+        # DDP takes the mean over ranks and Lightning over accumulated micro-batches; the share wants the sum.
+        loss = share * self.trainer.world_size * self.trainer.accumulate_grad_batches
+        self.log("train/loss", loss.detach(), prog_bar=True, batch_size=len(batch.ids))
+        self.log("train/target_tokens", float(self.target_tokens), batch_size=len(batch.ids))
+        self.log("train/context_tokens", float(self.context_tokens), batch_size=len(batch.ids))
+        return loss
+
+    # ------------------------------------------------------------------------------------ evaluation
+
+    def answer(self, batch: EvalBatch, examples: Mapping[str, Example]) -> list[Prediction]:
+        """Generates and grades the answers to a batch of prompts."""
+        made = self.student.generate(batch.prompts, self.max_new_tokens) if batch.ids else []
+        ends = set(self.student.model.generation_config.eos_token_id)
+        return [
+            self._grade(examples[id], ids, bool(ids) and ids[-1] in ends)
+            for id, ids in zip(batch.ids, made, strict=True)
+        ]
+
+    def _grade(self, example: Example, ids: list[int], finished: bool) -> Prediction:
+        assert self.codec is not None
+        task, completion = get_task(example.task), self.codec.decode(ids)
+        text = self.answer_text(completion)
+        strict = task.grader.strict(text, task.cue)
+        lenient = task.grader.last(text) if strict is None else strict
+        grade = task.grade(text, example.answer) if example.answer else None
+        return Prediction(
+            id=example.id,
+            task=example.task,
+            question=example.question,
+            gold=example.answer,
+            completion=completion,
+            extracted=strict,
+            extracted_lenient=lenient,
+            correct=grade is not None and grade.correct,
+            correct_lenient=grade is not None and grade.correct_lenient,
+            new_tokens=len(ids),
+            finished=finished,
+        )
+
+    def on_validation_epoch_start(self) -> None:
+        """Forgets the predictions of the last evaluation."""
+        self.predictions = []
+        self.scores.reset()
+
+    on_test_epoch_start = on_validation_epoch_start
+
+    def validation_step(self, batch: EvalBatch, batch_idx: int) -> None:
+        """Answers a batch of validation prompts."""
+        self._evaluate(batch, {example.id: example for example in self.data.examples["val"]})
+
+    def test_step(self, batch: EvalBatch, batch_idx: int) -> None:
+        """Answers a batch of test prompts."""
+        self._evaluate(batch, {row.id: row for rows in self.data.test_sets.values() for row in rows})
+
+    def predict_step(self, batch: EvalBatch, batch_idx: int) -> list[Prediction]:
+        """Answers a batch of questions."""
+        return self.answer(batch, {example.id: example for example in self.data.examples["predict"]})
+
+    def _evaluate(self, batch: EvalBatch, examples: Mapping[str, Example]) -> None:
+        predictions = self.answer(batch, examples)
+        self.predictions += predictions
+        self.scores.update(predictions)
+
+    def on_validation_epoch_end(self) -> None:
+        """Logs the scores over all ranks."""
+        self._log_scores("val")
+
+    def on_test_epoch_end(self) -> None:
+        """Logs the scores over all ranks, and measures latency on the first one."""
+        self._log_scores("test")
+        if self.trainer.is_global_zero:
+            self.latency = self._measure_latency()
+        self.trainer.strategy.barrier("latency")
+
+    def _log_scores(self, stage: str) -> None:
+        values = {f"{stage}/{name}": value.float() for name, value in self.scores.compute().items()}
+        self.log_dict(values, sync_dist=True, prog_bar=False)
+        whole = gather({prediction.id: prediction for prediction in self.predictions})
+        self.predictions = [whole[id] for id in sorted(whole)]
+
+    def _measure_latency(self) -> float | None:
+        """Median seconds per answer at batch size 1, the first answer not counted; None without examples."""
+        asked = [row for rows in self.data.test_sets.values() for row in rows][: self.latency_examples]
+        if not asked or self.codec is None:
+            return None
+        prompts = [torch.from_numpy(prompt) for prompt in self.codec.prompts(asked, self.answering_prefix)]
+        seconds = []
+        with frozen(self.student):
+            for prompt in [prompts[0], *prompts]:
+                start = time.perf_counter()
+                self.student.generate([prompt], self.max_new_tokens)
+                seconds.append(time.perf_counter() - start)
+        return sorted(seconds[1:])[len(asked) // 2]
+
+    # ----------------------------------------------------------------------------------- checkpoints
+
+    @property
+    def strict_loading(self) -> bool:
+        """Whether a checkpoint must hold every weight; with LoRA it holds the adapter only."""
+        return self.student.lora is None
+
+    @strict_loading.setter
+    def strict_loading(self, value: bool) -> None:
+        raise UserError("Expected strict_loading to follow from the student, got a setting. Remove it.")
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Adds the method, the tokenizer and the token counts; with LoRA keeps the trained weights only."""
+        if self.student.lora is not None:
+            trained = {name for name, parameter in self.named_parameters() if parameter.requires_grad}
+            checkpoint["state_dict"] = {k: v for k, v in checkpoint["state_dict"].items() if k in trained}
+        checkpoint["skipthinking"] = {
+            "method": type(self).__name__,
+            "tokenizer": self.student.tokenizer_state(),
+            "tokens": [self.target_tokens, self.context_tokens],
+        }
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Restores the token counts.
+
+        Raises:
+            UserError: The checkpoint holds an adapter that does not fit this student.
+        """
+        self.target_tokens, self.context_tokens = checkpoint["skipthinking"]["tokens"]
+        if self.student.lora is not None:
+            trained = {name for name, parameter in self.named_parameters() if parameter.requires_grad}
+            if trained != set(checkpoint["state_dict"]):
+                raise UserError(
+                    f"Expected an adapter with {len(trained)} tensors, got a checkpoint with "
+                    f"{len(checkpoint['state_dict'])} that differ. Use the run's own config.yaml."
+                )

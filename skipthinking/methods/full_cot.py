@@ -1,0 +1,30 @@
+"""FullCoT and AnswerOnly: the two ends of the scale."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from skipthinking.methods.base import Distiller
+from skipthinking.methods.cutting import instance
+from skipthinking.records import Encoded, Instance
+
+__all__ = ["AnswerOnly", "FullCoT"]
+
+
+class FullCoT(Distiller):
+    """x -> r, y: fine-tuning on the whole rationale and the answer (Fine-tune-CoT, Ho et al., arXiv 2212.10071)."""
+
+    def cut(self, encoded: Encoded, notes: Mapping[str, Any]) -> list[Instance]:
+        """One instance; every completion token is a target."""
+        return [instance(encoded.id, encoded.prompts[""], [encoded.tokens], {0})]
+
+
+class AnswerOnly(Distiller):
+    """x -> y: fine-tuning on the answer sentence alone."""
+
+    needs_rationale = False
+
+    def cut(self, encoded: Encoded, notes: Mapping[str, Any]) -> list[Instance]:
+        """One instance; the answer sentence is the target."""
+        return [instance(encoded.id, encoded.prompts[""], [encoded.tokens[slice(*encoded.answer)]], {0})]

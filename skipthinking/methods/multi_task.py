@@ -1,0 +1,46 @@
+"""MultiTask: distilling step-by-step."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from skipthinking.methods.base import Distiller
+from skipthinking.methods.cutting import instance
+from skipthinking.records import Encoded, Instance, UserError
+
+__all__ = ["MultiTask"]
+
+LABEL, RATIONALE = "[label] ", "[rationale] "
+
+
+class MultiTask(Distiller):
+    """Distilling step-by-step (Hsieh et al., arXiv 2305.02301): "[label] " x -> y and "[rationale] " x -> r.
+
+    Loss = label + rationale_weight * rationale, each the mean over its tokens in the optimiser step. The student
+    answers with the label prefix, so it writes no rationale when it is used.
+
+    Args:
+        rationale_weight: The paper's lambda.
+        kwargs: See Distiller.
+    """
+
+    prefixes = (LABEL, RATIONALE)
+    answering_prefix = LABEL
+
+    def __init__(self, rationale_weight: float = 1.0, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        if rationale_weight < 0:
+            raise UserError(f"Expected a weight of at least 0, got model.rationale_weight={rationale_weight}.")
+        self.term_weights = (1.0, rationale_weight)
+
+    def cut(self, encoded: Encoded, notes: Mapping[str, Any]) -> list[Instance]:
+        """Two instances: the answer sentence (term 0), and the steps with EOS (term 1)."""
+        answer = encoded.tokens[slice(*encoded.answer)]
+        rationale = np.append(encoded.tokens[: encoded.answer[0]], encoded.tokens[-1])
+        return [
+            instance(encoded.id, encoded.prompts[LABEL], [answer], {0}, term=0),
+            instance(encoded.id, encoded.prompts[RATIONALE], [rationale], {0}, term=1),
+        ]

@@ -1,0 +1,77 @@
+"""What every method reports: pure functions over predictions, and a torchmetrics shell that syncs over ranks."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping, Sequence
+
+import torch
+from torch import Tensor
+from torchmetrics import Metric
+
+from skipthinking.records import Prediction
+
+__all__ = ["AnswerScores", "scores", "wilson"]
+
+
+def wilson(successes: int, trials: int, z: float = 1.959964) -> tuple[float, float]:
+    """Wilson's score interval of a proportion (95% by default).
+
+    >>> [round(x, 3) for x in wilson(19, 20)]
+    [0.764, 0.991]
+    """
+    if trials == 0:
+        return (0.0, 1.0)
+    share, spread = successes / trials, z * z / trials
+    centre = (share + spread / 2) / (1 + spread)
+    half = z / (1 + spread) * math.sqrt(share * (1 - share) / trials + spread / (4 * trials))
+    return (max(0.0, centre - half), min(1.0, centre + half))
+
+
+def scores(predictions: Sequence[Prediction]) -> dict[str, float]:
+    """Accuracy (strict and lenient), no-answer rate and mean new tokens, with n and 95% intervals."""
+    metric = AnswerScores()
+    metric.update(predictions)
+    values = {name: float(value) for name, value in metric.compute().items()}
+    n = len(predictions)
+    for name in ("accuracy", "accuracy_lenient"):
+        values[f"{name}_low"], values[f"{name}_high"] = wilson(round(values[name] * n), n)
+    if n > 1:
+        mean = values["new_tokens"]
+        spread = math.sqrt(sum((p.new_tokens - mean) ** 2 for p in predictions) / (n - 1) / n)
+        values["new_tokens_low"], values["new_tokens_high"] = mean - 1.96 * spread, mean + 1.96 * spread
+    return {"n": n, **values}
+
+
+def by_group(predictions: Iterable[Prediction], group_of: Mapping[str, str]) -> dict[str, list[Prediction]]:
+    """Predictions by the group of their example id, in the order in which groups first come."""
+    groups: dict[str, list[Prediction]] = {}
+    for prediction in predictions:
+        groups.setdefault(group_of[prediction.id], []).append(prediction)
+    return groups
+
+
+class AnswerScores(Metric):
+    """Shares and means over predictions; each counts once, on any number of ranks.
+
+    ``compute`` returns accuracy, accuracy_lenient, no_answer, unfinished (no EOS within the limit) and new_tokens.
+    """
+
+    full_state_update = False
+    counts: Tensor
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.add_state("counts", default=torch.zeros(6, dtype=torch.float64), dist_reduce_fx="sum")
+
+    def update(self, predictions: Sequence[Prediction]) -> None:
+        """Adds predictions."""
+        for p in predictions:
+            row = [1, p.correct, p.correct_lenient, p.extracted is None, not p.finished, p.new_tokens]
+            self.counts += torch.tensor(row, dtype=torch.float64, device=self.counts.device)
+
+    def compute(self) -> dict[str, Tensor]:
+        """The shares and means over all predictions of all ranks."""
+        names = ("accuracy", "accuracy_lenient", "no_answer", "unfinished", "new_tokens")
+        means = self.counts[1:] / self.counts[0].clamp_min(1)
+        return dict(zip(names, means, strict=True))

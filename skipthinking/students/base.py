@@ -1,0 +1,257 @@
+"""The student: a causal or encoder-decoder transformer, and everything the framework asks of it."""
+
+from __future__ import annotations
+
+import copy
+import json
+import logging
+import os
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+
+from skipthinking.data.batches import Batch
+from skipthinking.records import UserError
+from skipthinking.students.heads import target_nll
+
+__all__ = ["LoRA", "Student"]
+
+logging.getLogger("transformers").setLevel(logging.ERROR)  # its hints are not about anything a run can mend
+
+
+@dataclass(frozen=True, kw_only=True)
+class LoRA:
+    """Low-rank adaptation through peft; checkpoints then hold the adapter only.
+
+    Attributes:
+        r: Rank.
+        alpha: Scale; updates are multiplied by alpha / r.
+        dropout: Dropout before the adapter.
+        target_modules: Names of the layers to adapt, or "all-linear".
+    """
+
+    r: int = 16
+    alpha: float = 32
+    dropout: float = 0.0
+    target_modules: str | list[str] = "all-linear"
+
+
+class Student(nn.Module, ABC):
+    """Settings of a model at first; :meth:`prepare` gives it a tokenizer and :meth:`build` its weights."""
+
+    model: Any
+    tokenizer: Any
+
+    def __init__(self, *, lora: LoRA | None, gradient_checkpointing: bool) -> None:
+        super().__init__()
+        self.lora, self.gradient_checkpointing = lora, gradient_checkpointing
+        self.tokenizer = None
+        self.model = None
+
+    # ------------------------------------------------------------------------------- what differs
+
+    @property
+    @abstractmethod
+    def config(self) -> Any:
+        """The transformers config; needs no weights."""
+
+    @abstractmethod
+    def make_tokenizer(self, texts: Sequence[str]) -> Any:
+        """Loads the tokenizer, or trains it on the texts."""
+
+    @abstractmethod
+    def make_model(self) -> Any:
+        """Creates the model with its initial weights."""
+
+    # ---------------------------------------------------------------------------------- life cycle
+
+    @property
+    def has_tokenizer(self) -> bool:
+        """Whether the tokenizer is there already."""
+        return self.tokenizer is not None
+
+    def prepare(self, texts: Sequence[str] = ()) -> None:
+        """Makes the tokenizer.
+
+        Args:
+            texts: Training texts, for students that train their own.
+        """
+        if self.tokenizer is None:
+            self.tokenizer = self.make_tokenizer(texts)
+
+    def build(self) -> None:
+        """Makes the model; later calls do nothing."""
+        if self.model is not None:
+            return
+        model = self.make_model()
+        if self.gradient_checkpointing:
+            model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+            if self.lora:
+                model.enable_input_require_grads()
+        if self.lora:
+            model = _adapt(model, self.lora, self.encoder_decoder)
+        model.generation_config = self._greedy(model.generation_config)
+        self.model = model
+
+    def _greedy(self, hub: Any) -> Any:
+        """Greedy decoding with the hub's end tokens, and nothing else of its sampling settings."""
+        from transformers import GenerationConfig
+
+        known = hub.eos_token_id if isinstance(hub.eos_token_id, list) else [hub.eos_token_id]
+        ends = sorted({self.tokenizer.eos_token_id, *(id for id in known if id is not None)})
+        return GenerationConfig(
+            do_sample=False,
+            eos_token_id=ends,
+            pad_token_id=self.pad_id,
+            bos_token_id=hub.bos_token_id,
+            decoder_start_token_id=hub.decoder_start_token_id,
+        )
+
+    def tokenizer_state(self) -> str | None:
+        """The trained tokenizer as JSON, for checkpoints; None where it comes from a name or folder."""
+        return None
+
+    def restore_tokenizer(self, state: str | None) -> None:
+        """Takes the tokenizer of a checkpoint, if it holds one."""
+
+    # ----------------------------------------------------------------------------------- properties
+
+    @property
+    def encoder_decoder(self) -> bool:
+        """Whether prompts go to an encoder."""
+        return bool(self.config.is_encoder_decoder)
+
+    @property
+    def context_length(self) -> int:
+        """Most tokens of prompt and completion together (encoder-decoder: the tokenizer's limit, if it has one)."""
+        config = self.config.get_text_config(decoder=True)
+        limit = getattr(config, "max_position_embeddings", None) or getattr(config, "n_positions", None)
+        if self.encoder_decoder or limit is None:
+            limit = getattr(self.tokenizer, "model_max_length", None) or limit
+        return min(int(limit), 2**20) if limit else 2**20
+
+    @property
+    def pad_id(self) -> int:
+        """What fills batches up; never looked at, so EOS serves where there is no padding token."""
+        pad = self.tokenizer.pad_token_id
+        return int(self.tokenizer.eos_token_id if pad is None else pad)
+
+    @property
+    def device(self) -> torch.device:
+        """Where the weights are."""
+        return next(self.parameters()).device
+
+    # ----------------------------------------------------------------------------------------- use
+
+    def token_nll(self, batch: Batch) -> Tensor:
+        """NLL of every token with weight > 0, in row-major order, float32, shape (N,).
+
+        Only target positions reach the vocabulary. A causal batch is right-padded, so its padding is behind every token
+        and needs no mask.
+        """
+        keep_BL = batch.weights_BL > 0
+        if batch.prompts_BP is None:
+            last = int(batch.lengths_B.max())
+            inputs: dict[str, Any] = {"input_ids": batch.tokens_BL[:, : last - 1]}
+            return target_nll(self.model, keep_BL[:, 1:last], batch.tokens_BL[keep_BL], inputs)
+        assert batch.prompt_lengths_B is not None
+        width = batch.prompts_BP.shape[1]
+        start = torch.full_like(batch.tokens_BL[:, :1], self.config.decoder_start_token_id)
+        inputs = {
+            "input_ids": batch.prompts_BP,
+            "attention_mask": torch.arange(width, device=start.device)[None, :] < batch.prompt_lengths_B[:, None],
+            "decoder_input_ids": torch.cat([start, batch.tokens_BL[:, :-1]], dim=1),
+        }
+        return target_nll(self.model, keep_BL, batch.tokens_BL[keep_BL], inputs)
+
+    @torch.no_grad()
+    def generate(self, prompts: Sequence[Tensor], max_new_tokens: int) -> list[list[int]]:
+        """Greedy completions, one per prompt: new ids up to and including EOS.
+
+        A prompt that leaves less room than ``max_new_tokens`` in the context is completed by itself, as far as it goes.
+        """
+        rooms = [
+            max_new_tokens if self.encoder_decoder else min(max_new_tokens, self.context_length - len(prompt))
+            for prompt in prompts
+        ]
+        roomy = [i for i, room in enumerate(rooms) if room == max_new_tokens]
+        groups = [roomy] * bool(roomy) + [[i] for i, room in enumerate(rooms) if 0 < room < max_new_tokens]
+        out: list[list[int]] = [[] for _ in prompts]
+        for group in groups:
+            for i, ids in zip(group, self._generate([prompts[i] for i in group], rooms[group[0]]), strict=True):
+                out[i] = ids
+        return out
+
+    def _generate(self, prompts: Sequence[Tensor], max_new_tokens: int) -> list[list[int]]:
+        width = max(map(len, prompts))
+        ids = torch.full((len(prompts), width), self.pad_id, dtype=torch.long)
+        mask = torch.zeros_like(ids)
+        for i, prompt in enumerate(prompts):
+            place = slice(0, len(prompt)) if self.encoder_decoder else slice(width - len(prompt), width)
+            ids[i, place], mask[i, place] = prompt.cpu(), 1
+        made = self.model.generate(
+            input_ids=ids.to(self.device), attention_mask=mask.to(self.device), max_new_tokens=max_new_tokens
+        )
+        ends = set(self.model.generation_config.eos_token_id)
+        return [_until_end(row, ends) for row in made[:, 1 if self.encoder_decoder else width :].tolist()]
+
+    def export(self, folder: Path) -> None:
+        """Writes model and tokenizer so that transformers' ``from_pretrained`` loads them; LoRA is merged."""
+        model = copy.deepcopy(self.model).merge_and_unload() if self.lora else self.model
+        # The folder appears whole or not at all.
+        partial = folder.with_name(f".{folder.name}.partial")
+        model.save_pretrained(partial)
+        self.tokenizer.save_pretrained(partial)
+        replace_folder(partial, folder)
+
+
+def replace_folder(new: Path, old: Path) -> None:
+    """Puts a finished folder in the place of another one."""
+    import shutil
+
+    if old.exists():
+        aside = old.with_name(f".{old.name}.old")
+        os.replace(old, aside)
+        os.replace(new, old)
+        shutil.rmtree(aside)
+    else:
+        os.replace(new, old)
+
+
+def _until_end(ids: list[int], ends: set[int]) -> list[int]:
+    for i, id in enumerate(ids):
+        if id in ends:
+            return ids[: i + 1]
+    return ids
+
+
+def _adapt(model: Any, lora: LoRA, encoder_decoder: bool) -> Any:
+    from peft import LoraConfig, get_peft_model
+
+    task: Literal["SEQ_2_SEQ_LM", "CAUSAL_LM"] = "SEQ_2_SEQ_LM" if encoder_decoder else "CAUSAL_LM"
+    try:
+        return get_peft_model(
+            model,
+            LoraConfig(
+                r=lora.r,
+                lora_alpha=lora.alpha,
+                lora_dropout=lora.dropout,
+                target_modules=lora.target_modules,
+                task_type=task,
+            ),
+        )
+    except ValueError as error:
+        raise UserError(f"Expected LoRA settings that fit the model, got {lora}: {error}") from error
+
+
+def tokenizer_from_json(text: str, **settings: Any) -> Any:
+    """A fast tokenizer from its JSON."""
+    from tokenizers import Tokenizer
+    from transformers import PreTrainedTokenizerFast
+
+    return PreTrainedTokenizerFast(tokenizer_object=Tokenizer.from_str(json.dumps(json.loads(text))), **settings)

@@ -1,0 +1,59 @@
+"""Negative log-likelihoods of target tokens only, for any transformers model with an output embedding.
+
+The model runs as it is; a hook on its output embedding keeps the hidden states of the target positions and lets no
+other position reach the vocabulary. For large vocabularies the projection and the cross-entropy run in chunks, so that
+the logits of all targets never exist at once.
+
+Shape suffixes: B instances, L positions, N target tokens, D hidden size, V vocabulary.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
+
+__all__ = ["target_nll"]
+
+CHUNK_ELEMENTS = 2**25  # logits that may exist at once: 128 MiB in float32
+# Settings of models that change the logits behind the output embedding; their loss cannot be taken inside it.
+_AFTER_HEAD = ("final_logit_softcapping", "logit_scale", "logits_scaling", "output_multiplier_scale")
+
+
+def target_nll(model: Any, keep_BL: Tensor, targets_N: Tensor, inputs: dict[str, Any]) -> Tensor:
+    """NLL of every target token, in row-major order, float32, shape (N,).
+
+    Args:
+        model: A causal or encoder-decoder model of transformers, with or without a peft wrapper.
+        keep_BL: True where the position's next token is a target.
+        targets_N: Ids of the target tokens.
+        inputs: Keyword arguments of the model's forward.
+    """
+    head = model.get_output_embeddings()
+    config = model.config.get_text_config(decoder=True)
+    rows = max(1, CHUNK_ELEMENTS // config.vocab_size)
+    chunked = len(targets_N) > rows and not any(getattr(config, name, None) for name in _AFTER_HEAD)
+    found: list[Tensor] = []
+
+    def select(module: nn.Module, args: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+        hidden_ND = args[0][keep_BL]
+        if not chunked:
+            return (hidden_ND,)
+        parts = zip(hidden_ND.split(rows), targets_N.split(rows), strict=True)
+        # Each part is computed again in the backward pass: one part's logits are alive at a time.
+        found.extend(checkpoint(_nll, module.forward, h, t, use_reentrant=False) for h, t in parts)
+        return (hidden_ND[:0],)
+
+    handle = head.register_forward_pre_hook(select)
+    try:
+        logits_NV = model(**inputs, use_cache=False).logits
+    finally:
+        handle.remove()
+    return torch.cat(found) if chunked else F.cross_entropy(logits_NV.float(), targets_N, reduction="none")
+
+
+def _nll(project: Any, hidden_ND: Tensor, targets_N: Tensor) -> Tensor:
+    return F.cross_entropy(project(hidden_ND).float(), targets_N, reduction="none")

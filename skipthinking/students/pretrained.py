@@ -1,0 +1,81 @@
+"""Students from the hub or from a local folder."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+from skipthinking.records import UserError
+from skipthinking.students.base import LoRA, Student
+
+__all__ = ["Pretrained"]
+
+
+class Pretrained(Student):
+    """A pre-trained causal or encoder-decoder model.
+
+    Args:
+        name: Hub name or local folder.
+        lora: Train a low-rank adapter in place of all weights.
+        dtype: Type of the weights; "auto" keeps the checkpoint's.
+        gradient_checkpointing: Trade time for memory in the backward pass.
+        attention: Attention implementation of transformers, for example "sdpa" or "flash_attention_2".
+        revision: Branch, tag or commit on the hub.
+        trust_remote_code: Run model code from the hub.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        lora: LoRA | None = None,
+        dtype: Literal["auto", "float32", "bfloat16", "float16"] = "float32",
+        gradient_checkpointing: bool = False,
+        attention: str | None = None,
+        revision: str | None = None,
+        trust_remote_code: bool = False,
+    ) -> None:
+        super().__init__(lora=lora, gradient_checkpointing=gradient_checkpointing)
+        self.name, self.dtype, self.attention = name, dtype, attention
+        self._hub: dict[str, Any] = {"revision": revision, "trust_remote_code": trust_remote_code}
+        self._config: Any = None
+
+    @property
+    def config(self) -> Any:
+        """The config of the model at ``name``."""
+        if self._config is None:
+            from transformers import AutoConfig
+
+            self._config = self._load(AutoConfig)
+        return self._config
+
+    def make_tokenizer(self, texts: Sequence[str] = ()) -> Any:
+        """Loads the tokenizer that stands beside the model."""
+        from transformers import AutoTokenizer
+
+        folder = Path(self.name)
+        if folder.is_dir() and not any((folder / name).exists() for name in ("tokenizer.json", "tokenizer.model")):
+            raise UserError(
+                f"Expected a tokenizer beside the model, got none in {self.name!r} (no tokenizer.json). "
+                "Save it there with tokenizer.save_pretrained."
+            )
+        return self._load(AutoTokenizer)
+
+    def make_model(self) -> Any:
+        """Loads the weights."""
+        from transformers import AutoModelForCausalLM, AutoModelForSeq2SeqLM
+
+        kind = AutoModelForSeq2SeqLM if self.encoder_decoder else AutoModelForCausalLM
+        return self._load(kind, dtype=self.dtype, attn_implementation=self.attention)
+
+    def _load(self, kind: Any, **settings: Any) -> Any:
+        try:
+            return kind.from_pretrained(self.name, **self._hub, **settings)
+        except (OSError, ValueError) as error:
+            what = "a folder with a model" if Path(self.name).exists() else "a local folder or a hub name in reach"
+            reason = " ".join(str(error).split())
+            raise UserError(
+                f"Expected {what}, got {self.name!r}: {reason[:300]} "
+                "Mend model.student.name, check the network, or fetch the model where there is one (hf download) and "
+                "give its folder."
+            ) from error
