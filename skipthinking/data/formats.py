@@ -7,40 +7,18 @@ there.
 
 from __future__ import annotations
 
-import math
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any
 
+from skipthinking.data.fields import Fields, Row, UnreadableAnswer, quoted, shown, text_of, unreadable
 from skipthinking.data.phrases import boxed, closing, plain_question, split_thoughts, strip_closing, with_choices
 from skipthinking.records import DataError, UserError
 
 __all__ = ["FORMATS", "Fields", "Format", "UnreadableAnswer", "detect_format", "get_format"]
 
-Row = Mapping[str, Any]
-
 _CALCULATOR_MARK = re.compile(r"<<[^<>\n]*>>")
 _OPTION = re.compile(r"\(?([A-Z])\s*[).:]\s*(.*)", re.DOTALL)
-
-
-class UnreadableAnswer(DataError):
-    """A row that is sound otherwise, but whose answer cannot be found or read."""
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Fields:
-    """What a format reads from a row.
-
-    Attributes:
-        question: What is asked, without a prompt around it.
-        rationale: The reasoning, without the final answer phrase; empty where the row has none.
-        answer: The gold answer as the row has it.
-    """
-
-    question: str
-    rationale: str
-    answer: str
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -79,68 +57,40 @@ class Format:
         missing = [key for key in self.keys if key not in row]
         if missing:
             raise DataError(
-                f"Expected {_quoted(self.keys)} for format {self.name}, got a row without {_quoted(missing)}; its keys "
-                f"are {_quoted(row)} ({where}). Mend the row or choose another format."
+                f"Expected {quoted(self.keys)} for format {self.name}, got a row without {quoted(missing)}; its keys "
+                f"are {quoted(row)} ({where}). Mend the row or choose another format."
             )
         return self.parse(row, where)
 
 
-def _quoted(keys: Sequence[str] | Row) -> str:
-    return ", ".join(f'"{key}"' for key in keys) or "none"
-
-
-def _text(row: Row, key: str, where: str, empty: bool = False) -> str:
-    """A value as text: numbers and truth values too, 51.0 as "51"."""
-    value = row.get(key)
-    if isinstance(value, float) and value.is_integer():
-        value = int(value)
-    if value is None and empty:
-        value = ""
-    if not isinstance(value, (str, int, float)) or value != value or value in (math.inf, -math.inf):
-        raise DataError(f'Expected text in "{key}", got {_short(value)} ({where}). Mend the row.')
-    text = str(value)
-    if not text.strip() and not empty:
-        raise DataError(f'Expected text in "{key}", got an empty value ({where}). Fill it in or remove the row.')
-    return text
-
-
-def _short(value: object) -> str:
-    text = repr(value)
-    return text if len(text) <= 80 else f"{text[:60]} ... {text[-15:]}"
-
-
-def _unreadable(key: str, expected: str, text: str, where: str) -> UnreadableAnswer:
-    return UnreadableAnswer(f'Expected {expected} in "{key}", got {_short(text)} ({where}). Mend or remove the row.')
-
-
 def _qra(row: Row, where: str) -> Fields:
-    rationale = _text(row, "rationale", where, empty=True)
+    rationale = text_of(row, "rationale", where, empty=True)
     return Fields(
-        question=_text(row, "question", where).strip(),
+        question=text_of(row, "question", where).strip(),
         rationale=strip_closing(rationale),
-        answer=_text(row, "answer", where).strip(),
+        answer=text_of(row, "answer", where).strip(),
     )
 
 
 def _gsm8k(row: Row, where: str) -> Fields:
-    solution = _text(row, "answer", where)
+    solution = text_of(row, "answer", where)
     rationale, mark, answer = solution.rpartition("####")
     if not mark or not answer.strip():
-        raise _unreadable("answer", "the answer behind ####", solution, where)
+        raise unreadable("answer", "the answer behind ####", solution, where)
     rationale = strip_closing(_CALCULATOR_MARK.sub("", rationale))
-    return Fields(question=_text(row, "question", where).strip(), rationale=rationale, answer=answer.strip())
+    return Fields(question=text_of(row, "question", where).strip(), rationale=rationale, answer=answer.strip())
 
 
 def _instruction(row: Row, where: str) -> Fields:
-    question = _text(row, "instruction", where)
-    context = _text(row, "input", where, empty=True)
+    question = text_of(row, "instruction", where)
+    context = text_of(row, "input", where, empty=True)
     question = plain_question(f"{question}\n{context}" if context.strip() else question)
-    output = _text(row, "output", where, empty="label" in row)
+    output = text_of(row, "output", where, empty="label" in row)
     if "label" in row:
-        return Fields(question=question, rationale=strip_closing(output), answer=_text(row, "label", where).strip())
+        return Fields(question=question, rationale=strip_closing(output), answer=text_of(row, "label", where).strip())
     stated = closing(output)
     if stated is None or not stated[1]:
-        raise _unreadable("output", 'a text that ends in "The answer is X"', output, where)
+        raise unreadable("output", 'a text that ends in "The answer is X"', output, where)
     return Fields(question=question, rationale=stated[0], answer=stated[1])
 
 
@@ -148,18 +98,18 @@ def _completion(question: str, completion: str, key: str, where: str) -> Fields:
     stated = split_thoughts(completion)
     if stated is None or not stated[1]:
         expected = 'a text that ends in "The answer is X", or "rationale --> X", or "<think>rationale</think>X"'
-        raise _unreadable(key, expected, completion, where)
+        raise unreadable(key, expected, completion, where)
     return Fields(question=plain_question(question), rationale=stated[0], answer=stated[1])
 
 
 def _prompt_completion(row: Row, where: str) -> Fields:
-    return _completion(_text(row, "prompt", where), _text(row, "completion", where), "completion", where)
+    return _completion(text_of(row, "prompt", where), text_of(row, "completion", where), "completion", where)
 
 
 def _messages(row: Row, where: str) -> Fields:
     turns = row["messages"]
     if not isinstance(turns, list) or not all(isinstance(turn, Mapping) for turn in turns):
-        raise DataError(f'Expected a list of messages in "messages", got {_short(turns)} ({where}). Mend the row.')
+        raise DataError(f'Expected a list of messages in "messages", got {shown(turns)} ({where}). Mend the row.')
     roles = [turn.get("role") for turn in turns]
     if [role for role in roles if role != "system"] != ["user", "assistant"]:
         raise DataError(
@@ -167,85 +117,85 @@ def _messages(row: Row, where: str) -> Fields:
             f"({where}). Split longer conversations, one row per question."
         )
     question, reply = (turns[roles.index(role)] for role in ("user", "assistant"))
-    return _completion(_text(question, "content", where), _text(reply, "content", where), "content", where)
+    return _completion(text_of(question, "content", where), text_of(reply, "content", where), "content", where)
 
 
 def _dss(row: Row, where: str) -> Fields:
-    question = plain_question(_text(row, "input", where))
-    label = _text(row, "label", where).strip()
+    question = plain_question(text_of(row, "input", where))
+    label = text_of(row, "label", where).strip()
     _, _, choices = question.partition("\nAnswer Choices:\n")
     for line in choices.splitlines():
         letter, _, text = line.partition(". ")
         if text.casefold() == label.casefold():  # the label is the choice's text, the task's answer its letter
             label = letter
             break
-    rationale = strip_closing(_text(row, "rationale", where, empty=True))
+    rationale = strip_closing(text_of(row, "rationale", where, empty=True))
     return Fields(question=question, rationale=rationale, answer=label)
 
 
 def _fine_tune_cot(row: Row, where: str) -> Fields:
     return Fields(
-        question=plain_question(_text(row, "question", where)),
-        rationale=strip_closing(_text(row, "reasoning_completion", where, empty=True)),
-        answer=_text(row, "answer", where).strip(),
+        question=plain_question(text_of(row, "question", where)),
+        rationale=strip_closing(text_of(row, "reasoning_completion", where, empty=True)),
+        answer=text_of(row, "answer", where).strip(),
     )
 
 
 def _svamp(row: Row, where: str) -> Fields:
-    body, question = _text(row, "Body", where), _text(row, "Question", where)
-    answer = re.sub(r"\.0+$", "", _text(row, "Answer", where).strip())
+    body, question = text_of(row, "Body", where), text_of(row, "Question", where)
+    answer = re.sub(r"\.0+$", "", text_of(row, "Answer", where).strip())
     return Fields(question=f"{body.strip()} {question.strip()}", rationale="", answer=answer)
 
 
 def _asdiv(row: Row, where: str) -> Fields:
-    body, question = _text(row, "body", where), _text(row, "question", where)
+    body, question = text_of(row, "body", where), text_of(row, "question", where)
     # "9 (apples)": the unit is not part of the answer.
-    answer = re.sub(r"\s*\([^()]*\)\s*$", "", _text(row, "answer", where))
+    answer = re.sub(r"\s*\([^()]*\)\s*$", "", text_of(row, "answer", where))
     return Fields(question=f"{body.strip()} {question.strip()}", rationale="", answer=answer.strip())
 
 
 def _multiarith(row: Row, where: str) -> Fields:
-    answer = _text(row, "final_ans", where).strip()
-    return Fields(question=_text(row, "question", where).strip(), rationale="", answer=answer)
+    answer = text_of(row, "final_ans", where).strip()
+    return Fields(question=text_of(row, "question", where).strip(), rationale="", answer=answer)
 
 
 def _commonsense_qa(row: Row, where: str) -> Fields:
     choices = row["choices"]
     if not isinstance(choices, Mapping) or len(choices.get("label", [])) != len(choices.get("text", "?")):
-        raise DataError(f'Expected labels and texts in "choices", got {_short(choices)} ({where}). Mend the row.')
-    question = with_choices(_text(row, "question", where), choices["label"], choices["text"])
-    return Fields(question=question, rationale="", answer=_text(row, "answerKey", where).strip())
+        raise DataError(f'Expected labels and texts in "choices", got {shown(choices)} ({where}). Mend the row.')
+    question = with_choices(text_of(row, "question", where), choices["label"], choices["text"])
+    return Fields(question=question, rationale="", answer=text_of(row, "answerKey", where).strip())
 
 
 def _aqua(row: Row, where: str) -> Fields:
     options = row["options"]
     marked = [_OPTION.fullmatch(str(option).strip()) for option in options] if isinstance(options, list) else [None]
     if not marked or None in marked:
-        raise DataError(f'Expected options such as "A)21" in "options", got {_short(options)} ({where}). Mend the row.')
+        raise DataError(f'Expected options such as "A)21" in "options", got {shown(options)} ({where}). Mend the row.')
     labels = [match.group(1) for match in marked if match]
     texts = [match.group(2) for match in marked if match]
     return Fields(
-        question=with_choices(_text(row, "question", where), labels, texts),
-        rationale=strip_closing(_text(row, "rationale", where, empty=True)),
-        answer=_text(row, "correct", where).strip(),
+        question=with_choices(text_of(row, "question", where), labels, texts),
+        rationale=strip_closing(text_of(row, "rationale", where, empty=True)),
+        answer=text_of(row, "correct", where).strip(),
     )
 
 
 def _math(row: Row, where: str) -> Fields:
-    solution = _text(row, "solution", where)
-    answer = _text(row, "answer", where, empty=True).strip() or boxed(solution)
+    solution = text_of(row, "solution", where)
+    answer = text_of(row, "answer", where, empty=True).strip() or boxed(solution)
     if not answer:
-        raise _unreadable("solution", r"a \boxed{} answer", solution, where)
-    return Fields(question=_text(row, "problem", where).strip(), rationale=strip_closing(solution), answer=answer)
+        raise unreadable("solution", r"a \boxed{} answer", solution, where)
+    return Fields(question=text_of(row, "problem", where).strip(), rationale=strip_closing(solution), answer=answer)
 
 
 def _strategy_qa(row: Row, where: str) -> Fields:
     facts = row.get("facts")
     if isinstance(facts, list):
         facts = " ".join(str(fact).strip() for fact in facts)
-    rationale = _text({"facts": facts}, "facts", where, empty=True)
-    answer = _text(row, "answer", where).strip()
-    return Fields(question=_text(row, "question", where).strip(), rationale=rationale.strip(), answer=answer)
+    rationale = text_of({"facts": facts}, "facts", where, empty=True)
+    answer = text_of(row, "answer", where).strip()
+    return Fields(question=text_of(row, "question", where).strip(), rationale=rationale.strip(), answer=answer)
 
 
 # In order of detection: the more specific first.
@@ -308,6 +258,6 @@ def detect_format(row: Row, where: str) -> Format:
             return known
     listed = "; ".join(f"{known.name}: {', '.join(known.keys)}" for known in FORMATS)
     raise DataError(
-        f"Expected a row in a known format, got the keys {_quoted(row)} ({where}). Rename its keys to those of a format: "
-        f"{listed} (a gsm8k answer holds ####, a strategy_qa answer is true or false, instruction needs output or label)."
+        f"Expected a row in a known format, got the keys {quoted(row)} ({where}). Rename them to those of a format: "
+        f"{listed} (gsm8k needs #### in the answer, strategy_qa true or false, instruction an output or a label)."
     )

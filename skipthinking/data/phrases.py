@@ -7,7 +7,10 @@ from collections.abc import Sequence
 
 __all__ = ["boxed", "closing", "plain_question", "question_key", "split_thoughts", "strip_closing", "with_choices"]
 
-_PHRASE = re.compile(r"(?<![a-z])the\s+(?:(?:final|correct|right)\s+)?answer\s+is(?![a-z])\s*:?\s*", re.IGNORECASE)
+_PHRASE = re.compile(
+    # "40 kgThe answer is": the line break before it was lost.
+    r"(?:(?<![a-zA-Z])(?i:the)|(?<=[a-z])The)\s+(?i:(?:(?:final|correct|right)\s+)?answer\s+is)(?![a-zA-Z])\s*:?\s*"
+)
 _HASHES = re.compile(r"####[^\S\n]*([^\n]*\S)\s*\Z")
 _LABEL = re.compile(
     r"(?:\A|\n)[^\S\n]*\**(?:final\s+)?(?:answer|ans)\**\s*[:.]\**[^\S\n]*([^\n]*\S)\s*\Z", re.IGNORECASE
@@ -16,8 +19,10 @@ _NEXT_SENTENCE = re.compile(r"[.!?][\"')\]]*\s+[A-Z(]|\n")
 _WORKING = re.compile(r"[-+*/x×÷().,$%\d\s=]*=\s*(-?\$?[\d.,]*\d)\s*\.?")
 # What leads up to "the answer is" without saying anything itself.
 _LEAD = re.compile(
-    r"(?:(?:\A|(?<=[^a-z]))(?:so|thus|hence|therefore|consequently|accordingly|and|finally|overall|in conclusion|"
-    r"(?:we|i) (?:can )?(?:conclude|say|see) that|(?:this|which) means(?: that)?|it follows that)(?![a-z])[\s,:]*)+\Z",
+    r"(?:(?:\A|(?<=[^a-z]))(?:so|thus|hence|therefore|consequently|accordingly|and|then|but|however|"
+    r"finally|overall|in conclusion|"
+    r"(?:we|i) (?:can )?(?:conclude|say|see) that|(?:this|which) means(?: that)?|"
+    r"it follows that|it (?:can be|is) concluded that)(?![a-z])[\s,:]*)+\Z",
     re.IGNORECASE,
 )
 _CHOICES = re.compile(r"\s*\(?(?:answer\s+)?(?:choices|options)\s*:\s*", re.IGNORECASE)
@@ -29,8 +34,8 @@ _THOUGHTS = re.compile(r"\s*<(think|thinking|reasoning)>(.*?)</\1>(.*)\Z", re.DO
 def closing(text: str) -> tuple[str, str] | None:
     """Splits a text into its reasoning and the answer that it states at its very end.
 
-    Read are "The answer is X" (also "Therefore, the final answer is: X."), "#### X", and a last line "Answer: X". Where
-    X is worked out on the spot ("The answer is 4 + 79 = 83"), the answer is 83 and the working stays with the reasoning.
+    Read are "The answer is X" (also "Therefore, the final answer is: X."), "#### X", and a last line "Answer: X".
+    Where X is worked out on the spot ("The answer is 4 + 79 = 83"), the answer is 83 and the working stays.
 
     Args:
         text: A completion.

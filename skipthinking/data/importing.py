@@ -1,0 +1,152 @@
+"""From located rows to examples: format, gold answer, ids, duplicates, and the line for the start report."""
+
+from __future__ import annotations
+
+import hashlib
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from skipthinking.data.fields import UnreadableAnswer
+from skipthinking.data.formats import Format, detect_format, get_format
+from skipthinking.data.readers import Located
+from skipthinking.records import DataError, Example, UserError
+from skipthinking.tasks import Task
+
+__all__ = ["Importer", "Loaded", "Unreadable", "count"]
+
+Unreadable = Literal["error", "leave_out"]
+
+_ID_KEYS = ("id", "ID", "qid", "idx", "unique_id")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Loaded:
+    """What a source holds.
+
+    Attributes:
+        examples: The examples, in the order of the source, ids unique.
+        description: One line for the start report: where from, how many rows, their format, what was left out.
+        duplicates: Number of exact duplicates that were left out.
+        unreadable: Number of rows that were left out because their answer could not be read.
+    """
+
+    examples: list[Example]
+    description: str
+    duplicates: int = 0
+    unreadable: int = 0
+
+
+class Importer:
+    """Turns located rows into examples.
+
+    Args:
+        task: Decides how answers are read.
+        format: Name of the rows' format, or "auto".
+        limit: Take the first rows only, this many.
+        unreadable: What to do with a row whose answer cannot be found or read.
+    """
+
+    def __init__(self, task: Task, format: str, limit: int | None, unreadable: Unreadable) -> None:
+        if limit is not None and limit < 1:
+            raise UserError(f"Expected a limit of at least 1, got {limit} (limit). Leave it out to take all rows.")
+        if unreadable not in ("error", "leave_out"):
+            raise UserError(f"Expected error or leave_out, got {unreadable!r} (unreadable). Choose one of them.")
+        self._task, self._limit, self._unreadable = task, limit, unreadable
+        self._format = None if format == "auto" else get_format(format)
+        self._examples: dict[str, Example] = {}
+        self._places: dict[str, str] = {}
+        self._formats: Counter[str] = Counter()
+        self._rows = self._used = self._left_out = self._duplicates = 0
+
+    def add(self, rows: Sequence[Located]) -> None:
+        """Reads the rows of one file; the first one decides on the format."""
+        self._rows += len(rows)
+        room = len(rows) if self._limit is None else self._limit - self._used
+        format = self._format or (detect_format(*rows[0]) if rows else None)
+        for row, where in rows[: max(room, 0)]:
+            assert format is not None
+            self._used += 1
+            self._formats[format.name] += 1
+            try:
+                example = self._example(format, row, where)
+            except UnreadableAnswer as error:
+                if self._unreadable == "error":
+                    raise DataError(f"{error} To leave such rows out, set unreadable: leave_out.") from error
+                self._left_out += 1
+                continue
+            self._keep(example, where)
+
+    def _example(self, format: Format, row: dict[str, Any], where: str) -> Example:
+        fields = format.read(row, where)
+        if row.get("task", self._task.name) != self._task.name and "task" in format.optional:
+            raise DataError(
+                f"Expected task {self._task.name}, got {row['task']!r} ({where}). Set task to the rows' task."
+            )
+        try:
+            self._task.check_gold(fields.answer, where)
+        except DataError as error:
+            raise UnreadableAnswer(str(error)) from error
+        known = {*format.keys, *format.optional, *_ID_KEYS}
+        nested = row.get("meta") if "meta" in format.optional else None
+        meta = {**(nested if isinstance(nested, dict) else {}), **{k: v for k, v in row.items() if k not in known}}
+        return Example(
+            id=self._id(row, where) or _digest_id(self._task.name, fields.question, fields.rationale, fields.answer),
+            question=fields.question,
+            rationale=fields.rationale,
+            answer=fields.answer,
+            task=self._task.name,
+            meta=meta,
+        )
+
+    def _id(self, row: dict[str, Any], where: str) -> str | None:
+        key = next((key for key in _ID_KEYS if key in row), None)
+        if key is None:
+            return None
+        value = row[key]
+        if not isinstance(value, (str, int)) or isinstance(value, bool) or not str(value).strip():
+            raise DataError(
+                f'Expected an id in "{key}", got {value!r} ({where}). Fill it in, or remove the key from all rows.'
+            )
+        if str(value) in self._examples:
+            raise DataError(
+                f'Expected unique ids, got "{key}" {value!r} twice ({self._places[str(value)]} and {where}). '
+                "Rename one, or remove the key from all rows."
+            )
+        return str(value)
+
+    def _keep(self, example: Example, where: str) -> None:
+        if example.id in self._examples:
+            self._duplicates += 1
+        else:
+            self._examples[example.id] = example
+            self._places[example.id] = where
+
+    def loaded(self, shown: str) -> Loaded:
+        """What has been read so far."""
+        if not self._examples:
+            raise DataError(f"Expected at least one usable row, got none of {self._rows} ({shown}). Mend the answers.")
+        rows = count(self._rows, "row")
+        parts = [rows if self._used == self._rows else f"first {self._used} of {rows}"]
+        how = "detected" if self._format is None else "given"
+        parts.append(f"format {' and '.join(sorted(self._formats))} ({how})")
+        if self._duplicates:
+            parts.append(f"{count(self._duplicates, 'exact duplicate')} left out")
+        if self._left_out:
+            parts.append(f"{count(self._left_out, 'row')} without a readable answer left out")
+        return Loaded(
+            examples=list(self._examples.values()),
+            description=f"{shown}: {', '.join(parts)}",
+            duplicates=self._duplicates,
+            unreadable=self._left_out,
+        )
+
+
+def count(number: int, noun: str) -> str:
+    """A number with its noun, in the plural where it needs one."""
+    return f"{number} {noun}{'' if number == 1 else 's'}"
+
+
+def _digest_id(task: str, question: str, rationale: str, answer: str) -> str:
+    return f"{task}-{hashlib.sha1((question + rationale + answer).encode()).hexdigest()[:12]}"
