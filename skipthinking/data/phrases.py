@@ -15,6 +15,8 @@ _HASHES = re.compile(r"####[^\S\n]*([^\n]*\S)\s*\Z")
 _LABEL = re.compile(
     r"(?:\A|\n)[^\S\n]*\**(?:final\s+)?(?:answer|ans)\**\s*[:.]\**[^\S\n]*([^\n]*\S)\s*\Z", re.IGNORECASE
 )
+# "The answer is 3, but the question asks for more": a step of the reasoning rather than its close.
+_HEDGE = re.compile(r",?\s+(?:but|not|because|since|which|so|however|though|although|if|when)(?![a-z])", re.IGNORECASE)
 _NEXT_SENTENCE = re.compile(r"[.!?][\"')\]]*\s+[A-Z(]|\n")
 _WORKING = re.compile(r"[-+*/x×÷().,$%\d\s=]*=\s*(-?\$?[\d.,]*\d)\s*\.?")
 # What leads up to "the answer is" without saying anything itself.
@@ -56,7 +58,7 @@ def strip_closing(text: str) -> str:
     while True:
         if match := _HASHES.search(text) or _LABEL.search(text):
             shorter = text[: match.start()].rstrip()
-        elif found := _final_phrase(text):
+        elif (found := _final_phrase(text)) and not _HEDGE.search(found[1]):
             shorter = found[0]
         else:
             return text
@@ -107,8 +109,8 @@ def split_thoughts(completion: str) -> tuple[str, str] | None:
         stated = closing(rest)
         answer = stated[1] if stated else boxed(rest) or (_bare(rest) if "\n" not in rest else "")
         return (thoughts, answer) if answer else None
-    if "-->" in completion:
-        reasoning, _, answer = completion.rpartition("-->")
+    reasoning, arrow, answer = completion.rpartition("-->")
+    if arrow and closing(answer) is None:
         return strip_closing(reasoning), _bare(re.sub(r"\s+END\s*\Z", "", answer))
     if stated := closing(completion):
         return stated

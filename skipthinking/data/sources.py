@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import math
 from abc import ABC, abstractmethod
 from collections import Counter
 from collections.abc import Iterable, Sequence
@@ -219,11 +218,11 @@ def split_validation(examples: Sequence[Example], size: int | float, seed: int) 
     Raises:
         UserError: The size makes no sense, or would leave one side empty.
     """
-    share = isinstance(size, float) and not size.is_integer()
-    if size < 0 or math.isnan(size) or (share and size > 1):
+    share = isinstance(size, float)
+    if not (0 <= size < 1 if share else size >= 0):
         raise UserError(f"Expected a number of examples or a share below 1, got {size} (validation size). Change it.")
     wanted = max(1, round(size * len(examples))) if share else int(size)
-    if wanted == 0:
+    if size == 0:
         return list(examples), []
     groups = Counter(question_key(example.question) for example in examples)
     chosen: set[str] = set()

@@ -1,0 +1,288 @@
+"""Every format: one literal row, what it reads, what it refuses, and what detection makes of it."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from skipthinking.data.fields import Fields, UnreadableAnswer
+from skipthinking.data.formats import FORMATS, detect_format, get_format
+from skipthinking.data.phrases import boxed, closing, plain_question, strip_closing
+from skipthinking.records import DataError, UserError
+
+CHOICES = "Where?\nAnswer Choices:\nA. race track\nB. the desert"
+
+# (format, row, question, rationale, answer)
+ROWS: list[tuple[str, dict[str, Any], str, str, str]] = [
+    ("qra", {"question": "2+3?", "rationale": "2+3=5.", "answer": 5}, "2+3?", "2+3=5.", "5"),
+    ("qra", {"question": "2+3?", "rationale": None, "answer": "5"}, "2+3?", "", "5"),
+    (
+        "gsm8k",
+        {"question": "2+3?", "answer": "She has 2+3 = $<<2+3=5>>5.\nSo 5.\n#### 1,005"},
+        "2+3?",
+        "She has 2+3 = $5.\nSo 5.",
+        "1,005",
+    ),
+    ("instruction", {"instruction": "2+3?", "output": " 2+3=5. The answer is 5"}, "2+3?", "2+3=5.", "5"),
+    (
+        "instruction",
+        {"instruction": "Add.", "input": "2 and 3", "output": "2+3=5.\n\nTherefore, the final answer is: **5**."},
+        "Add.\n2 and 3",
+        "2+3=5.",
+        "5",
+    ),
+    ("instruction", {"instruction": "True?", "label": "False"}, "True?", "", "False"),
+    (
+        "instruction",
+        {"instruction": "Where? Answer Choices:\nA. race track\nB. the desert\n", "output": "", "label": "A"},
+        CHOICES,
+        "",
+        "A",
+    ),
+    (
+        "instruction",
+        {"instruction": "Q: Where? Answer choices: A: race track, B: the desert", "output": "Hot, so the answer is B"},
+        CHOICES,
+        "Hot",
+        "B",
+    ),
+    ("prompt_completion", {"prompt": "2+3?", "completion": "2+3=5. The answer is 5."}, "2+3?", "2+3=5.", "5"),
+    ("prompt_completion", {"prompt": "2+3? ###", "completion": " 2+3=5. --> 5 END"}, "2+3?", "2+3=5.", "5"),
+    (
+        "prompt_completion",
+        {
+            "prompt": "Q: 2+3?\n\nA: Let's think step by step.\n\n",
+            "completion": "a --> b, so 5.\n\nTherefore the answer is 5",
+        },
+        "2+3?",
+        "a --> b, so 5.",
+        "5",
+    ),
+    ("prompt_completion", {"prompt": "2+3?", "completion": "<think>\n2+3=5\n</think>\n\n5"}, "2+3?", "2+3=5", "5"),
+    (
+        "prompt_completion",
+        {"prompt": "2+3?", "completion": "<think>2+3=5</think>So:\n\\boxed{5}\nas said."},
+        "2+3?",
+        "2+3=5",
+        "5",
+    ),
+    ("prompt_completion", {"prompt": "2+3?", "completion": "It is \\boxed{5}."}, "2+3?", "It is \\boxed{5}.", "5"),
+    (
+        "messages",
+        {
+            "messages": [
+                {"role": "system", "content": "Think."},
+                {"role": "user", "content": "2+3?"},
+                {"role": "assistant", "content": "<think>2+3=5.</think>The answer is 5."},
+            ]
+        },
+        "2+3?",
+        "2+3=5.",
+        "5",
+    ),
+    ("dss", {"input": "2+3?", "label": "5", "rationale": "2+3=5. The answer is 5."}, "2+3?", "2+3=5.", "5"),
+    (
+        "dss",
+        {
+            "input": "Where?\nAnswer Choices:\n(a) race track\n(b) the desert",
+            "label": "the desert",
+            "rationale": "Hot.",
+        },
+        CHOICES,
+        "Hot.",
+        "B",
+    ),
+    (
+        "fine_tune_cot",
+        {"question": "2+3?", "answer": "5", "reasoning_completion": "\n2+3=5.", "completion": " 5", "sample_index": 0},
+        "2+3?",
+        "2+3=5.",
+        "5",
+    ),
+    ("svamp", {"Body": "Each costs 2 ", "Question": "How much?", "Answer": 51.0}, "Each costs 2 How much?", "", "51"),
+    (
+        "svamp",
+        {"Body": "Each costs 2.", "Question": "How much?", "Answer": "2.50"},
+        "Each costs 2. How much?",
+        "",
+        "2.50",
+    ),
+    ("asdiv", {"body": "He has 2.", "question": "How many?", "answer": "2 (apples)"}, "He has 2. How many?", "", "2"),
+    ("multiarith", {"question": " 2+3?", "final_ans": "5"}, "2+3?", "", "5"),
+    (
+        "commonsense_qa",
+        {
+            "question": "Where?",
+            "choices": {"label": ["A", "B"], "text": ["race track", "the desert"]},
+            "answerKey": "B",
+        },
+        CHOICES,
+        "",
+        "B",
+    ),
+    (
+        "aqua",
+        {
+            "question": "Where?",
+            "options": ["A)race track", "B)the desert"],
+            "rationale": "Hot.\nAnswer: B",
+            "correct": "B",
+        },
+        CHOICES,
+        "Hot.",
+        "B",
+    ),
+    (
+        "math",
+        {"problem": "Half?", "solution": "It is $\\boxed{\\frac{1}{2}}$.", "level": "1"},
+        "Half?",
+        "It is $\\boxed{\\frac{1}{2}}$.",
+        "\\frac{1}{2}",
+    ),
+    ("strategy_qa", {"question": "So?", "answer": True, "facts": ["A is.", "B is."]}, "So?", "A is. B is.", "True"),
+    ("strategy_qa", {"question": "So?", "answer": False}, "So?", "", "False"),
+]
+
+
+@pytest.mark.parametrize(("name", "row", "question", "rationale", "answer"), ROWS)
+def test_format_reads_and_is_detected(
+    name: str, row: dict[str, Any], question: str, rationale: str, answer: str
+) -> None:
+    assert get_format(name).read(row, "f:1") == Fields(question=question, rationale=rationale, answer=answer)
+    assert detect_format(row, "f:1").name == name
+
+
+def test_every_format_has_a_literal_case() -> None:
+    assert {name for name, *_ in ROWS} == {known.name for known in FORMATS}
+
+
+def test_formats_do_not_change_their_row() -> None:
+    for name, row, *_ in ROWS:
+        before = repr(row)
+        get_format(name).read(row, "f:1")
+        assert repr(row) == before
+
+
+@pytest.mark.parametrize("known", FORMATS, ids=lambda known: known.name)
+def test_missing_key_is_named_with_place_and_found_keys(known: Any) -> None:
+    row = next(row for name, row, *_ in ROWS if name == known.name)
+    for key in known.keys:
+        short = {name: value for name, value in row.items() if name != key}
+        with pytest.raises(DataError) as caught:
+            known.read({**short, "other": 1}, "data.jsonl:7")
+        for part in (f'"{key}"', "data.jsonl:7", known.name, '"other"'):
+            assert part in str(caught.value)
+
+
+@pytest.mark.parametrize("empty", ["", "  ", None, float("nan"), ["5"]])
+@pytest.mark.parametrize("key", ["question", "answer"])
+def test_empty_field_is_named_with_place(key: str, empty: object) -> None:
+    row = {"question": "2+3?", "rationale": "2+3=5.", "answer": "5", key: empty}
+    with pytest.raises(DataError, match=rf'"{key}".*\(f\.jsonl:3\)'):
+        get_format("qra").read(row, "f.jsonl:3")
+
+
+@pytest.mark.parametrize(
+    ("name", "row"),
+    [
+        ("instruction", {"instruction": "2+3?", "output": "It is 5."}),
+        ("instruction", {"instruction": "2+3?", "output": "The answer is 5. No, wait! It is 6."}),
+        ("instruction", {"instruction": "2+3?", "output": "It is ... The answer is  "}),
+        ("gsm8k", {"question": "2+3?", "answer": "5"}),
+        ("gsm8k", {"question": "2+3?", "answer": "5 ####"}),
+        ("prompt_completion", {"prompt": "2+3?", "completion": "It is 5."}),
+        ("prompt_completion", {"prompt": "2+3?", "completion": "<think>2+3=5</think>"}),
+        ("math", {"problem": "2+3?", "solution": "It is 5."}),
+    ],
+)
+def test_text_without_a_stated_answer_is_unreadable(name: str, row: dict[str, Any]) -> None:
+    with pytest.raises(UnreadableAnswer, match=r"\(f:1\)"):
+        get_format(name).read(row, "f:1")
+
+
+@pytest.mark.parametrize(
+    ("name", "row"),
+    [
+        ("messages", {"messages": "hello"}),
+        ("messages", {"messages": [{"role": "user", "content": "2+3?"}]}),
+        ("messages", {"messages": [{"role": r, "content": "x"} for r in ("user", "assistant", "user", "assistant")]}),
+        ("commonsense_qa", {"question": "x", "choices": {"label": ["A"], "text": []}, "answerKey": "A"}),
+        ("aqua", {"question": "x", "options": ["21"], "rationale": "", "correct": "A"}),
+    ],
+)
+def test_malformed_values_are_refused(name: str, row: dict[str, Any]) -> None:
+    with pytest.raises(DataError, match=r"Expected .* got .*\(f:1\)"):
+        get_format(name).read(row, "f:1")
+
+
+def test_unknown_format_lists_the_known_ones() -> None:
+    with pytest.raises(UserError, match=r"'gsm9k'.*auto, .*gsm8k"):
+        get_format("gsm9k")
+
+
+def test_undetectable_row_lists_formats_and_keys() -> None:
+    with pytest.raises(DataError) as caught:
+        detect_format({"q": 1, "a": 2}, "f:1")
+    assert '"q", "a" (f:1)' in str(caught.value)
+    assert all(known.name in str(caught.value) for known in FORMATS)
+
+
+@pytest.mark.parametrize(
+    ("text", "reasoning", "answer"),
+    [
+        ("2+3=5. The answer is 5", "2+3=5.", "5"),
+        ("2+3=5.The answer is 5.", "2+3=5.", "5"),
+        ("2+3 = 5 applesThe answer is 5", "2+3 = 5 apples", "5"),
+        ("2+3 = 5. Therefore, the answer is 5. The answer is 5", "2+3 = 5.", "5"),
+        ("2 < 3, so the answer is True>", "2 < 3", "True"),
+        ("We add. The answer is 4 + 79 = 83.", "We add. 4 + 79 = 83.", "83"),
+        ("Adding, we conclude that the correct answer is (B).", "Adding", "(B)"),
+        ("2+3=5\n#### 1,234", "2+3=5", "1,234"),
+        ("2+3=5\n**Answer:** 5", "2+3=5", "5"),
+        ("The answer is 3, but wait, so the answer is 2", "The answer is 3, but wait", "2"),
+        ("The answer is $3.50.", "", "$3.50"),
+        ("It is -5. the answer is -5", "It is -5.", "-5"),
+    ],
+)
+def test_closing_on_literal_cases(text: str, reasoning: str, answer: str) -> None:
+    assert closing(text) == (reasoning, answer)
+
+
+@pytest.mark.parametrize(
+    "text", ["", "5", "The answer is 5. So we stop.", "The answer is here\nThen 6", "Breathe answer is"]
+)
+def test_no_answer_is_read_before_the_end(text: str) -> None:
+    assert closing(text) is None
+    assert strip_closing(text) == text
+
+
+def test_strip_closing_is_idempotent() -> None:
+    for _, row, *_ in ROWS:
+        for value in row.values():
+            once = strip_closing(str(value))
+            assert strip_closing(once) == once
+
+
+def test_boxed_balances_braces() -> None:
+    assert boxed(r"a \boxed{1} b \boxed{\frac{1}{2}}.") == r"\frac{1}{2}"
+    assert boxed(r"\boxed{1") is None
+    assert boxed("none") is None
+
+
+@pytest.mark.parametrize(
+    "written",
+    [
+        "Q: Where? Answer choices: A: race track, B: the desert",
+        "Where? Answer Choices:\nA. race track\nB. the desert\n",
+        "Where?\nAnswer Choices:\n(a) race track\n(b) the desert",
+        "Question: Where? Options: (A) race track (B) the desert\nA:",
+    ],
+)
+def test_choices_have_one_form(written: str) -> None:
+    assert plain_question(written) == CHOICES
+
+
+@pytest.mark.parametrize("text", ["What are the options: buy or sell?", "Answer choices: none", "Is it a Q: or an A:?"])
+def test_questions_without_choices_are_kept(text: str) -> None:
+    assert plain_question(text) == text
