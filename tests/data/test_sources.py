@@ -1,0 +1,424 @@
+"""Sources: what they read, what they refuse, and the laws of joining and splitting."""
+
+from __future__ import annotations
+
+import csv
+import json
+import random
+import re
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from skipthinking.data.sources import Files, Generated, Hub, Loaded, drop_overlap, join, split_validation
+from skipthinking.records import DataError, Example, UserError
+
+SHARED = Path(__file__).parents[2].parent / "shared" / "data"
+real_data = pytest.mark.skipif(not SHARED.is_dir(), reason=f"real rationales are absent: {SHARED}")
+
+ROWS = [{"question": f"{n}+3?", "rationale": f"{n}+3={n + 3}.", "answer": str(n + 3)} for n in range(1, 5)]
+
+
+def write_jsonl(path: Path, rows: list[dict[str, Any]]) -> str:
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    return str(path)
+
+
+def write_json(path: Path, rows: list[dict[str, Any]]) -> str:
+    path.write_text(json.dumps(rows), encoding="utf-8")
+    return str(path)
+
+
+def write_data(path: Path, rows: list[dict[str, Any]]) -> str:
+    path.write_text(json.dumps({"data": rows}), encoding="utf-8")
+    return str(path)
+
+
+def write_bom(path: Path, rows: list[dict[str, Any]]) -> str:
+    path.write_text(json.dumps(rows), encoding="utf-8-sig")
+    return str(path)
+
+
+def write_table(path: Path, rows: list[dict[str, Any]]) -> str:
+    with path.open("w", encoding="utf-8", newline="") as file:
+        table = csv.DictWriter(file, list(rows[0]), delimiter="\t" if path.suffix == ".tsv" else ",")
+        table.writeheader()
+        table.writerows(rows)
+    return str(path)
+
+
+def write_parquet(path: Path, rows: list[dict[str, Any]]) -> str:
+    pyarrow = pytest.importorskip("pyarrow")
+    parquet = pytest.importorskip("pyarrow.parquet")
+    parquet.write_table(pyarrow.Table.from_pylist(rows), path)
+    return str(path)
+
+
+def write_stream(path: Path, rows: list[dict[str, Any]]) -> str:
+    pyarrow = pytest.importorskip("pyarrow")
+    table = pyarrow.Table.from_pylist(rows)
+    with pyarrow.ipc.new_stream(path, table.schema) as stream:
+        stream.write_table(table)
+    return str(path)
+
+
+def write_arrow_file(path: Path, rows: list[dict[str, Any]]) -> str:
+    pyarrow = pytest.importorskip("pyarrow")
+    table = pyarrow.Table.from_pylist(rows)
+    with pyarrow.ipc.new_file(path, table.schema) as file:
+        file.write_table(table)
+    return str(path)
+
+
+def save_to_disk(path: Path, rows: list[dict[str, Any]]) -> str:
+    datasets = pytest.importorskip("datasets")
+    datasets.Dataset.from_list(rows).save_to_disk(str(path))
+    return str(path)
+
+
+WRITERS: list[tuple[str, Callable[[Path, list[dict[str, Any]]], str]]] = [
+    ("rows.jsonl", write_jsonl),
+    ("lines.json", write_jsonl),
+    ("rows.json", write_json),
+    ("data.json", write_data),
+    ("bom.json", write_bom),
+    ("rows.csv", write_table),
+    ("rows.tsv", write_table),
+    ("rows.parquet", write_parquet),
+    ("stream.arrow", write_stream),
+    ("file.arrow", write_arrow_file),
+    ("folder", save_to_disk),
+]
+
+
+@pytest.mark.parametrize(("name", "write"), WRITERS, ids=[name for name, _ in WRITERS])
+def test_every_kind_of_file_gives_the_same_examples(
+    name: str, write: Callable[[Path, list[dict[str, Any]]], str], tmp_path: Path
+) -> None:
+    rows = [
+        {"id": "a", "question": "“2”,\n+3?", "rationale": '2+3\u2028is "5".', "answer": "5.0"},
+        {"id": "b", **ROWS[0]},
+    ]
+    loaded = Files(write(tmp_path / name, rows), task="gsm8k").load()
+    assert loaded.examples == [
+        Example(id="a", question="“2”,\n+3?", rationale='2+3\u2028is "5".', answer="5.0", task="gsm8k"),
+        Example(id="b", question="1+3?", rationale="1+3=4.", answer="4", task="gsm8k"),
+    ]
+    assert loaded.description == f"{tmp_path.name}/{name}: 2 rows, format qra (detected)"
+
+
+def test_reading_files_writes_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    home = tmp_path / "home"
+    home.mkdir()
+    files = [write(tmp_path / name, ROWS) for name, write in WRITERS]
+    monkeypatch.setenv("HF_HOME", str(home))
+    monkeypatch.setenv("HOME", str(home))
+    before = sorted(tmp_path.rglob("*"))
+    assert len(Files(files, task="gsm8k").load().examples) == len(ROWS)
+    assert sorted(tmp_path.rglob("*")) == before
+
+
+def test_text_of_a_table_is_kept_as_it_stands(tmp_path: Path) -> None:
+    file = tmp_path / "rows.csv"
+    file.write_text('question,rationale,answer\n"007?",NA,"1,234"\n', encoding="utf-8")
+    (example,) = Files(str(file), task="gsm8k").load().examples
+    assert (example.question, example.rationale, example.answer) == ("007?", "NA", "1,234")
+
+
+def test_folders_globs_and_lists_name_the_same_files(tmp_path: Path) -> None:
+    paths = [write_jsonl(tmp_path / f"{n}.jsonl", ROWS[n : n + 1]) for n in range(3)]
+    (tmp_path / "README.md").write_text("about")
+    by_list = Files(paths, task="gsm8k").load()
+    assert [example.question for example in by_list.examples] == ["1+3?", "2+3?", "3+3?"]
+    assert Files(str(tmp_path), task="gsm8k").load() == by_list
+    assert Files(str(tmp_path / "*.jsonl"), task="gsm8k").load() == by_list
+    assert Files([paths[0], str(tmp_path)], task="gsm8k").load() == by_list
+    assert by_list.description.startswith("3 files (")
+
+
+def test_limit_takes_the_first_rows_over_all_files(tmp_path: Path) -> None:
+    paths = [write_jsonl(tmp_path / f"{n}.jsonl", ROWS[2 * n : 2 * n + 2]) for n in range(2)]
+    loaded = Files(paths, task="gsm8k", limit=3).load()
+    assert [example.question for example in loaded.examples] == ["1+3?", "2+3?", "3+3?"]
+    assert "first 3 of 4 rows" in loaded.description
+    with pytest.raises(UserError, match="limit of at least 1, got 0"):
+        Files(paths, task="gsm8k", limit=0).load()
+
+
+def test_ids_depend_on_content_alone(tmp_path: Path) -> None:
+    straight = Files(write_jsonl(tmp_path / "a.jsonl", ROWS), task="gsm8k").load().examples
+    turned = Files(write_json(tmp_path / "b.json", ROWS[::-1]), task="gsm8k").load().examples
+    assert turned == straight[::-1]
+    assert all(re.fullmatch(r"gsm8k-[0-9a-f]{12}", example.id) for example in straight)
+    assert len({example.id for example in straight}) == 4
+
+
+def test_exact_duplicates_are_left_out_and_counted(tmp_path: Path) -> None:
+    loaded = Files(write_jsonl(tmp_path / "a.jsonl", [*ROWS, ROWS[0], ROWS[1]]), task="gsm8k").load()
+    assert (len(loaded.examples), loaded.duplicates) == (4, 2)
+    assert loaded.description.endswith("6 rows, format qra (detected), 2 exact duplicates left out")
+
+
+def test_what_generate_draws_survives_a_file(tmp_path: Path) -> None:
+    drawn = Generated("arithmetic", size=20, seed=3).load()
+    rows = [{name: getattr(example, name) for name in Example.__slots__} for example in drawn.examples]
+    read = Files(write_jsonl(tmp_path / "a.jsonl", rows), task="arithmetic").load().examples
+    assert [(e.id, e.question, e.rationale, e.answer, e.task) for e in read] == [
+        (e.id, e.question, e.rationale, e.answer, e.task) for e in drawn.examples
+    ]
+    assert [json.dumps(dict(e.meta)) for e in read] == [json.dumps(dict(e.meta)) for e in drawn.examples]
+    assert drawn.description == "arithmetic: 20 generated examples, split train, seed 3"
+
+
+def test_other_keys_go_to_meta(tmp_path: Path) -> None:
+    row = {"ID": 7, "Body": "Each costs 2.", "Question": "How much?", "Answer": 2.0, "Type": "Sum"}
+    (example,) = Files(write_json(tmp_path / "a.json", [row]), task="svamp").load().examples
+    assert (example.id, example.answer, example.meta) == ("7", "2", {"Type": "Sum"})
+
+
+def test_fine_tune_cot_files_are_flattened(tmp_path: Path) -> None:
+    row = {"question": "2+3?", "answer": "5", "reasoning_completion": "2+3=5.", "completion": " 5."}
+    samples = {"0": [row, {**row, "reasoning_completion": "3+2=5."}], "4": [{**row, "question": "Two and three?"}]}
+    file = tmp_path / "a.json"
+    file.write_text(json.dumps({"metadata": {"base_model": "x"}, "data": samples}))
+    examples = Files(str(file), task="gsm8k").load().examples
+    assert [example.rationale for example in examples] == ["2+3=5.", "3+2=5.", "2+3=5."]
+    samples["4"][0]["question"] = ""
+    file.write_text(json.dumps({"metadata": {}, "data": samples}))
+    with pytest.raises(DataError, match=r"a\.json: sample 4, completion 1"):
+        Files(str(file), task="gsm8k").load()
+
+
+# (file name, content, what the error must say)
+BAD_FILES: list[tuple[str, str | bytes, list[str]]] = [
+    ("a.jsonl", json.dumps(ROWS[0]) + '\n\n{"question": 1,,}\n', ["Expected a JSON object", "column 16", "a.jsonl:3"]),
+    ("a.jsonl", json.dumps(ROWS[0]) + "\n[1]\n", ["a JSON object, got list", "a.jsonl:2"]),
+    ("a.json", '[\n{"question": "x"}\n{"a": 1}]', ["',' delimiter", "a.json:3"]),
+    ("a.json", '{"rows": []}', ['{"data": [...]}', "'rows'"]),
+    ("a.json", json.dumps([ROWS[0], {"question": "x", "answer": "1"}]), ['without "rationale"', "a.json: row 2"]),
+    ("a.json", json.dumps([{"q": "x"}]), ["known format", '"q"', "a.json: row 1"]),
+    ("a.json", json.dumps([{**ROWS[0], "question": " "}]), ['"question"', "empty value", "a.json: row 1"]),
+    ("a.json", json.dumps([{**ROWS[0], "answer": "many"}]), ["'many'", "a.json: row 1", "unreadable: leave_out"]),
+    ("a.json", json.dumps([{**ROWS[0], "task": "svamp"}]), ["Expected task gsm8k, got 'svamp'", "a.json: row 1"]),
+    ("a.json", json.dumps([{**ROWS[0], "id": ""}]), ['an id in "id"', "a.json: row 1"]),
+    ("a.json", json.dumps([{**row, "id": 5} for row in ROWS]), ['"id" 5 twice', "a.json: row 1 and", "a.json: row 2"]),
+    ("a.jsonl", "\n \n", ["at least one row", "a.jsonl"]),
+    ("a.json", "", ["at least one row", "a.json"]),
+    ("a.json", "[]", ["at least one row", "a.json"]),
+    ("a.csv", "question,rationale,answer\n", ["at least one row", "a.csv"]),
+    ("a.csv", "question,rationale,answer\n1,2,3\n1,2\n", ["Expected 3 cells", "got 2", "a.csv:3"]),
+    ("a.csv", 'question,rationale,answer\n"1,2,3\n', ["Expected a table", "a.csv:2"]),
+    ("a.jsonl", json.dumps(ROWS[0]).encode() + b'\n{"question": "caf\xe9"}', ["UTF-8", "0xe9", "a.jsonl:2"]),
+    ("a.parquet", "nope", ["Expected a .parquet file", "a.parquet"]),
+    ("a.arrow", "nope", ["Expected a .arrow file", "a.arrow"]),
+    ("a.txt", "nope", ["'a.txt'", ".jsonl"]),
+]
+
+
+@pytest.mark.parametrize(("name", "content", "parts"), BAD_FILES)
+def test_bad_input_is_named_with_its_place(name: str, content: str | bytes, parts: list[str], tmp_path: Path) -> None:
+    (tmp_path / name).write_bytes(content.encode() if isinstance(content, str) else content)
+    with pytest.raises(DataError) as caught:
+        Files(str(tmp_path / name), task="gsm8k").load()
+    assert all(part in str(caught.value) for part in parts), str(caught.value)
+
+
+def test_given_format_that_does_not_fit_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match=r'"instruction" for format instruction.*"question", "rationale", "answer"'):
+        Files(write_json(tmp_path / "a.json", ROWS), task="gsm8k", format="instruction").load()
+
+
+def test_unreadable_answers_are_left_out_and_counted_on_request(tmp_path: Path) -> None:
+    rows = [
+        {"instruction": "1?", "output": "So. The answer is 1"},
+        {"instruction": "2?", "output": "No idea."},
+        {"instruction": "3?", "output": "So. The answer is unknown"},
+    ]
+    file = write_json(tmp_path / "a.json", rows)
+    loaded = Files(file, task="gsm8k", unreadable="leave_out").load()
+    assert [example.answer for example in loaded.examples] == ["1"]
+    assert loaded.unreadable == 2
+    assert loaded.description.endswith("2 rows without a readable answer left out")
+    with pytest.raises(DataError, match=r"row 2.*unreadable: leave_out"):
+        Files(file, task="gsm8k").load()
+    with pytest.raises(DataError, match="none of 2"):
+        Files(write_json(tmp_path / "b.json", rows[1:]), task="gsm8k", unreadable="leave_out").load()
+
+
+def test_leaving_out_does_not_hide_other_defects(tmp_path: Path) -> None:
+    rows = [{"instruction": "1?", "output": "The answer is 1"}, {"instruction": "", "output": "The answer is 1"}]
+    with pytest.raises(DataError, match='"instruction"'):
+        Files(write_json(tmp_path / "a.json", rows), task="gsm8k", unreadable="leave_out").load()
+
+
+def test_missing_file_names_the_nearest(tmp_path: Path) -> None:
+    write_jsonl(tmp_path / "train.jsonl", ROWS)
+    with pytest.raises(UserError, match=r"trian\.jsonl.*matches nothing.*train\.jsonl"):
+        Files(str(tmp_path / "trian.jsonl"), task="gsm8k").load()
+    with pytest.raises(UserError, match="There is no folder"):
+        Files(str(tmp_path / "none" / "a.jsonl"), task="gsm8k").load()
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(UserError, match="a folder without any"):
+        Files(str(tmp_path / "empty"), task="gsm8k").load()
+
+
+def test_saved_dataset_dict_asks_for_a_split(tmp_path: Path) -> None:
+    datasets = pytest.importorskip("datasets")
+    rows = datasets.Dataset.from_list(ROWS)
+    datasets.DatasetDict({"train": rows, "dev": rows}).save_to_disk(str(tmp_path / "saved"))
+    with pytest.raises(UserError, match=r"saved/dev, .*saved/train"):
+        Files(str(tmp_path / "saved"), task="gsm8k").load()
+    assert len(Files(str(tmp_path / "saved" / "dev"), task="gsm8k").load().examples) == 4
+
+
+def test_hub_without_network_points_to_files(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    datasets = pytest.importorskip("datasets")
+    constants = pytest.importorskip("huggingface_hub.constants")
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    # Both libraries read the variable when they are imported.
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
+    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path)
+    with pytest.raises(UserError, match=r"openai/gsm8k.*openai/gsm8k/main, split train.*Files"):
+        Hub("gsm8k").load()
+    with pytest.raises(UserError, match=r"nobody/nothing, split dev.*Files"):
+        Hub("gsm8k", split="dev", name="nobody/nothing").load()
+
+
+def test_hub_rows_are_mapped_like_files(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    datasets = pytest.importorskip("datasets")
+    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "cache")
+    (tmp_path / "set").mkdir()
+    write_jsonl(
+        tmp_path / "set" / "train.jsonl", [{"question": "2+3?", "answer": f"2+3={n}\n#### {n}"} for n in (5, 6)]
+    )
+    loaded = Hub("gsm8k", name=str(tmp_path / "set"), limit=1).load()
+    assert [(example.rationale, example.answer) for example in loaded.examples] == [("2+3=5", "5")]
+    assert loaded.description.endswith("split train: first 1 of 2 rows, format gsm8k (detected)")
+    with pytest.raises(UserError, match="nosplit"):
+        Hub("gsm8k", name=str(tmp_path / "set"), split="nosplit").load()
+
+
+def test_hub_refuses_what_the_task_cannot_place() -> None:
+    with pytest.raises(UserError, match="task arithmetic has none"):
+        Hub("arithmetic").load()
+    with pytest.raises(UserError, match="split with answers, got 'train'"):
+        Hub("math").load()
+
+
+def example(id: str, question: str, answer: str = "1") -> Example:
+    return Example(id=id, question=question, rationale="so", answer=answer, task="gsm8k")
+
+
+def test_join_keeps_identical_examples_once_and_refuses_clashes() -> None:
+    first = Loaded(examples=[example("a", "x"), example("b", "y")], description="first")
+    second = Loaded(examples=[example("b", "y"), example("c", "z")], description="second")
+    clash = Loaded(examples=[example("b", "other")], description="third")
+    assert [row.id for row in join([first, second])] == ["a", "b", "c"]
+    assert join([]) == []
+    with pytest.raises(DataError, match=r"'b'.*first.*third"):
+        join([first, clash])
+
+
+MANY = [example(f"{n}-{k}", f"Question {n}?") for n in range(100) for k in range(1 + n % 3)]
+
+
+def test_validation_partitions_examples_and_keeps_questions_together() -> None:
+    for size in (1, 20, 0.1, 0.5):
+        train, validation = split_validation(MANY, size, seed=0)
+        assert sorted(row.id for row in [*train, *validation]) == sorted(row.id for row in MANY)
+        assert not {row.question for row in train} & {row.question for row in validation}
+        wanted = size if isinstance(size, int) else round(size * len(MANY))
+        assert wanted <= len(validation) <= wanted + 2  # a question has at most three rationales
+
+
+def test_validation_size_is_exact_for_single_rationales() -> None:
+    rows = [example(str(n), f"{n}?") for n in range(50)]
+    assert len(split_validation(rows, 7, seed=0)[1]) == 7
+    assert len(split_validation(rows, 0.2, seed=0)[1]) == 10
+
+
+def test_validation_does_not_depend_on_order_case_or_white_space() -> None:
+    chosen = {row.id for row in split_validation(MANY, 30, seed=1)[1]}
+    mixed = [example(row.id, f"  {row.question.upper()} ") for row in random.Random(0).sample(MANY, len(MANY))]
+    assert {row.id for row in split_validation(mixed, 30, seed=1)[1]} == chosen
+    assert {row.id for row in split_validation(MANY, 30, seed=2)[1]} != chosen
+
+
+def test_validation_grows_with_its_size() -> None:
+    small = {row.id for row in split_validation(MANY, 20, seed=0)[1]}
+    assert small < {row.id for row in split_validation(MANY, 60, seed=0)[1]}
+
+
+def test_validation_size_zero_takes_nothing() -> None:
+    assert split_validation(MANY, 0, seed=0) == (MANY, [])
+    assert split_validation(MANY, 0.0, seed=0) == (MANY, [])
+
+
+@pytest.mark.parametrize("size", [-1, -0.1, 1.0, 1.5, float("nan"), len(MANY), 10_000, 0.999])
+def test_validation_that_leaves_a_side_empty_is_refused(size: int | float) -> None:
+    with pytest.raises(UserError, match="validation size"):
+        split_validation(MANY if size != 0.999 else MANY[:1], size, seed=0)
+
+
+def test_overlap_ignores_case_and_white_space() -> None:
+    train = [example("a", "Two  and\nThree?"), example("b", "Four?"), example("c", "two and three?")]
+    kept, dropped = drop_overlap(train, [example("t", " TWO and three? ", answer="9")])
+    assert ([row.id for row in kept], dropped) == (["b"], 2)
+
+
+def test_importing_sources_loads_no_heavy_library() -> None:
+    code = (
+        "import sys, skipthinking.data.formats, skipthinking.data.readers, skipthinking.data.phrases;"
+        "print(sorted({'torch', 'transformers', 'datasets', 'nltk', 'pyarrow'} & set(sys.modules)))"
+    )
+    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=Path(__file__).parents[2])
+    assert run.stdout.strip() == "[]", run.stderr
+
+
+# file -> (task, rows, examples when unreadable answers are left out); counted once by hand from the files.
+REAL = {
+    "gsm8k/train.jsonl": ("gsm8k", 7473, 7473),
+    "gsm8k/test.jsonl": ("gsm8k", 1319, 1319),
+    "gsm8k/llama_level2.json": ("gsm8k", 7442, 7420),
+    "svamp/chatgpt_level1.json": ("svamp", 700, 699),
+    "svamp/chatgpt_level6.json": ("svamp", 699, 696),
+    "svamp/gemini_level3.json": ("svamp", 700, 700),
+    "svamp/test.json": ("svamp", 300, 300),
+    "strategyqa/chatgpt_level6.json": ("strategy_qa", 1999, 1995),
+    "strategyqa/test.json": ("strategy_qa", 290, 290),
+    "csqa/llama_level3.json": ("commonsense_qa", 9732, 9728),
+    "csqa/test.json": ("commonsense_qa", 1221, 1221),
+}
+
+
+@real_data
+@pytest.mark.parametrize("name", REAL)
+def test_real_data_is_read_whole(name: str) -> None:
+    task, rows, examples = REAL[name]
+    strict = rows == examples
+    loaded = Files(str(SHARED / name), task=task, unreadable="error" if strict else "leave_out").load()
+    assert f" {rows} rows" in loaded.description
+    assert len(loaded.examples) == examples == rows - loaded.unreadable - loaded.duplicates
+    for row in loaded.examples:
+        assert not re.search(r"the answer is\s*\S*\s*$", row.rationale, re.IGNORECASE), row.rationale[-80:]
+        assert "####" not in row.rationale
+        assert "<<" not in row.rationale
+        assert row.question == row.question.strip()
+        assert row.rationale == row.rationale.strip()
+        assert not row.question.startswith("Q:")
+        assert ("\nAnswer Choices:\nA. " in row.question) == (task == "commonsense_qa")
+    assert any(row.rationale for row in loaded.examples) == ("test.json" not in name or "gsm8k" in name)
+
+
+@real_data
+def test_real_training_and_test_questions_do_not_overlap() -> None:
+    train = Files(str(SHARED / "svamp" / "gemini_level1.json"), task="svamp").load().examples
+    test = Files(str(SHARED / "svamp" / "test.json"), task="svamp").load().examples
+    kept, dropped = drop_overlap(train, test)
+    assert dropped <= 5
+    assert len(kept) + dropped == len(train)
+    assert drop_overlap(test, test) == ([], 300)
