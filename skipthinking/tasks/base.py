@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from skipthinking.records import DataError
+from skipthinking.records import DataError, UserError
 from skipthinking.tasks.generation import Generator
 from skipthinking.tasks.graders import Grader
 
@@ -67,13 +67,23 @@ class Task:
     hub: HubSource | None = None
     generator: Generator[Any] | None = None
 
+    def __post_init__(self) -> None:
+        for field_name, slot in (("question", "{question}"), ("answer", "{answer}")):
+            text = getattr(self, field_name)
+            if slot not in text:
+                raise UserError(
+                    f"Expected a text with {slot} in it, got {text!r} ({field_name} of task {self.name}). Add {slot}."
+                )
+
     @property
     def cue(self) -> str:
-        """The core of the answer phrase: the words of its last clause before ``{answer}``, "the answer is"."""
+        """The core of the answer phrase: the words of its last clause before ``{answer}``, such as "the answer is".
+
+        A clause without words ("#### ") is its own core.
+        """
         clause = self.answer.partition("{answer}")[0].rpartition(",")[2].strip()
-        words = re.match(r"[\w\s'’-]*", clause)
-        assert words is not None
-        return " ".join(words.group().split())
+        words = re.match(r"[\w\s'’-]+", clause)
+        return " ".join(words.group().split()) if words else clause
 
     def ask(self, question: str) -> str:
         """Returns the prompt text for a question."""

@@ -7,9 +7,11 @@ from dataclasses import dataclass
 from typing import Any
 
 from skipthinking.records import UserError
-from skipthinking.tasks.graders import Grader, after_cue, unwrap
+from skipthinking.tasks.graders import Grader, after_cue, closing, unwrap
 
 __all__ = ["Expressions"]
+
+_MARKS = '*`"'  # neither the prime of a derivative nor an index
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -23,7 +25,7 @@ class Expressions(Grader):
 
     def read(self, text: str) -> str | None:
         inner = boxed(text)
-        inner = unwrap(text if inner is None else inner)
+        inner = unwrap(text if inner is None else inner, marks=_MARKS)
         return inner if inner and _parse(inner) else None
 
     def last(self, text: str) -> str | None:
@@ -31,7 +33,7 @@ class Expressions(Grader):
         if inner is not None:
             return self.read(inner)
         parsed = _library().parse(text, parsing_timeout=_limit())
-        return unwrap(str(parsed[-1])) or None if parsed else None
+        return unwrap(str(parsed[-1]), marks=_MARKS) or None if parsed else None
 
     def same(self, a: str, b: str) -> bool:
         return a == b or bool(_library().verify(_parse(a), _parse(b), timeout_seconds=_limit()))
@@ -51,12 +53,8 @@ def boxed(text: str) -> str | None:
     found = None
     for opening in (r"\boxed{", r"\fbox{"):
         start = text.rfind(opening)
-        depth = 0
-        for index in range(start + len(opening) - 1, len(text) if start >= 0 else 0):
-            depth += {"{": 1, "}": -1}.get(text[index], 0)
-            if depth == 0:
-                found = found or text[start + len(opening) : index]
-                break
+        end = closing(text, start + len(opening) - 1) if start >= 0 else None
+        found = text[start + len(opening) : end] if found is None and end is not None else found
     return found
 
 

@@ -13,18 +13,22 @@ from dataclasses import dataclass
 
 __all__ = ["Choices", "Grader", "Text", "YesNo", "after_cue", "unwrap"]
 
-_BOXED = re.compile(r"^\\(?:boxed|fbox|text)\{(.*)\}$")
 _SENTENCE_END = re.compile(r"[.!?](?=\s|$)")
 
 
 def after_cue(text: str, cue: str) -> str | None:
     """Returns what follows the last ``cue``, up to the end of the line or sentence; None where the cue is missing.
 
+    An empty cue stands at the front of the last line.
+
     >>> after_cue("The answer is 3. No, the answer is: 5. Good.", "the answer is")
     '5'
     """
+    if not cue:
+        text = text.strip().rpartition("\n")[2]
     pattern = r"\s+".join(re.escape(word) for word in cue.split())
-    starts = [match.end() for match in re.finditer(rf"(?<!\w){pattern}(?!\w)", text, re.IGNORECASE)]
+    pattern = (r"(?<!\w)" if cue[:1].isalnum() else "") + pattern + (r"(?!\w)" if cue[-1:].isalnum() else "")
+    starts = [match.end() for match in re.finditer(pattern, text, re.IGNORECASE)] if cue else [0]
     if not starts:
         return None
     rest = text[starts[-1] :].partition("\n")[0].lstrip(" \t:")
@@ -32,8 +36,8 @@ def after_cue(text: str, cue: str) -> str | None:
     return _SENTENCE_END.split(rest, maxsplit=1)[0].strip()
 
 
-def unwrap(text: str) -> str:
-    """Removes blanks, markup, quotes and math delimiters that enclose an answer.
+def unwrap(text: str, marks: str = "*_`\"'“”‘’") -> str:
+    """Removes blanks, ``marks`` and math delimiters that enclose an answer, and punctuation after it.
 
     >>> unwrap(' **"17."** '), unwrap(r"$\\boxed{3}$.")
     ('17', '3')
@@ -41,15 +45,26 @@ def unwrap(text: str) -> str:
     before = None
     while text != before:
         before = text
-        text = text.strip().strip("*_`\"'“”‘’").rstrip(".!?;,").strip()
+        text = text.strip().strip(marks).rstrip(".;,").strip()
         if len(text) > 1 and text[0] == text[-1] == "$":
             text = text[1:-1]
         for left, right in ((r"\(", r"\)"), (r"\[", r"\]")):
             if text.startswith(left) and text.endswith(right):
                 text = text[2:-2]
-        boxed = _BOXED.match(text)
-        text = boxed.group(1) if boxed else text
+        for command in ("\\boxed{", "\\fbox{", "\\text{"):
+            if text.startswith(command) and closing(text, len(command) - 1) == len(text) - 1:
+                text = text[len(command) : -1]
     return text
+
+
+def closing(text: str, opening: int) -> int | None:
+    """Returns where the brace that opens at ``opening`` is closed, None if it is not."""
+    depth = 0
+    for index in range(opening, len(text)):
+        depth += {"{": 1, "}": -1}.get(text[index], 0)
+        if depth == 0:
+            return index
+    return None
 
 
 class Grader(ABC):
@@ -126,7 +141,7 @@ class Choices(Grader):
         label = f"[{self.labels}{self.labels.lower()}]"
         if re.match(rf"\(?{label}\)?\s*(?:,?\s*(?:or|and)\s|[,/&])\s*\(?{label}(?!\w)", text):
             return None
-        match = re.match(rf"[(\[{{]\s*({label})\s*[)\]}}]|({label})\s*(?:[):.]|\*\*|$)", text)
+        match = re.match(rf"[(\[{{]\s*({label})\s*[)\]}}]|({label})\s*(?:[):.!?]|\*\*|$)", text)
         match = match or re.match(rf"([{self.labels}])(?=\s*,|\s+(?:because|since|as|[-–—])(?!\w))", text)
         if match is None and (bare := self.labels.replace("A", "")):
             match = re.match(rf"([{bare}])(?=\s)", text)
@@ -137,7 +152,8 @@ class Choices(Grader):
         found = [
             *re.finditer(rf"(?<!\w)\(([{both}])\)", text),
             *re.finditer(rf"(?<![\w(.'’-])([{both}])\)", text),
-            *re.finditer(rf"(?i:option|choice|answer(?:\s+is)?)\s*:?\s*([{upper}])(?![\w'’+#])", text),
+            *re.finditer(rf"(?i:option|choice|answer)\s*:?\s*([{upper}])(?![\w'’+#])", text),
+            *re.finditer(rf"(?<![\w.'’-])([{upper}])(?=\s+(?:because|since|as)\b)", text),
             *re.finditer(rf"(?<![\w.'’-])([{upper}])(?=\s*(?:$|[,;:!?*\n]|\.(?!\w)))", text),
             *re.finditer(rf"(?<![\w.'’-])([{upper.replace('A', '') or upper}])(?=\s+[^\W\d])", text),
         ]
@@ -156,7 +172,7 @@ class Text(Grader):
     pattern: str | None = None
 
     def read(self, text: str) -> str | None:
-        folded = " ".join(_strip(text).casefold().split())
+        folded = _fold(_strip(text))
         if self.pattern is None:
             return folded or None
         match = re.fullmatch(rf"(?:the )?({self.pattern})", folded)
@@ -164,8 +180,7 @@ class Text(Grader):
 
     def last(self, text: str) -> str | None:
         if self.pattern is not None:
-            folded = " ".join(text.casefold().split())
-            found = [match.group() for match in re.finditer(rf"(?<!\w)(?:{self.pattern})(?!\w)", folded)]
+            found = [match.group() for match in re.finditer(rf"(?<!\w)(?:{self.pattern})(?!\w)", _fold(text))]
         else:
             found = [quoted for match in re.finditer(r'"([^"\n]+)"|“([^”\n]+)”', text) for quoted in match.groups()]
             found = [quoted for quoted in found if quoted] or text.split()
@@ -175,6 +190,11 @@ class Text(Grader):
     def show(self, answer: str) -> str:
         """Keeps the case of an answer without a pattern: names stay names."""
         return " ".join(_strip(answer).split()) if self.pattern is None else Grader.show(self, answer)
+
+
+def _fold(text: str) -> str:
+    """Case-folds, with single blanks and none around slashes: a word-wise student writes "03 / 14 / 2021"."""
+    return re.sub(r" ?/ ?", "/", " ".join(text.casefold().split()))
 
 
 def _strip(text: str) -> str:

@@ -26,7 +26,7 @@ _RUN = re.compile(
     rf"(?<![\w.,/:])(?:(?<![\w)\]])-\s?)?[{_CURRENCY}]?-?"
     r"(?:[0-9]+ [0-9]+/[0-9]+(?![0-9/])|\.?[0-9](?:[0-9.,/:^]*[0-9])?(?:[eE][-+]?[0-9]+)?)"
 )
-_OPERATOR = re.compile(r"\s*(?:[-+*/^×÷=:]|x\b)\s*[-($]?\s*[0-9]|\s*[x*]\s*[0-9]|[.,/:][0-9]")
+_OPERATOR = re.compile(r"\s*(?:[-+*/^×÷=:]|x\b)\s*[-($]?\s*[0-9]|\s*[x*]\s*[0-9]|[.,/:][0-9]|[eE][-+]?[0-9]")
 _LONGEST = 64  # digits; a student that repeats one digit for ever has not answered
 _LARGEST = 100  # exponent; "1e999999999" must not fill the memory
 _PLACES = 4
