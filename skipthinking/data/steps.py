@@ -74,9 +74,9 @@ class StepSplitter(ABC):
             return []
         cuts = [0]
         for start in sorted(set(self.starts(text))):
-            # White space before the cut moves behind it; a cut with only white space on one side is none.
+            # White space before the cut moves behind it, so that two cuts never have only white space between them.
             cut = len(text[:start].rstrip())
-            if cut > cuts[-1] and text[cuts[-1] : cut].strip() and text[cut:].strip():
+            if cut > cuts[-1] and text[cut:].strip():
                 cuts.append(cut)
         return list(zip(cuts, [*cuts[1:], len(text)], strict=True))
 

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import csv
 import json
 import random
 import re
 import subprocess
 import sys
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -24,120 +22,13 @@ ROWS = [{"question": f"{n}+3?", "rationale": f"{n}+3={n + 3}.", "answer": str(n 
 
 
 def write_jsonl(path: Path, rows: list[dict[str, Any]]) -> str:
-    path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    path.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows), encoding="utf-8")
     return str(path)
 
 
 def write_json(path: Path, rows: list[dict[str, Any]]) -> str:
     path.write_text(json.dumps(rows), encoding="utf-8")
     return str(path)
-
-
-def write_data(path: Path, rows: list[dict[str, Any]]) -> str:
-    path.write_text(json.dumps({"data": rows}), encoding="utf-8")
-    return str(path)
-
-
-def write_bom(path: Path, rows: list[dict[str, Any]]) -> str:
-    path.write_text(json.dumps(rows), encoding="utf-8-sig")
-    return str(path)
-
-
-def write_table(path: Path, rows: list[dict[str, Any]]) -> str:
-    with path.open("w", encoding="utf-8", newline="") as file:
-        table = csv.DictWriter(file, list(rows[0]), delimiter="\t" if path.suffix == ".tsv" else ",")
-        table.writeheader()
-        table.writerows(rows)
-    return str(path)
-
-
-def write_parquet(path: Path, rows: list[dict[str, Any]]) -> str:
-    pyarrow = pytest.importorskip("pyarrow")
-    parquet = pytest.importorskip("pyarrow.parquet")
-    parquet.write_table(pyarrow.Table.from_pylist(rows), path)
-    return str(path)
-
-
-def write_stream(path: Path, rows: list[dict[str, Any]]) -> str:
-    pyarrow = pytest.importorskip("pyarrow")
-    table = pyarrow.Table.from_pylist(rows)
-    with pyarrow.ipc.new_stream(path, table.schema) as stream:
-        stream.write_table(table)
-    return str(path)
-
-
-def write_arrow_file(path: Path, rows: list[dict[str, Any]]) -> str:
-    pyarrow = pytest.importorskip("pyarrow")
-    table = pyarrow.Table.from_pylist(rows)
-    with pyarrow.ipc.new_file(path, table.schema) as file:
-        file.write_table(table)
-    return str(path)
-
-
-def save_to_disk(path: Path, rows: list[dict[str, Any]]) -> str:
-    datasets = pytest.importorskip("datasets")
-    datasets.Dataset.from_list(rows).save_to_disk(str(path))
-    return str(path)
-
-
-WRITERS: list[tuple[str, Callable[[Path, list[dict[str, Any]]], str]]] = [
-    ("rows.jsonl", write_jsonl),
-    ("lines.json", write_jsonl),
-    ("rows.json", write_json),
-    ("data.json", write_data),
-    ("bom.json", write_bom),
-    ("rows.csv", write_table),
-    ("rows.tsv", write_table),
-    ("rows.parquet", write_parquet),
-    ("stream.arrow", write_stream),
-    ("file.arrow", write_arrow_file),
-    ("folder", save_to_disk),
-]
-
-
-@pytest.mark.parametrize(("name", "write"), WRITERS, ids=[name for name, _ in WRITERS])
-def test_every_kind_of_file_gives_the_same_examples(
-    name: str, write: Callable[[Path, list[dict[str, Any]]], str], tmp_path: Path
-) -> None:
-    rows = [
-        {"id": "a", "question": "“2”,\n+3?", "rationale": '2+3\u2028is "5".', "answer": "5.0"},
-        {"id": "b", **ROWS[0]},
-    ]
-    loaded = Files(write(tmp_path / name, rows), task="gsm8k").load()
-    assert loaded.examples == [
-        Example(id="a", question="“2”,\n+3?", rationale='2+3\u2028is "5".', answer="5.0", task="gsm8k"),
-        Example(id="b", question="1+3?", rationale="1+3=4.", answer="4", task="gsm8k"),
-    ]
-    assert loaded.description == f"{tmp_path.name}/{name}: 2 rows, format qra (detected)"
-
-
-def test_reading_files_writes_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    home = tmp_path / "home"
-    home.mkdir()
-    files = [write(tmp_path / name, ROWS) for name, write in WRITERS]
-    monkeypatch.setenv("HF_HOME", str(home))
-    monkeypatch.setenv("HOME", str(home))
-    before = sorted(tmp_path.rglob("*"))
-    assert len(Files(files, task="gsm8k").load().examples) == len(ROWS)
-    assert sorted(tmp_path.rglob("*")) == before
-
-
-def test_text_of_a_table_is_kept_as_it_stands(tmp_path: Path) -> None:
-    file = tmp_path / "rows.csv"
-    file.write_text('question,rationale,answer\n"007?",NA,"1,234"\n', encoding="utf-8")
-    (example,) = Files(str(file), task="gsm8k").load().examples
-    assert (example.question, example.rationale, example.answer) == ("007?", "NA", "1,234")
-
-
-def test_folders_globs_and_lists_name_the_same_files(tmp_path: Path) -> None:
-    paths = [write_jsonl(tmp_path / f"{n}.jsonl", ROWS[n : n + 1]) for n in range(3)]
-    (tmp_path / "README.md").write_text("about")
-    by_list = Files(paths, task="gsm8k").load()
-    assert [example.question for example in by_list.examples] == ["1+3?", "2+3?", "3+3?"]
-    assert Files(str(tmp_path), task="gsm8k").load() == by_list
-    assert Files(str(tmp_path / "*.jsonl"), task="gsm8k").load() == by_list
-    assert Files([paths[0], str(tmp_path)], task="gsm8k").load() == by_list
-    assert by_list.description.startswith("3 files (")
 
 
 def test_limit_takes_the_first_rows_over_all_files(tmp_path: Path) -> None:
@@ -180,53 +71,6 @@ def test_other_keys_go_to_meta(tmp_path: Path) -> None:
     assert (example.id, example.answer, example.meta) == ("7", "2", {"Type": "Sum"})
 
 
-def test_fine_tune_cot_files_are_flattened(tmp_path: Path) -> None:
-    row = {"question": "2+3?", "answer": "5", "reasoning_completion": "2+3=5.", "completion": " 5."}
-    samples = {"0": [row, {**row, "reasoning_completion": "3+2=5."}], "4": [{**row, "question": "Two and three?"}]}
-    file = tmp_path / "a.json"
-    file.write_text(json.dumps({"metadata": {"base_model": "x"}, "data": samples}))
-    examples = Files(str(file), task="gsm8k").load().examples
-    assert [example.rationale for example in examples] == ["2+3=5.", "3+2=5.", "2+3=5."]
-    samples["4"][0]["question"] = ""
-    file.write_text(json.dumps({"metadata": {}, "data": samples}))
-    with pytest.raises(DataError, match=r"a\.json: sample 4, completion 1"):
-        Files(str(file), task="gsm8k").load()
-
-
-# (file name, content, what the error must say)
-BAD_FILES: list[tuple[str, str | bytes, list[str]]] = [
-    ("a.jsonl", json.dumps(ROWS[0]) + '\n\n{"question": 1,,}\n', ["Expected a JSON object", "column 16", "a.jsonl:3"]),
-    ("a.jsonl", json.dumps(ROWS[0]) + "\n[1]\n", ["a JSON object, got list", "a.jsonl:2"]),
-    ("a.json", '[\n{"question": "x"}\n{"a": 1}]', ["',' delimiter", "a.json:3"]),
-    ("a.json", '{"rows": []}', ['{"data": [...]}', "'rows'"]),
-    ("a.json", json.dumps([ROWS[0], {"question": "x", "answer": "1"}]), ['without "rationale"', "a.json: row 2"]),
-    ("a.json", json.dumps([{"q": "x"}]), ["known format", '"q"', "a.json: row 1"]),
-    ("a.json", json.dumps([{**ROWS[0], "question": " "}]), ['"question"', "empty value", "a.json: row 1"]),
-    ("a.json", json.dumps([{**ROWS[0], "answer": "many"}]), ["'many'", "a.json: row 1", "unreadable: leave_out"]),
-    ("a.json", json.dumps([{**ROWS[0], "task": "svamp"}]), ["Expected task gsm8k, got 'svamp'", "a.json: row 1"]),
-    ("a.json", json.dumps([{**ROWS[0], "id": ""}]), ['an id in "id"', "a.json: row 1"]),
-    ("a.json", json.dumps([{**row, "id": 5} for row in ROWS]), ['"id" 5 twice', "a.json: row 1 and", "a.json: row 2"]),
-    ("a.jsonl", "\n \n", ["at least one row", "a.jsonl"]),
-    ("a.json", "", ["at least one row", "a.json"]),
-    ("a.json", "[]", ["at least one row", "a.json"]),
-    ("a.csv", "question,rationale,answer\n", ["at least one row", "a.csv"]),
-    ("a.csv", "question,rationale,answer\n1,2,3\n1,2\n", ["Expected 3 cells", "got 2", "a.csv:3"]),
-    ("a.csv", 'question,rationale,answer\n"1,2,3\n', ["Expected a table", "a.csv:2"]),
-    ("a.jsonl", json.dumps(ROWS[0]).encode() + b'\n{"question": "caf\xe9"}', ["UTF-8", "0xe9", "a.jsonl:2"]),
-    ("a.parquet", "nope", ["Expected a .parquet file", "a.parquet"]),
-    ("a.arrow", "nope", ["Expected a .arrow file", "a.arrow"]),
-    ("a.txt", "nope", ["'a.txt'", ".jsonl"]),
-]
-
-
-@pytest.mark.parametrize(("name", "content", "parts"), BAD_FILES)
-def test_bad_input_is_named_with_its_place(name: str, content: str | bytes, parts: list[str], tmp_path: Path) -> None:
-    (tmp_path / name).write_bytes(content.encode() if isinstance(content, str) else content)
-    with pytest.raises(DataError) as caught:
-        Files(str(tmp_path / name), task="gsm8k").load()
-    assert all(part in str(caught.value) for part in parts), str(caught.value)
-
-
 def test_given_format_that_does_not_fit_is_refused(tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r'"instruction" for format instruction.*"question", "rationale", "answer"'):
         Files(write_json(tmp_path / "a.json", ROWS), task="gsm8k", format="instruction").load()
@@ -253,26 +97,6 @@ def test_leaving_out_does_not_hide_other_defects(tmp_path: Path) -> None:
     rows = [{"instruction": "1?", "output": "The answer is 1"}, {"instruction": "", "output": "The answer is 1"}]
     with pytest.raises(DataError, match='"instruction"'):
         Files(write_json(tmp_path / "a.json", rows), task="gsm8k", unreadable="leave_out").load()
-
-
-def test_missing_file_names_the_nearest(tmp_path: Path) -> None:
-    write_jsonl(tmp_path / "train.jsonl", ROWS)
-    with pytest.raises(UserError, match=r"trian\.jsonl.*matches nothing.*train\.jsonl"):
-        Files(str(tmp_path / "trian.jsonl"), task="gsm8k").load()
-    with pytest.raises(UserError, match="There is no folder"):
-        Files(str(tmp_path / "none" / "a.jsonl"), task="gsm8k").load()
-    (tmp_path / "empty").mkdir()
-    with pytest.raises(UserError, match="a folder without any"):
-        Files(str(tmp_path / "empty"), task="gsm8k").load()
-
-
-def test_saved_dataset_dict_asks_for_a_split(tmp_path: Path) -> None:
-    datasets = pytest.importorskip("datasets")
-    rows = datasets.Dataset.from_list(ROWS)
-    datasets.DatasetDict({"train": rows, "dev": rows}).save_to_disk(str(tmp_path / "saved"))
-    with pytest.raises(UserError, match=r"saved/dev, .*saved/train"):
-        Files(str(tmp_path / "saved"), task="gsm8k").load()
-    assert len(Files(str(tmp_path / "saved" / "dev"), task="gsm8k").load().examples) == 4
 
 
 def test_hub_without_network_points_to_files(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
@@ -379,7 +203,7 @@ def test_importing_sources_loads_no_heavy_library() -> None:
     assert run.stdout.strip() == "[]", run.stderr
 
 
-# file -> (task, rows, examples when unreadable answers are left out); counted once by hand from the files.
+# file -> (task, rows of the file, examples without those whose answer is unreadable, which were looked at one by one).
 REAL = {
     "gsm8k/train.jsonl": ("gsm8k", 7473, 7473),
     "gsm8k/test.jsonl": ("gsm8k", 1319, 1319),

@@ -126,7 +126,7 @@ def test_spans_partition_real_rationales() -> None:
             ["I see e.g. an apple.", " Mr. Smith has approx. 5 dollars vs. 6."],
         ),
         ("He has 3 lbs. of rice and 5 lbs. Bob has none.", ["He has 3 lbs. of rice and 5 lbs.", " Bob has none."]),
-        ("Is it so? No. He took train no. 5.", ["Is it so?", " No.", " He took train no. 5."]),
+        ("Is it so? No. He took train no. 5 home.", ["Is it so?", " No.", " He took train no. 5 home."]),
         (
             "J. K. Rowling wrote. The option is B. This fits.",
             ["J. K. Rowling wrote.", " The option is B.", " This fits."],
@@ -142,7 +142,8 @@ def test_spans_partition_real_rationales() -> None:
             "In detail:1. First, it is 290.2. We have 2 groups.3. When we divide: 290 / 2 = 145.",
             ["In detail:", "1. First, it is 290.", "2. We have 2 groups.", "3. When we divide: 290 / 2 = 145."],
         ),
-        # Without a list in progress, 290.2 is a decimal.
+        # One number is no list; without a list in progress, 290.2 is a decimal.
+        ("The total: 1. So it is done.", ["The total: 1.", " So it is done."]),
         ("It is 290.2. We have 2.", ["It is 290.2.", " We have 2."]),
     ],
 )
