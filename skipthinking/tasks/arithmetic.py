@@ -1,7 +1,7 @@
 """Multi-step arithmetic stories: somebody's things grow and shrink, and the end is asked for.
 
-Whole numbers only, every intermediate result between 2 and 40: 660 facts in all, so that a student of less than a million
-parameters learns them from some thousand examples. The story states the operations plainly and in order.
+Whole numbers only, every intermediate result between 2 and 40: 660 facts in all, so that a student of less than a
+million parameters learns them from some thousand examples. The story states the operations plainly and in order.
 """
 
 from __future__ import annotations

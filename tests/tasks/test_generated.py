@@ -14,7 +14,7 @@ from nltk.tokenize.punkt import PunktSentenceTokenizer
 
 from skipthinking.records import DataError, Example, UserError
 from skipthinking.tasks import generate, get_task, task_names
-from skipthinking.tasks.generation import split_of
+from skipthinking.tasks.generation import Split, split_of
 from skipthinking.tasks.words import FIRST_NAMES
 from skipthinking.tools.generate import generate as write_examples
 
@@ -24,7 +24,7 @@ each_split = pytest.mark.parametrize("split", ["train", "test", "ood"])
 
 
 @cache
-def drawn(name: str, split: str, size: int = 200, seed: int = 0) -> tuple[Example, ...]:
+def drawn(name: str, split: Split, size: int = 200, seed: int = 0) -> tuple[Example, ...]:
     return tuple(generate(name, split=split, size=size, seed=seed))
 
 
@@ -43,14 +43,14 @@ def test_every_built_in_task_is_tested() -> None:
 
 @each_task
 @each_split
-def test_answer_follows_from_the_question(name: str, split: str) -> None:
+def test_answer_follows_from_the_question(name: str, split: Split) -> None:
     for example in drawn(name, split):
         assert getattr(oracles, name)(example.question) == example.answer, example
 
 
 @each_task
 @each_split
-def test_equations_of_the_rationale_hold(name: str, split: str) -> None:
+def test_equations_of_the_rationale_hold(name: str, split: Split) -> None:
     sums = 0
     for example in drawn(name, split):
         for a, sign, b, c in re.findall(r"(\d+) ([-+*/]) (\d+) = (\d+)", example.rationale):
@@ -61,7 +61,7 @@ def test_equations_of_the_rationale_hold(name: str, split: str) -> None:
 
 
 @each_split
-def test_last_equation_of_arithmetic_is_the_answer(split: str) -> None:
+def test_last_equation_of_arithmetic_is_the_answer(split: Split) -> None:
     for example in drawn("arithmetic", split):
         results = [re.findall(r"= (\d+)", text) for text in texts(example, "reasoning")]
         assert len(results) == example.meta["level"]
@@ -71,7 +71,7 @@ def test_last_equation_of_arithmetic_is_the_answer(split: str) -> None:
 
 @each_task
 @each_split
-def test_reasoning_alone_ends_in_the_answer(name: str, split: str) -> None:
+def test_reasoning_alone_ends_in_the_answer(name: str, split: Split) -> None:
     for example in drawn(name, split):
         last = texts(example, "reasoning")[-1]
         if name == "coin_flip":
@@ -144,7 +144,7 @@ FIRST_IDS = {
 
 @each_task
 @each_split
-def test_steps_partition_the_rationale(name: str, split: str) -> None:
+def test_steps_partition_the_rationale(name: str, split: Split) -> None:
     for example in drawn(name, split):
         steps = example.meta["steps"]
         assert (steps[0]["start"], steps[-1]["end"]) == (0, len(example.rationale))
@@ -156,7 +156,7 @@ def test_steps_partition_the_rationale(name: str, split: str) -> None:
 
 @each_task
 @each_split
-def test_punkt_finds_the_same_steps(name: str, split: str) -> None:
+def test_punkt_finds_the_same_steps(name: str, split: Split) -> None:
     punkt = PunktSentenceTokenizer()
     for example in drawn(name, split):
         starts = [start for start, _ in punkt.span_tokenize(example.rationale)]
@@ -165,7 +165,7 @@ def test_punkt_finds_the_same_steps(name: str, split: str) -> None:
 
 @each_task
 @each_split
-def test_core_tokens_lie_in_reasoning_steps_and_are_whole_words(name: str, split: str) -> None:
+def test_core_tokens_lie_in_reasoning_steps_and_are_whole_words(name: str, split: Split) -> None:
     for example in drawn(name, split):
         reasoning = [step for step in example.meta["steps"] if step["kind"] == "reasoning"]
         counts = Counter[int]()
