@@ -91,6 +91,10 @@ class Distiller(L.LightningModule, ABC):
         """The part of a completion that is graded."""
         return completion
 
+    def stages_of(self, completion: str) -> list[tuple[str, str]]:
+        """The stages of a completion, as (name, text) pairs."""
+        return [("rationale", completion)]
+
     def use_codec(self, codec: Codec) -> None:
         """Tells the method how text is encoded, before the first cut."""
         self.codec = codec
@@ -250,11 +254,11 @@ class Distiller(L.LightningModule, ABC):
         if self.student.lora is not None:
             trained = {name for name, parameter in self.named_parameters() if parameter.requires_grad}
             checkpoint["state_dict"] = {k: v for k, v in checkpoint["state_dict"].items() if k in trained}
-        checkpoint["skipthinking"] = {
-            "method": type(self).__name__,
-            "tokenizer": self.student.tokenizer_state(),
-            "tokens": [self.target_tokens, self.context_tokens],
-        }
+        checkpoint.setdefault("skipthinking", {}).update(
+            method=type(self).__name__,
+            tokenizer=self.student.tokenizer_state(),
+            tokens=[self.target_tokens, self.context_tokens],
+        )
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Restores the token counts.

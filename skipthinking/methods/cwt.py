@@ -80,7 +80,19 @@ class CWT(Distiller):
 
     def answer_text(self, completion: str) -> str:
         """The completion without stage markers, whose numbers are no answers."""
+        return completion if self.stage_marker is None else re.sub(rf"\s?{self._pattern}", "", completion)
+
+    def stages_of(self, completion: str) -> list[tuple[str, str]]:
+        """The stages that the student named, and their text."""
         if self.stage_marker is None:
-            return completion
+            return super().stages_of(completion)
+        before, *parts = re.split(self._pattern, completion)
+        stages = [("rationale", before.strip())] if before.strip() else []
+        names = re.findall(self._pattern, completion)
+        return stages + [(name, part.strip()) for name, part in zip(names, parts, strict=True)]
+
+    @property
+    def _pattern(self) -> str:
+        assert self.stage_marker is not None
         before, _, after = self.stage_marker.strip().partition("{}")
-        return re.sub(rf"\s?{re.escape(before)}\d+{re.escape(after)}", "", completion)
+        return rf"{re.escape(before)}\d+{re.escape(after)}"

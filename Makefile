@@ -1,0 +1,38 @@
+# Two commands: `make quickstart` and `make test`. Both build .venv first, from setup.cfg and constraints.txt.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+STAMP = $(VENV)/.installed
+
+.PHONY: help quickstart test lint bench clean
+.DEFAULT_GOAL := help
+
+help:  ## list the targets
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
+
+quickstart: $(STAMP)  ## install, train a small student on arithmetic stories, test it, and show what came out
+	$(BIN)/python -m skipthinking fit --config experiments/quickstart.yaml --ckpt_path last
+
+test: $(VENV)/.tested  ## install what tests need and run them
+	HF_HUB_OFFLINE=1 WANDB_MODE=offline $(BIN)/python -m pytest
+
+lint: $(VENV)/.tested  ## style and types
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+bench: $(VENV)/.tested  ## speed and memory, each against a plain reference in the same run
+	HF_HUB_OFFLINE=1 $(BIN)/python -m pytest tests/bench -s
+
+clean:  ## remove the environment; runs/ stays
+	rm -rf $(VENV) *.egg-info
+
+$(STAMP): setup.cfg constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit("Python 3.10 or newer is needed, found " + sys.version.split()[0]) if sys.version_info < (3, 10) else 0'
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable .
+	@touch $@
+
+$(VENV)/.tested: $(STAMP)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[dev,math]'
+	@touch $@

@@ -1,0 +1,244 @@
+"""The training commands: LightningCLI, a folder per run, and clear errors."""
+
+from __future__ import annotations
+
+import errno
+import json
+import logging
+import os
+import shlex
+import sys
+import warnings
+from pathlib import Path
+from typing import Any, NoReturn
+
+import lightning as L
+import torch
+from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
+from lightning.pytorch.loggers import WandbLogger
+from lightning.pytorch.utilities import rank_zero_only
+from lightning.pytorch.utilities.warnings import PossibleUserWarning
+
+import skipthinking.data.encoding
+import skipthinking.data.sources
+import skipthinking.data.stages
+import skipthinking.data.steps
+import skipthinking.methods
+import skipthinking.schedules
+import skipthinking.students  # noqa: F401
+from skipthinking.callbacks import Answers, Results, RunConfig, RunLogger, StartReport, checkpoints
+from skipthinking.data.module import RationaleDataModule
+from skipthinking.hints import nearest_key
+from skipthinking.methods import Distiller
+from skipthinking.records import UserError
+from skipthinking.report.summary import print_summary
+
+__all__ = ["SkipCLI", "main"]
+
+_DISK = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM, errno.EFBIG, errno.EIO}
+
+
+class Parser(LightningArgumentParser):
+    """Says what is wrong in one line, with the nearest valid key."""
+
+    def error(self, message: str, ex: Exception | None = None) -> NoReturn:
+        """Prints the error and exits with code 2."""
+        words = [line.strip() for line in message.splitlines() if line.strip()]
+        print(f"error: {' '.join(words)}{nearest_key(message, self)}", file=sys.stderr)
+        sys.exit(2)
+
+
+class SkipCLI(LightningCLI):
+    """LightningCLI with a run folder. A checkpoint gives weights and training state, never settings."""
+
+    model: Distiller
+    datamodule: RationaleDataModule
+
+    def _parse_ckpt_path(self) -> None:
+        """Lightning would let the checkpoint's hyperparameters override the command line; see :meth:`_open`."""
+        return
+
+    def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
+        """Adds the run's own options."""
+        parser.add_argument("--run", type=str, default="run", help="Name of the run: its folder is RUNS_DIR/RUN.")
+        parser.add_argument("--runs_dir", type=str, default="runs", help="Where run folders live.")
+        parser.add_argument("--evaluate", type=bool, default=True, help="After fit, test and export the student.")
+        parser.add_argument("--checkpoint_every", type=int, default=500, help="Optimiser steps between checkpoints.")
+
+    @property
+    def folder(self) -> Path:
+        """The run folder."""
+        return Path(self._get(self.config, "runs_dir")) / self._get(self.config, "run")
+
+    def instantiate_trainer(self, **kwargs: Any) -> L.Trainer:
+        """A trainer that logs to the run folder, whatever loggers the config adds."""
+        logger = self._get(self.config_init, "trainer.logger")
+        extra = logger if isinstance(logger, list) else [logger] if logger not in (None, True, False) else []
+        every = self._get(self.config, "checkpoint_every")
+        if every < 1:
+            raise UserError(f"Expected at least 1 step between checkpoints, got checkpoint_every={every}.")
+        self._get(self.config_init, "trainer")["logger"] = [RunLogger(self.folder), *extra]
+        self._get(self.config_init, "trainer")["default_root_dir"] = str(self.folder)
+        own = [StartReport(), Results(self.folder), Answers(self.folder), *checkpoints(self.folder, every)]
+        given = self._get(self.config_init, "trainer.callbacks") or []
+        self._get(self.config_init, "trainer")["callbacks"] = [*(given if isinstance(given, list) else [given]), *own]
+        return super().instantiate_trainer(**kwargs)
+
+    def before_instantiate_classes(self) -> None:
+        """Runs W&B offline where it has no key."""
+        if "WandbLogger" in self.parser.dump(self.config) and not _wandb_key():
+            if os.environ.setdefault("WANDB_MODE", "offline") == "offline":
+                _say("W&B: no key found, logging offline; `wandb sync` uploads it later.")
+        os.environ.setdefault("WANDB_NAME", str(self._get(self.config, "run")))
+
+    # ------------------------------------------------------------------------------------ before a command
+
+    def before_fit(self) -> None:
+        """Opens the run folder and reads all text, so that bad input is told before anything is written."""
+        last = self.folder / "checkpoints" / "last.ckpt"
+        given = self._get(self.config_init, "ckpt_path")
+        first = rank_zero_only.rank == 0
+        if given is None and first and (self.folder / "config.yaml").exists():
+            raise UserError(
+                f"Expected a new run, got --run {self.folder.name}, whose folder {self.folder} holds one. "
+                "Go on with it by --ckpt_path last, or give another --run."
+            )
+        self._open((str(last) if last.exists() else None) if given == "last" else given)
+        self.datamodule.load("fit")
+        if first:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            if not os.access(self.folder, os.W_OK):
+                raise PermissionError(errno.EACCES, "run folder is not writable", str(self.folder))
+
+    def before_validate(self) -> None:
+        """Takes the run's last checkpoint if none is given."""
+        self._open(self._default_checkpoint())
+
+    before_test = before_predict = before_validate
+
+    def _default_checkpoint(self) -> str | None:
+        given = self._get(self.config_init, "ckpt_path")
+        last = self.folder / "checkpoints" / "last.ckpt"
+        if given in (None, "last") and last.exists():
+            _say(f"checkpoint: {last}")
+            return str(last)
+        if given in (None, "last"):
+            _say(f"checkpoint: none in {self.folder}, the student is as it was before training")
+            return None
+        return given
+
+    def _open(self, path: str | None) -> None:
+        """Checks a checkpoint against this run and takes its tokenizer."""
+        self.config_init[self.subcommand]["ckpt_path"] = path
+        if path is None:
+            return
+        if not Path(path).is_file():
+            raise UserError(f"Expected a checkpoint file, got {path!r}, which does not exist. Mend --ckpt_path.")
+        try:
+            own = torch.load(path, weights_only=True, map_location="cpu", mmap=True)["skipthinking"]
+        except (RuntimeError, KeyError, EOFError, ValueError, OSError) as error:
+            raise UserError(f"Expected a checkpoint of this framework, got {path!r}: {error}") from error
+        if own["method"] != type(self.model).__name__:
+            raise UserError(
+                f"Expected a checkpoint of {type(self.model).__name__}, got one of {own['method']} ({path}). "
+                "Use the config.yaml of its run."
+            )
+        self.model.student.restore_tokenizer(own["tokenizer"])
+        now = _flat(json.loads(self.parser.dump(self.config, format="json", skip_none=False))[self.subcommand])
+        then = _flat(json.loads(own["config"]).get("fit", json.loads(own["config"])))
+        for key in sorted(then.keys() & now.keys()):
+            if key.startswith("model.") and then[key] != now[key]:
+                wins = "checkpoint's optimizer state" if ".optimizer." in key else "command line"
+                _say(f"note: {key} is {now[key]!r} here and {then[key]!r} in {path}; the {wins} wins")
+
+    # ------------------------------------------------------------------------------------- after a command
+
+    def after_fit(self) -> None:
+        """Tests the student as trained, exports it, and prints the summary."""
+        if not self._get(self.config, "evaluate") or self.trainer.interrupted:
+            return
+        tested = bool(self.datamodule.test_sets)
+        if tested:
+            self.trainer.test(self.model, datamodule=self.datamodule, verbose=False)
+        if self.trainer.is_global_zero:
+            self.model.student.export(self.folder / "student")
+            if tested:
+                self._summarise()
+            _say(self._next_commands())
+        self.trainer.strategy.barrier("export")
+
+    def after_test(self) -> None:
+        """Prints the summary."""
+        if self.trainer.is_global_zero:
+            self._summarise()
+
+    def _summarise(self) -> None:
+        print_summary(self.folder)
+
+    def _next_commands(self) -> str:
+        config = shlex.quote(str(self.folder / "config.yaml"))
+        question = next((row.question for rows in self.datamodule.test_sets.values() for row in rows), "...")
+        return "\n".join([
+            f"run folder: {self.folder} (config.yaml, metrics.csv, checkpoints/, predictions.jsonl, summary.json, student/)",
+            "next:",
+            f"  python -m skipthinking predict --config {config} --data.question {shlex.quote(question)}",
+            f"  python -m skipthinking test --config {config}",
+            f"  python -c \"from transformers import pipeline; print(pipeline('text-generation', '{self.folder}/student'))\"",
+        ])  # fmt: skip
+
+
+def _say(text: str) -> None:
+    if rank_zero_only.rank == 0:
+        print(text, flush=True)
+
+
+def _wandb_key() -> bool:
+    if os.environ.get("WANDB_API_KEY"):
+        return True
+    import netrc
+
+    try:
+        return any("wandb" in host for host in netrc.netrc().hosts)
+    except (FileNotFoundError, netrc.NetrcParseError):
+        return False
+
+
+def _flat(value: Any, at: str = "") -> dict[str, Any]:
+    if not isinstance(value, dict):
+        return {at: value}
+    return {key: leaf for name, part in value.items() for key, leaf in _flat(part, f"{at}.{name}" if at else name).items()}
+
+
+def main(args: list[str] | None = None) -> int:
+    """Runs a training command.
+
+    Args:
+        args: Its words; those of the command line by default.
+
+    Returns:
+        0, or 2 for anything that the user can mend. Wrong options exit with 2 at once.
+    """
+    logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
+    warnings.filterwarnings("ignore", category=PossibleUserWarning)  # hints on workers and logging intervals
+    try:
+        SkipCLI(
+            Distiller, RationaleDataModule, subclass_mode_model=True, subclass_mode_data=True, args=args,
+            auto_configure_optimizers=False, load_from_checkpoint_support=False, parser_class=Parser,
+            parser_kwargs={"allow_abbrev": False}, save_config_callback=RunConfig, seed_everything_default=0,
+            trainer_defaults={
+                "use_distributed_sampler": False, "num_sanity_val_steps": 0, "enable_model_summary": False,
+                "log_every_n_steps": 10, "max_epochs": 10,
+            },
+        )  # fmt: skip
+    except UserError as error:
+        return _fail(str(error))
+    except OSError as error:
+        if error.errno not in _DISK:
+            raise
+        return _fail(f"Expected to be able to write, got {error}. Free some space or choose another --runs_dir.")
+    return 0
+
+
+def _fail(text: str) -> int:
+    print(f"error: {text}", file=sys.stderr, flush=True)
+    return 2

@@ -1,0 +1,50 @@
+"""The nearest valid key for a mistyped option."""
+
+from __future__ import annotations
+
+import difflib
+import importlib
+import inspect
+import re
+from typing import Any
+
+__all__ = ["nearest_key"]
+
+
+def nearest_key(message: str, parser: Any) -> str:
+    """A sentence that names the valid key nearest to the wrong one in a parser's message; empty if none is near."""
+    found = re.search(r"(?:does not accept option|[Oo]ption|[Uu]nrecognized arguments:) ['\"]?(?:--)?([\w.]+)", message)
+    if not found:
+        return ""
+    wrong = found.group(1)
+    owner = re.findall(r"class_path '([\w.]+)'", message)
+    if owner:
+        module, _, name = owner[-1].rpartition(".")
+        known = _parameters(getattr(importlib.import_module(module), name))
+    else:
+        known = _options(parser)
+    near = difflib.get_close_matches(wrong, sorted(known), n=1, cutoff=0.5)
+    return f" Did you mean {near[0]!r}?" if near else ""
+
+
+def _parameters(kind: type) -> set[str]:
+    """Parameters of a class, those that it passes on to its bases included."""
+    names: set[str] = set()
+    for base in inspect.getmro(kind):
+        if "__init__" in vars(base):
+            parameters = inspect.signature(vars(base)["__init__"]).parameters
+            names |= {n for n, p in parameters.items() if p.kind not in (p.VAR_KEYWORD, p.VAR_POSITIONAL)}
+            if not any(p.kind is p.VAR_KEYWORD for p in parameters.values()):
+                break
+    return names - {"self"}
+
+
+def _options(parser: Any) -> set[str]:
+    """Dotted options of a parser and of its subcommands."""
+    names: set[str] = set()
+    for action in parser._actions:
+        if isinstance(action.choices, dict):
+            for child in action.choices.values():
+                names |= _options(child)
+        names |= {option.lstrip("-") for option in action.option_strings}
+    return names

@@ -1,0 +1,74 @@
+"""The short summary that closes a run."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from skipthinking.records import UserError
+
+__all__ = ["print_summary", "read_summary", "summary"]
+
+
+def read_summary(folder: Path) -> dict[str, Any]:
+    """Reads ``summary.json`` of a run folder.
+
+    Raises:
+        UserError: There is none, or it is damaged.
+    """
+    path = folder / "summary.json"
+    if not path.is_file():
+        raise UserError(f"Expected a finished run, got {str(folder)!r} without summary.json. Run `test` on it first.")
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except json.JSONDecodeError as error:
+        raise UserError(f"Expected JSON, got {error.msg} ({path}:{error.lineno}). Run `test` on it again.") from error
+
+
+def print_summary(folder: Path) -> None:
+    """Prints accuracy with its interval, answer lengths, latency, an example, and what to do next."""
+    from rich.console import Console
+    from rich.table import Table
+
+    found, console = read_summary(folder), Console(highlight=False)
+    table = Table(title=f"{found['method']} in {folder}", title_justify="left")
+    for heading in ("test set", "n", "accuracy (95% interval)", "lenient", "no answer", "new tokens", "teacher"):
+        table.add_column(heading, justify="left" if heading == "test set" else "right")
+    for name, row in found["test"].items():
+        teacher = row.get("teacher_tokens")
+        table.add_row(
+            name,
+            str(row["n"]),
+            f"{row['accuracy']:.1%} ({row['accuracy_low']:.1%} to {row['accuracy_high']:.1%})",
+            f"{row['accuracy_lenient']:.1%}",
+            f"{row['no_answer']:.1%}",
+            f"{row['new_tokens']:.1f}",
+            "-" if teacher is None else f"{teacher:.1f}",
+        )
+    console.print(table)
+    if found["latency_seconds"] is not None:
+        console.print(f"latency at batch size 1: {found['latency_seconds'] * 1000:.0f} ms per answer ({found['device']})")
+    console.print(
+        f"trained on {found['target_tokens']:,} target and {found['context_tokens']:,} context tokens in "
+        f"{found['fit_seconds']:.0f} s"
+    )
+    _print_example(console, folder / "predictions.jsonl")
+
+
+def _print_example(console: Any, path: Path) -> None:
+    with path.open(encoding="utf-8") as lines:
+        row = json.loads(next(lines))
+    console.print("\nan answer:", style="bold")
+    console.print(row["question"], style="dim", markup=False)
+    console.print(row["completion"], markup=False)
+    console.print(f"gold {row['gold']}, {'right' if row['correct'] else 'wrong'}, {row['new_tokens']} new tokens\n")
+
+
+def summary(run: str) -> None:
+    """Prints the summary of a finished run.
+
+    Args:
+        run: Run folder.
+    """
+    print_summary(Path(run))
