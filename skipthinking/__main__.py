@@ -70,7 +70,10 @@ def _tool(name: str, words: list[str]) -> int:
     module, function = TOOLS[name].split(":")
     try:
         auto_cli(
-            getattr(importlib.import_module(module), function), args=words, as_positional=False, prog=f"skipthinking {name}"
+            getattr(importlib.import_module(module), function),
+            args=words,
+            as_positional=False,
+            prog=f"skipthinking {name}",
         )
     except (UserError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)

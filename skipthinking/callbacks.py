@@ -46,7 +46,7 @@ class _Writer(ExperimentWriter):
         if not path.is_file():
             return
         with path.open(newline="") as lines:
-            rows = [row for row in csv.reader(lines)]
+            rows = list(csv.reader(lines))
         at = rows[0].index("step")
         kept = [rows[0], *(row for row in rows[1:] if row[at] and float(row[at]) < step)]
         write_text(path, "".join(",".join(row) + "\n" for row in kept))
@@ -70,9 +70,9 @@ class RunLogger(CSVLogger):
     @property
     def experiment(self) -> Any:
         """The writer; on other ranks a writer that does nothing."""
-        if self._experiment is None and rank_zero_only.rank == 0:
+        if self._experiment is None and getattr(rank_zero_only, "rank", 0) == 0:
             self._experiment = _Writer(log_dir=self.log_dir)
-        return self._experiment if rank_zero_only.rank == 0 else super().experiment
+        return self._experiment if getattr(rank_zero_only, "rank", 0) == 0 else super().experiment
 
 
 class RunConfig(SaveConfigCallback):
@@ -94,7 +94,9 @@ class RunConfig(SaveConfigCallback):
 
     def on_save_checkpoint(self, trainer: L.Trainer, pl_module: L.LightningModule, checkpoint: dict[str, Any]) -> None:
         """Keeps the config in the checkpoint, to be compared on the next load; it is never applied."""
-        checkpoint.setdefault("skipthinking", {})["config"] = self.parser.dump(self.config, format="json", skip_none=False)
+        checkpoint.setdefault("skipthinking", {})["config"] = self.parser.dump(
+            self.config, format="json", skip_none=False
+        )
 
 
 def checkpoints(folder: Path, every: int) -> list[Callback]:
@@ -137,7 +139,10 @@ class StartReport(Callback):
     def _marked(method: Any, instance: Any) -> str:
         """The instance as text; every run of target tokens between guillemets."""
         decode = method.student.tokenizer.decode
-        edges = [0, *(i for i in range(1, len(instance.tokens)) if (instance.weights[i] > 0) != (instance.weights[i - 1] > 0))]
+        edges = [
+            0,
+            *(i for i in range(1, len(instance.tokens)) if (instance.weights[i] > 0) != (instance.weights[i - 1] > 0)),
+        ]
         text = decode(instance.prompt.tolist())
         for start, end in zip(edges, [*edges[1:], len(instance.tokens)], strict=True):
             part = decode(instance.tokens[start:end].tolist())
@@ -252,7 +257,9 @@ class Answers(Callback):
             console.print(row.question, style="bold", markup=False)
             for name, text in method.stages_of(row.completion):
                 console.print(f"  {name:>9}  {text}", markup=False)
-            console.print(f"  {'answer':>9}  {row.extracted or row.extracted_lenient or 'none'} ({row.new_tokens} new tokens)\n")
+            console.print(
+                f"  {'answer':>9}  {row.extracted or row.extracted_lenient or 'none'} ({row.new_tokens} new tokens)\n"
+            )
         if data.questions:
             path = self.folder / "answers.jsonl"
             write_jsonl(path, ({**asdict(row), "stages": method.stages_of(row.completion)} for row in rows))
@@ -260,4 +267,8 @@ class Answers(Callback):
 
 
 def _device_name(device: torch.device) -> str:
-    return torch.cuda.get_device_name(device) if device.type == "cuda" else f"{device.type}, {torch.get_num_threads()} threads"
+    return (
+        torch.cuda.get_device_name(device)
+        if device.type == "cuda"
+        else f"{device.type}, {torch.get_num_threads()} threads"
+    )

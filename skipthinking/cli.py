@@ -15,7 +15,6 @@ from typing import Any, NoReturn
 import lightning as L
 import torch
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
-from lightning.pytorch.loggers import WandbLogger
 from lightning.pytorch.utilities import rank_zero_only
 from lightning.pytorch.utilities.warnings import PossibleUserWarning
 
@@ -86,9 +85,9 @@ class SkipCLI(LightningCLI):
 
     def before_instantiate_classes(self) -> None:
         """Runs W&B offline where it has no key."""
-        if "WandbLogger" in self.parser.dump(self.config) and not _wandb_key():
-            if os.environ.setdefault("WANDB_MODE", "offline") == "offline":
-                _say("W&B: no key found, logging offline; `wandb sync` uploads it later.")
+        keyless = "WandbLogger" in self.parser.dump(self.config) and not _wandb_key()
+        if keyless and os.environ.setdefault("WANDB_MODE", "offline") == "offline":
+            _say("W&B: no key found, logging offline; `wandb sync` uploads it later.")
         os.environ.setdefault("WANDB_NAME", str(self._get(self.config, "run")))
 
     # ------------------------------------------------------------------------------------ before a command
@@ -97,7 +96,7 @@ class SkipCLI(LightningCLI):
         """Opens the run folder and reads all text, so that bad input is told before anything is written."""
         last = self.folder / "checkpoints" / "last.ckpt"
         given = self._get(self.config_init, "ckpt_path")
-        first = rank_zero_only.rank == 0
+        first = _first_rank()
         if given is None and first and (self.folder / "config.yaml").exists():
             raise UserError(
                 f"Expected a new run, got --run {self.folder.name}, whose folder {self.folder} holds one. "
@@ -179,16 +178,19 @@ class SkipCLI(LightningCLI):
         config = shlex.quote(str(self.folder / "config.yaml"))
         question = next((row.question for rows in self.datamodule.test_sets.values() for row in rows), "...")
         return "\n".join([
-            f"run folder: {self.folder} (config.yaml, metrics.csv, checkpoints/, predictions.jsonl, summary.json, student/)",
+            f"run folder: {self.folder} (config, metrics, checkpoints, predictions, student)",
             "next:",
             f"  python -m skipthinking predict --config {config} --data.question {shlex.quote(question)}",
             f"  python -m skipthinking test --config {config}",
-            f"  python -c \"from transformers import pipeline; print(pipeline('text-generation', '{self.folder}/student'))\"",
         ])  # fmt: skip
 
 
+def _first_rank() -> bool:
+    return getattr(rank_zero_only, "rank", 0) == 0
+
+
 def _say(text: str) -> None:
-    if rank_zero_only.rank == 0:
+    if _first_rank():
         print(text, flush=True)
 
 
@@ -206,7 +208,9 @@ def _wandb_key() -> bool:
 def _flat(value: Any, at: str = "") -> dict[str, Any]:
     if not isinstance(value, dict):
         return {at: value}
-    return {key: leaf for name, part in value.items() for key, leaf in _flat(part, f"{at}.{name}" if at else name).items()}
+    return {
+        key: leaf for name, part in value.items() for key, leaf in _flat(part, f"{at}.{name}" if at else name).items()
+    }
 
 
 def main(args: list[str] | None = None) -> int:

@@ -17,7 +17,7 @@ def weighted_likelihood(
 ) -> Tensor:
     r"""Sum over terms k of :math:`\lambda_k \sum w \cdot nll / W_k`, this micro-batch's share of the step's loss.
 
-    :math:`W_k` is the sum of weights of term k over the whole optimiser step (all ranks, all accumulated micro-batches),
+    :math:`W_k` is the sum of weights of term k over the whole optimiser step (all ranks and accumulated micro-batches),
     so that the shares of all micro-batches add up to the loss of the step whatever the mix of target lengths.
 
     Args:

@@ -79,4 +79,5 @@ def score_tokens(
 
 
 def _to(batch: Batch, device: torch.device) -> Batch:
-    return Batch(*(value.to(device) if isinstance(value, torch.Tensor) else value for value in batch))
+    moved: dict[str, Any] = {k: v.to(device) for k, v in batch._asdict().items() if isinstance(v, torch.Tensor)}
+    return batch._replace(**moved)

@@ -216,7 +216,7 @@ class ResumableLoader(DataLoader[Any]):
             generator=torch.Generator(),  # its own: a base seed drawn from the global one would differ after a resume
         )
 
-    def __iter__(self) -> Iterator[Any]:
+    def __iter__(self) -> Any:
         self._done = self._places.start
         for batch in super().__iter__():
             self._done += 1

@@ -202,7 +202,9 @@ class RationaleDataModule(L.LightningDataModule):
     def _texts(self) -> list[str]:
         rows = self.examples["train"]
         return [
-            " ".join([self.template.render(task.ask(row.question), None), row.rationale, task.answer_sentence(row.answer)])
+            " ".join(
+                [self.template.render(task.ask(row.question), None), row.rationale, task.answer_sentence(row.answer)]
+            )
             for row in rows
             for task in [get_task(row.task)]
         ]
@@ -276,7 +278,8 @@ class RationaleDataModule(L.LightningDataModule):
         """The loader of the trainer's current epoch; Lightning asks for a new one every epoch."""
         trainer, method = self.trainer, self.method
         assert trainer is not None
-        trainer.reload_dataloaders_every_n_epochs = 1
+        settings: Any = trainer
+        settings.reload_dataloaders_every_n_epochs = 1  # each epoch has its own instances
         epoch = trainer.current_epoch
         instances = self.instances(epoch)
         lengths = np.array([instance_length(instance) for instance in instances])

@@ -6,6 +6,7 @@ import hashlib
 import random
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
+from itertools import pairwise
 from typing import Literal
 
 import numpy as np
@@ -44,7 +45,7 @@ def best_partition(costs: NDArray[np.float64], groups: int) -> tuple[Span, ...]:
         ends.append(int(choice[ends[-1]]))
     ends.append(0)
     ends.reverse()
-    return tuple(zip(ends[:-1], ends[1:], strict=True))
+    return tuple(pairwise(ends))
 
 
 class Chunker(ABC):

@@ -87,6 +87,14 @@ class Distiller(L.LightningModule, ABC):
         """Tokens of the longest instance that :meth:`cut` can make of an example, prompt included."""
         return max(map(len, encoded.prompts.values())) + len(encoded.tokens)
 
+    def stage_losses(self, encoded: Sequence[Encoded], chunks: Mapping[str, Sequence[Span]]) -> dict[str, list[float]]:
+        """Summed NLL of every stage, for stage sampling by loss.
+
+        Raises:
+            UserError: The method has no stages.
+        """
+        raise UserError(f"Expected a method with stages, got {type(self).__name__}. Leave data.stage_sampling out.")
+
     def answer_text(self, completion: str) -> str:
         """The part of a completion that is graded."""
         return completion

@@ -62,14 +62,10 @@ class CWT(Distiller):
         """The whole rationale with all its markers."""
         return super().room(encoded, chunks) + sum(map(len, self.markers(len(chunks))))
 
-    def stage_losses(
-        self, encoded: Sequence[Encoded], chunks: Mapping[str, Sequence[Span]]
-    ) -> dict[str, list[float]]:
+    def stage_losses(self, encoded: Sequence[Encoded], chunks: Mapping[str, Sequence[Span]]) -> dict[str, list[float]]:
         """Summed NLL of every stage of every example under the student as it is, from one pass per example."""
         stages = {row.id: stage_tokens(row, chunks[row.id], self.markers(len(chunks[row.id]))) for row in encoded}
-        whole = [
-            instance(row.id, row.prompts[""], stages[row.id], range(len(stages[row.id]))) for row in encoded
-        ]
+        whole = [instance(row.id, row.prompts[""], stages[row.id], range(len(stages[row.id]))) for row in encoded]
         nlls = score_tokens(
             self.student, whole, rank=self.global_rank, ranks=self.trainer.world_size, what="Stage losses"
         )

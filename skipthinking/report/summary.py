@@ -48,7 +48,9 @@ def print_summary(folder: Path) -> None:
         )
     console.print(table)
     if found["latency_seconds"] is not None:
-        console.print(f"latency at batch size 1: {found['latency_seconds'] * 1000:.0f} ms per answer ({found['device']})")
+        console.print(
+            f"latency at batch size 1: {found['latency_seconds'] * 1000:.0f} ms per answer ({found['device']})"
+        )
     console.print(
         f"trained on {found['target_tokens']:,} target and {found['context_tokens']:,} context tokens in "
         f"{found['fit_seconds']:.0f} s"

@@ -36,7 +36,7 @@ class LoRA:
     """
 
     r: int = 16
-    alpha: float = 32
+    alpha: int = 32
     dropout: float = 0.0
     target_modules: str | list[str] = "all-linear"
 
