@@ -5,6 +5,9 @@ from __future__ import annotations
 import csv
 import json
 import os
+import signal
+import sys
+import threading
 import time
 from collections.abc import Sequence
 from dataclasses import asdict
@@ -28,7 +31,7 @@ if TYPE_CHECKING:
     from skipthinking.data.module import RationaleDataModule
     from skipthinking.methods import Distiller
 
-__all__ = ["Answers", "Results", "RunConfig", "RunLogger", "StartReport", "checkpoints"]
+__all__ = ["Answers", "Interrupts", "Results", "RunConfig", "RunLogger", "StartReport", "checkpoints"]
 
 
 class _Writer(ExperimentWriter):
@@ -85,9 +88,9 @@ class RunConfig(SaveConfigCallback):
         """Only for ``fit``: the other commands read the config of a run, they do not change it."""
         if stage != "fit":
             return
-        text = self.parser.dump(self.config, skip_none=False)
+        text = self.parser.dump(self.config, skip_unset=False)
         write_text(Path(trainer.default_root_dir) / "config.yaml", text)
-        config = json.loads(self.parser.dump(self.config, format="json", skip_none=False))
+        config = json.loads(self.parser.dump(self.config, format="json", skip_unset=False))
         for logger in trainer.loggers:
             if not isinstance(logger, RunLogger):
                 logger.log_hyperparams(config)
@@ -95,7 +98,7 @@ class RunConfig(SaveConfigCallback):
     def on_save_checkpoint(self, trainer: L.Trainer, pl_module: L.LightningModule, checkpoint: dict[str, Any]) -> None:
         """Keeps the config in the checkpoint, to be compared on the next load; it is never applied."""
         checkpoint.setdefault("skipthinking", {})["config"] = self.parser.dump(
-            self.config, format="json", skip_none=False
+            self.config, format="json", skip_unset=False
         )
 
 
@@ -110,6 +113,58 @@ def checkpoints(folder: Path, every: int) -> list[Callback]:
     ]
 
 
+class Interrupts(Callback):
+    """On Ctrl-C finishes the optimiser step, saves it, and says how to go on; a second Ctrl-C stops at once.
+
+    With several processes there is no moment that all of them know of: the last regular checkpoint counts.
+
+    Args:
+        folder: The run folder.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.path = folder / "checkpoints" / "last.ckpt"
+        self.asked = self.saved = False
+        self._before: Any = None
+
+    def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Listens."""
+        if trainer.world_size > 1 or threading.current_thread() is not threading.main_thread():
+            return
+
+        def ask(number: int, frame: Any) -> None:
+            if self.asked or not trainer.training:
+                raise KeyboardInterrupt
+            self.asked = True
+            print("\nstopping after this step; Ctrl-C again stops at once", file=sys.stderr, flush=True)
+
+        self._before = signal.signal(signal.SIGINT, ask)
+
+    def on_train_batch_end(self, trainer: L.Trainer, *args: Any) -> None:
+        """Saves where an optimiser step is complete."""
+        if self.asked and not trainer.fit_loop.epoch_loop._should_accumulate():
+            trainer.save_checkpoint(self.path)
+            self.saved = True
+
+    def on_train_batch_start(self, *args: Any) -> None:
+        """Stops before the next micro-batch, when the step is logged."""
+        if self.saved:
+            raise KeyboardInterrupt
+
+    def on_exception(self, trainer: L.Trainer, pl_module: L.LightningModule, exception: BaseException) -> None:
+        """Says how to go on."""
+        self.on_train_end(trainer, pl_module)
+        if isinstance(exception, KeyboardInterrupt) and trainer.is_global_zero and trainer.state.fn == "fit":
+            how = "Go on: the same command with --ckpt_path last." if self.path.exists() else "No checkpoint yet."
+            print(f"stopped at step {trainer.global_step}. {how}", file=sys.stderr, flush=True)
+
+    def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Stops listening."""
+        if self._before is not None:
+            signal.signal(signal.SIGINT, self._before)
+            self._before = None
+
+
 class StartReport(Callback):
     """Says once what the run trains on, and shows one instance with its targets marked."""
 
@@ -118,7 +173,7 @@ class StartReport(Callback):
         if not trainer.is_global_zero:
             return
         for logger in trainer.loggers:
-            if isinstance(logger, RunLogger) and trainer.global_step:
+            if isinstance(logger, RunLogger):
                 logger.experiment.forget_from(trainer.global_step)
         method: Distiller = pl_module  # type: ignore[assignment]
         data: RationaleDataModule = trainer.datamodule  # type: ignore[attr-defined]

@@ -25,7 +25,7 @@ import skipthinking.data.steps
 import skipthinking.methods
 import skipthinking.schedules
 import skipthinking.students  # noqa: F401
-from skipthinking.callbacks import Answers, Results, RunConfig, RunLogger, StartReport, checkpoints
+from skipthinking.callbacks import Answers, Interrupts, Results, RunConfig, RunLogger, StartReport, checkpoints
 from skipthinking.data.module import RationaleDataModule
 from skipthinking.hints import nearest_key
 from skipthinking.methods import Distiller
@@ -78,7 +78,8 @@ class SkipCLI(LightningCLI):
             raise UserError(f"Expected at least 1 step between checkpoints, got checkpoint_every={every}.")
         self._get(self.config_init, "trainer")["logger"] = [RunLogger(self.folder), *extra]
         self._get(self.config_init, "trainer")["default_root_dir"] = str(self.folder)
-        own = [StartReport(), Results(self.folder), Answers(self.folder), *checkpoints(self.folder, every)]
+        own = [kind(self.folder) for kind in (Interrupts, Results, Answers)]
+        own += [StartReport(), *checkpoints(self.folder, every)]
         given = self._get(self.config_init, "trainer.callbacks") or []
         self._get(self.config_init, "trainer")["callbacks"] = [*(given if isinstance(given, list) else [given]), *own]
         return super().instantiate_trainer(**kwargs)
@@ -143,7 +144,7 @@ class SkipCLI(LightningCLI):
                 "Use the config.yaml of its run."
             )
         self.model.student.restore_tokenizer(own["tokenizer"])
-        now = _flat(json.loads(self.parser.dump(self.config, format="json", skip_none=False))[self.subcommand])
+        now = _flat(json.loads(self.parser.dump(self.config, format="json", skip_unset=False))[self.subcommand])
         then = _flat(json.loads(own["config"]).get("fit", json.loads(own["config"])))
         for key in sorted(then.keys() & now.keys()):
             if key.startswith("model.") and then[key] != now[key]:
@@ -222,8 +223,12 @@ def main(args: list[str] | None = None) -> int:
     Returns:
         0, or 2 for anything that the user can mend. Wrong options exit with 2 at once.
     """
-    logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
+    for name in ("lightning.pytorch", "lightning.fabric"):
+        logging.getLogger(name).setLevel(logging.WARNING)
     warnings.filterwarnings("ignore", category=PossibleUserWarning)  # hints on workers and logging intervals
+    warnings.filterwarnings("ignore", message="LightningCLI's args parameter")  # tests and notebooks call main
+    warnings.filterwarnings("ignore", message="Be aware that when using `ckpt_path`")  # another --checkpoint_every
+    warnings.filterwarnings("ignore", message=".*LeafSpec.*is deprecated")  # between lightning and torch
     try:
         SkipCLI(
             Distiller, RationaleDataModule, subclass_mode_model=True, subclass_mode_data=True, args=args,
@@ -240,6 +245,10 @@ def main(args: list[str] | None = None) -> int:
         if error.errno not in _DISK:
             raise
         return _fail(f"Expected to be able to write, got {error}. Free some space or choose another --runs_dir.")
+    except (KeyboardInterrupt, SystemExit) as stop:
+        if isinstance(stop, KeyboardInterrupt) or isinstance(stop.__context__, KeyboardInterrupt):
+            return 130  # Lightning exits with 1 after Ctrl-C
+        raise
     return 0
 
 

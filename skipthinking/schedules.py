@@ -8,6 +8,8 @@ from typing import Literal
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR
 
+from skipthinking.records import UserError
+
 __all__ = ["Warmup"]
 
 
@@ -19,7 +21,7 @@ class Warmup(LambdaLR):
         warmup: Length of the warm-up, as a share of all optimiser steps.
         decay: Shape of what follows.
         floor: Share of the learning rate that is left at the end.
-        total_steps: Optimiser steps of the run; filled in by the method when it is null.
+        total_steps: Optimiser steps that the schedule spans; the whole run by default.
     """
 
     def __init__(
@@ -30,17 +32,33 @@ class Warmup(LambdaLR):
         floor: float = 0.0,
         total_steps: int | None = None,
     ) -> None:
-        self.warmup, self.decay, self.floor, self.total_steps = warmup, decay, floor, total_steps
+        if not (0 <= warmup <= 1 and 0 <= floor <= 1 and (total_steps is None or total_steps >= 1)):
+            raise UserError(
+                "Expected warmup and floor from 0 to 1 and total_steps of at least 1, got "
+                f"model.scheduler: warmup={warmup}, floor={floor}, total_steps={total_steps}."
+            )
+        self.warmup, self.decay, self.floor = warmup, decay, floor
+        self.total_steps = total_steps
+        self._run_length: int | None = None
         super().__init__(optimizer, self._factor)
 
-    def set_total_steps(self, steps: int) -> None:
-        """Tells the length of the run, unless it was given; the rate of step 0 follows it."""
-        self.total_steps = self.total_steps or steps
+    def set_run_length(self, steps: int | None) -> None:
+        """Tells the length of the run in optimiser steps, None where it has no end, and sets the rate of this step.
+
+        Raises:
+            UserError: The run has no end and the schedule needs one.
+        """
+        if steps is None and self.total_steps is None:
+            raise UserError(
+                "Expected a run with an end, got neither trainer.max_epochs nor trainer.max_steps. Set one of them, or "
+                "model.scheduler.init_args.total_steps."
+            )
+        self._run_length = steps
         for group, base in zip(self.optimizer.param_groups, self.base_lrs, strict=True):
             group["lr"] = base * self._factor(self.last_epoch)
 
     def _factor(self, step: int) -> float:
-        total = self.total_steps or 1
+        total = self.total_steps or self._run_length or 1
         rise = self.warmup * total
         if step < rise:
             return (step + 1) / (rise + 1)

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from skipthinking.data.steps import Sentences, StepSplitter
+from skipthinking.data.steps import StepSplitter
 from skipthinking.records import DataError, Encoded, Example, Span, UserError
 from skipthinking.tasks import get_task
 
@@ -219,8 +219,3 @@ class Codec:
                 keep &= start < text_end
             rows.append((np.asarray(ids, dtype=np.int64)[keep], start[keep]))
         return rows
-
-
-def default_splitter() -> StepSplitter:
-    """The splitter that is used where none is configured."""
-    return Sentences()

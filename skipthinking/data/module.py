@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import lightning as L
 import numpy as np
 import torch
+from lightning.pytorch.callbacks import GradientAccumulationScheduler
 from torch.utils.data import DataLoader
 from tqdm import tqdm
 
@@ -280,6 +281,11 @@ class RationaleDataModule(L.LightningDataModule):
         assert trainer is not None
         settings: Any = trainer
         settings.reload_dataloaders_every_n_epochs = 1  # each epoch has its own instances
+        if any(isinstance(callback, GradientAccumulationScheduler) for callback in settings.callbacks):
+            raise UserError(
+                "Expected one accumulation for the whole run, got a GradientAccumulationScheduler: the loss is "
+                "normalised over planned optimiser steps. Use trainer.accumulate_grad_batches."
+            )
         epoch = trainer.current_epoch
         instances = self.instances(epoch)
         lengths = np.array([instance_length(instance) for instance in instances])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import math
 import os
 import time
 from abc import ABC, abstractmethod
@@ -13,6 +14,7 @@ import lightning as L
 import torch
 from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
 from torch import Tensor
+from torch.optim.lr_scheduler import ReduceLROnPlateau
 
 from skipthinking.annotate.scoring import frozen, gather
 from skipthinking.data.batches import Batch, EvalBatch
@@ -71,6 +73,7 @@ class Distiller(L.LightningModule, ABC):
         self.latency: float | None = None
         self.target_tokens = self.context_tokens = 0
         self.codec: Codec | None = None
+        self.steps_per_epoch: int | None = None  # as counted in the first epoch
 
     # ------------------------------------------------------------------------------ what a method is
 
@@ -124,9 +127,28 @@ class Distiller(L.LightningModule, ABC):
         if self.scheduler is None:
             return optimizer
         schedule = self.scheduler(optimizer)
-        if isinstance(schedule, Warmup):
-            schedule.set_total_steps(int(self.trainer.estimated_stepping_batches))
+        if isinstance(schedule, ReduceLROnPlateau):
+            monitor = getattr(schedule, "monitor", None)
+            if monitor is None:
+                raise UserError(
+                    "Expected a plateau schedule that names what it watches, got torch's own. Set model.scheduler to "
+                    "lightning.pytorch.cli.ReduceLROnPlateau with a monitor, for example val/accuracy."
+                )
+            return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "monitor": monitor}}
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
+
+    def on_train_start(self) -> None:
+        """Tells the schedule how long the run is.
+
+        Lightning's own estimate, asked for earlier, would build the loader before a resumed run knows where it is.
+        """
+        if self.steps_per_epoch is None:
+            self.steps_per_epoch = math.ceil(self.trainer.num_training_batches / self.trainer.accumulate_grad_batches)
+        bounds = [self.trainer.max_steps, self.steps_per_epoch * (self.trainer.max_epochs or -1)]
+        total = min((bound for bound in bounds if bound > 0), default=None)
+        for config in self.trainer.lr_scheduler_configs:
+            if isinstance(config.scheduler, Warmup):
+                config.scheduler.set_run_length(total)
 
     # -------------------------------------------------------------------------------------- training
 
@@ -266,6 +288,7 @@ class Distiller(L.LightningModule, ABC):
             method=type(self).__name__,
             tokenizer=self.student.tokenizer_state(),
             tokens=[self.target_tokens, self.context_tokens],
+            steps_per_epoch=self.steps_per_epoch,
         )
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
@@ -275,6 +298,7 @@ class Distiller(L.LightningModule, ABC):
             UserError: The checkpoint holds an adapter that does not fit this student.
         """
         self.target_tokens, self.context_tokens = checkpoint["skipthinking"]["tokens"]
+        self.steps_per_epoch = checkpoint["skipthinking"]["steps_per_epoch"]
         if self.student.lora is not None:
             trained = {name for name, parameter in self.named_parameters() if parameter.requires_grad}
             if trained != set(checkpoint["state_dict"]):

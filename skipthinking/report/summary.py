@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -28,24 +29,18 @@ def read_summary(folder: Path) -> dict[str, Any]:
 
 def print_summary(folder: Path) -> None:
     """Prints accuracy with its interval, answer lengths, latency, an example, and what to do next."""
+    from rich.box import SIMPLE_HEAD
     from rich.console import Console
     from rich.table import Table
 
     found, console = read_summary(folder), Console(highlight=False)
-    table = Table(title=f"{found['method']} in {folder}", title_justify="left")
-    for heading in ("test set", "n", "accuracy (95% interval)", "lenient", "no answer", "new tokens", "teacher"):
-        table.add_column(heading, justify="left" if heading == "test set" else "right")
-    for name, row in found["test"].items():
-        teacher = row.get("teacher_tokens")
-        table.add_row(
-            name,
-            str(row["n"]),
-            f"{row['accuracy']:.1%} ({row['accuracy_low']:.1%} to {row['accuracy_high']:.1%})",
-            f"{row['accuracy_lenient']:.1%}",
-            f"{row['no_answer']:.1%}",
-            f"{row['new_tokens']:.1f}",
-            "-" if teacher is None else f"{teacher:.1f}",
-        )
+    console.print(f"\n{found['method']} in {folder}", style="bold", markup=False, soft_wrap=True)
+    table = Table(box=SIMPLE_HEAD)
+    table.add_column("test set")
+    for name in found["test"]:
+        table.add_column(name, justify="right")
+    for heading, show in _ROWS.items():
+        table.add_row(heading, *map(show, found["test"].values()))
     console.print(table)
     if found["latency_seconds"] is not None:
         console.print(
@@ -56,6 +51,22 @@ def print_summary(folder: Path) -> None:
         f"{found['fit_seconds']:.0f} s"
     )
     _print_example(console, folder / "predictions.jsonl")
+
+
+def _tokens(row: dict[str, Any], name: str) -> str:
+    value = row.get(name)
+    return "-" if value is None else f"{value:.1f}"
+
+
+_ROWS: dict[str, Callable[[dict[str, Any]], str]] = {
+    "examples": lambda row: str(row["n"]),
+    "accuracy": lambda row: f"{row['accuracy']:.1%}",
+    "  95% interval": lambda row: f"{row['accuracy_low']:.1%} to {row['accuracy_high']:.1%}",
+    "  lenient extraction": lambda row: f"{row['accuracy_lenient']:.1%}",
+    "no answer": lambda row: f"{row['no_answer']:.1%}",
+    "new tokens per answer": lambda row: _tokens(row, "new_tokens"),
+    "  the teacher's": lambda row: _tokens(row, "teacher_tokens"),
+}
 
 
 def _print_example(console: Any, path: Path) -> None:

@@ -7,7 +7,8 @@ import json
 import logging
 import os
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -205,9 +206,24 @@ class Student(nn.Module, ABC):
         model = copy.deepcopy(self.model).merge_and_unload() if self.lora else self.model
         # The folder appears whole or not at all.
         partial = folder.with_name(f".{folder.name}.partial")
-        model.save_pretrained(partial)
+        with _no_progress():
+            model.save_pretrained(partial)
         self.tokenizer.save_pretrained(partial)
         replace_folder(partial, folder)
+
+
+@contextmanager
+def _no_progress() -> Iterator[None]:
+    """Hides transformers' progress bars, which here take no time and tell nothing."""
+    from transformers.utils import logging as hub_logging
+
+    shown = hub_logging.is_progress_bar_enabled()
+    hub_logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        if shown:
+            hub_logging.enable_progress_bar()
 
 
 def replace_folder(new: Path, old: Path) -> None:

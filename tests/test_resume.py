@@ -1,0 +1,99 @@
+"""A run that is killed and taken up again ends as if nothing had happened, bit for bit."""
+
+from __future__ import annotations
+
+import csv
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from conftest import TINY
+from interruptions import PulledPlugError
+
+# Every part that could go astray: dropout, stages drawn by the student's own loss, accumulation, an odd last batch.
+HARD = [
+    "--model", "CWT", "--data.stage_sampling", "loss", "--data.batch_size", 3,
+    "--trainer.max_epochs", 3, "--trainer.accumulate_grad_batches", 2,
+]  # fmt: skip
+STEPS = 12  # 20 training examples, 6 a step: 4 steps an epoch
+
+
+def _end(folder: Path) -> tuple[dict[str, Any], list[dict[str, str]], dict[str, Any]]:
+    state = torch.load(folder / "checkpoints" / "last.ckpt", weights_only=True)
+    with (folder / "metrics.csv").open(newline="") as lines:
+        rows = list(csv.DictReader(lines))
+    return state, rows, json.loads((folder / "summary.json").read_text())
+
+
+def _assert_same(ours: Path, oracle: Path) -> None:
+    (state, rows, summary), (state_, rows_, summary_) = _end(ours), _end(oracle)
+    assert state["global_step"] == STEPS
+    assert state["state_dict"].keys() == state_["state_dict"].keys()
+    for name, value in state_["state_dict"].items():
+        assert torch.equal(state["state_dict"][name], value), name
+    for place, moments in state_["optimizer_states"][0]["state"].items():
+        for name, value in moments.items():
+            found = state["optimizer_states"][0]["state"][place][name]
+            assert torch.equal(torch.as_tensor(found), torch.as_tensor(value))
+    losses = [row["train/loss"] for row in rows if row["train/loss"]]
+    assert losses == [row["train/loss"] for row in rows_ if row["train/loss"]]
+    assert len(losses) == STEPS
+    assert (ours / "predictions.jsonl").read_text() == (oracle / "predictions.jsonl").read_text()
+    for name in ("target_tokens", "context_tokens", "test", "steps"):
+        assert summary[name] == summary_[name]
+
+
+@pytest.fixture(scope="module")
+def oracle(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run that nothing interrupted."""
+    from skipthinking.__main__ import main
+
+    folder = tmp_path_factory.mktemp("oracle")
+    assert main(["fit", "--config", str(TINY), "--runs_dir", str(folder), *map(str, HARD)]) == 0
+    return folder / "tiny"
+
+
+@pytest.mark.parametrize("step", range(1, STEPS))
+def test_resume_after_a_crash_at_any_step_changes_no_bit(
+    step: int, oracle: Path, run: Callable[..., int], tmp_path: Path
+) -> None:
+    every = 1 if step % 2 else 3  # a checkpoint of this very step, and one from some steps before
+    with pytest.raises(PulledPlugError):
+        run("fit", *HARD, "--checkpoint_every", every, "--trainer.callbacks+=interruptions.Interrupt",
+            "--trainer.callbacks.step", step)  # fmt: skip
+    assert run("fit", *HARD, "--ckpt_path", "last") == 0
+    _assert_same(tmp_path / "tiny", oracle)
+
+
+@pytest.mark.parametrize(("step", "workers"), [(6, 0), (7, 2)])
+def test_resume_after_kill_9_changes_no_bit(
+    step: int, workers: int, oracle: Path, run: Callable[..., int], spawn: Callable[..., Any], tmp_path: Path
+) -> None:
+    killed = spawn("fit", *HARD, "--checkpoint_every", 2, "--data.num_workers", workers,
+                   "--trainer.callbacks+=interruptions.Interrupt", "--trainer.callbacks.step", step,
+                   "--trainer.callbacks.how", "kill")  # fmt: skip
+    assert killed.returncode == -9, killed.stderr
+    assert run("fit", *HARD, "--data.num_workers", workers, "--ckpt_path", "last") == 0
+    _assert_same(tmp_path / "tiny", oracle)
+
+
+def test_ctrl_c_keeps_a_checkpoint_and_says_how_to_go_on(
+    oracle: Path, run: Callable[..., int], spawn: Callable[..., Any], tmp_path: Path
+) -> None:
+    stopped = spawn("fit", *HARD, "--trainer.callbacks+=interruptions.Interrupt", "--trainer.callbacks.step", 5,
+                    "--trainer.callbacks.how", "ctrl_c")  # fmt: skip
+    assert stopped.returncode == 130, stopped.stderr
+    assert "--ckpt_path last" in stopped.stderr
+    assert "Traceback" not in stopped.stderr
+    assert run("fit", *HARD, "--ckpt_path", "last") == 0
+    _assert_same(tmp_path / "tiny", oracle)
+
+
+def test_a_second_run_in_the_same_folder_is_refused(run: Callable[..., int], tmp_path: Path) -> None:
+    assert run("fit", "--trainer.max_epochs", 1) == 0
+    before = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
+    assert run("fit", "--trainer.max_epochs", 1) == 2
+    assert before == {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
