@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -30,7 +31,7 @@ def wilson(successes: int, trials: int, z: float = 1.959964) -> tuple[float, flo
 
 def scores(predictions: Sequence[Prediction]) -> dict[str, float]:
     """Accuracy (strict and lenient), no-answer rate and mean new tokens, with n and 95% intervals."""
-    metric = AnswerScores()
+    metric = AnswerScores(sync_on_compute=False)  # the predictions are those of all ranks already
     metric.update(predictions)
     values = {name: float(value) for name, value in metric.compute().items()}
     n = len(predictions)
@@ -60,8 +61,8 @@ class AnswerScores(Metric):
     full_state_update = False
     counts: Tensor
 
-    def __init__(self) -> None:
-        super().__init__()
+    def __init__(self, **settings: Any) -> None:
+        super().__init__(**settings)
         self.add_state("counts", default=torch.zeros(6, dtype=torch.float64), dist_reduce_fx="sum")
 
     def update(self, predictions: Sequence[Prediction]) -> None:

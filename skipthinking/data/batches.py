@@ -171,7 +171,7 @@ class PlannedBatches(Dataset[Batch]):
             terms=self.terms,
             step=count(everyone, self.terms),
         )
-        row_counts = count([self.instances[i] for micro in rows[row] for i in micro])
+        row_counts = count([self.instances[i] for micro in rows[row] for i in micro], self.terms)
         if ghost:
             batch = batch._replace(weights_BL=torch.zeros_like(batch.weights_BL))
         return batch._replace(targets=row_counts.targets, contexts=row_counts.contexts)
