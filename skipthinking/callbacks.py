@@ -1,13 +1,8 @@
-"""What a run writes and says: its config, its log, its results, and what it trains on."""
+"""What a run says and leaves: what it trains on, its results, its answers."""
 
 from __future__ import annotations
 
-import csv
-import json
 import os
-import signal
-import sys
-import threading
 import time
 from collections.abc import Sequence
 from dataclasses import asdict
@@ -16,153 +11,19 @@ from typing import TYPE_CHECKING, Any
 
 import lightning as L
 import torch
-from lightning.pytorch.callbacks import Callback, ModelCheckpoint
-from lightning.pytorch.cli import SaveConfigCallback
-from lightning.pytorch.loggers import CSVLogger
-from lightning.pytorch.loggers.csv_logs import ExperimentWriter
-from lightning.pytorch.utilities import rank_zero_only
+from lightning.pytorch.callbacks import Callback
 from rich.console import Console
 
 from skipthinking.metrics import by_group, scores
 from skipthinking.records import Prediction
-from skipthinking.report.files import write_json, write_jsonl, write_text
+from skipthinking.report.files import write_json, write_jsonl
+from skipthinking.runs import RunLogger
 
 if TYPE_CHECKING:
     from skipthinking.data.module import RationaleDataModule
     from skipthinking.methods import Distiller
 
-__all__ = ["Answers", "Interrupts", "Results", "RunConfig", "RunLogger", "StartReport", "checkpoints"]
-
-
-class _Writer(ExperimentWriter):
-    """Goes on with the metrics file of a resumed run, where Lightning's would delete it."""
-
-    def _check_log_dir_exists(self) -> None:
-        path = Path(self.metrics_file_path)
-        if path.is_file():
-            with path.open(newline="") as lines:
-                self.metrics_keys = next(csv.reader(lines), [])
-
-    def forget_from(self, step: int) -> None:
-        """Drops the rows that a resumed run is going to write again."""
-        path = Path(self.metrics_file_path)
-        if not path.is_file():
-            return
-        with path.open(newline="") as lines:
-            rows = list(csv.reader(lines))
-        at = rows[0].index("step")
-        kept = [rows[0], *(row for row in rows[1:] if row[at] and float(row[at]) < step)]
-        write_text(path, "".join(",".join(row) + "\n" for row in kept))
-
-
-class RunLogger(CSVLogger):
-    """``metrics.csv`` in the run folder.
-
-    Args:
-        folder: The run folder.
-    """
-
-    def __init__(self, folder: Path) -> None:
-        super().__init__(save_dir=str(folder), name="", version="")
-
-    @property
-    def log_dir(self) -> str:
-        """The run folder itself."""
-        return self._save_dir
-
-    @property
-    def experiment(self) -> Any:
-        """The writer; on other ranks a writer that does nothing."""
-        if self._experiment is None and getattr(rank_zero_only, "rank", 0) == 0:
-            self._experiment = _Writer(log_dir=self.log_dir)
-        return self._experiment if getattr(rank_zero_only, "rank", 0) == 0 else super().experiment
-
-
-class RunConfig(SaveConfigCallback):
-    """Writes config.yaml into the run folder and sends the whole config to every logger."""
-
-    def __init__(self, *args: Any, **kwargs: Any) -> None:
-        super().__init__(*args, **{**kwargs, "save_to_log_dir": False})
-
-    def save_config(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
-        """Only for ``fit``: the other commands read the config of a run, they do not change it."""
-        if stage != "fit":
-            return
-        text = self.parser.dump(self.config, skip_unset=False)
-        write_text(Path(trainer.default_root_dir) / "config.yaml", text)
-        config = json.loads(self.parser.dump(self.config, format="json", skip_unset=False))
-        for logger in trainer.loggers:
-            if not isinstance(logger, RunLogger):
-                logger.log_hyperparams(config)
-
-    def on_save_checkpoint(self, trainer: L.Trainer, pl_module: L.LightningModule, checkpoint: dict[str, Any]) -> None:
-        """Keeps the config in the checkpoint, to be compared on the next load; it is never applied."""
-        checkpoint.setdefault("skipthinking", {})["config"] = self.parser.dump(
-            self.config, format="json", skip_unset=False
-        )
-
-
-def checkpoints(folder: Path, every: int) -> list[Callback]:
-    """Callbacks that keep ``checkpoints/last.ckpt`` fresh: every so many optimiser steps, and after each epoch."""
-    common: dict[str, Any] = {
-        "dirpath": folder / "checkpoints", "save_top_k": 0, "save_last": True, "enable_version_counter": False
-    }  # fmt: skip
-    return [
-        ModelCheckpoint(every_n_train_steps=every, **common),
-        ModelCheckpoint(every_n_epochs=1, save_on_train_epoch_end=True, **common),
-    ]
-
-
-class Interrupts(Callback):
-    """On Ctrl-C finishes the optimiser step, saves it, and says how to go on; a second Ctrl-C stops at once.
-
-    With several processes there is no moment that all of them know of: the last regular checkpoint counts.
-
-    Args:
-        folder: The run folder.
-    """
-
-    def __init__(self, folder: Path) -> None:
-        self.path = folder / "checkpoints" / "last.ckpt"
-        self.asked = self.saved = False
-        self._before: Any = None
-
-    def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Listens."""
-        if trainer.world_size > 1 or threading.current_thread() is not threading.main_thread():
-            return
-
-        def ask(number: int, frame: Any) -> None:
-            if self.asked or not trainer.training:
-                raise KeyboardInterrupt
-            self.asked = True
-            print("\nstopping after this step; Ctrl-C again stops at once", file=sys.stderr, flush=True)
-
-        self._before = signal.signal(signal.SIGINT, ask)
-
-    def on_train_batch_end(self, trainer: L.Trainer, *args: Any) -> None:
-        """Saves where an optimiser step is complete."""
-        if self.asked and not trainer.fit_loop.epoch_loop._should_accumulate():
-            trainer.save_checkpoint(self.path)
-            self.saved = True
-
-    def on_train_batch_start(self, *args: Any) -> None:
-        """Stops before the next micro-batch, when the step is logged."""
-        if self.saved:
-            raise KeyboardInterrupt
-
-    def on_exception(self, trainer: L.Trainer, pl_module: L.LightningModule, exception: BaseException) -> None:
-        """Says how to go on."""
-        self.on_train_end(trainer, pl_module)
-        if isinstance(exception, KeyboardInterrupt) and trainer.is_global_zero and trainer.state.fn == "fit":
-            how = "Go on: the same command with --ckpt_path last." if self.path.exists() else "No checkpoint yet."
-            print(f"stopped at step {trainer.global_step}. {how}", file=sys.stderr, flush=True)
-
-    def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Stops listening."""
-        if self._before is not None:
-            signal.signal(signal.SIGINT, self._before)
-            self._before = None
+__all__ = ["Answers", "Results", "StartReport"]
 
 
 class StartReport(Callback):
@@ -174,7 +35,7 @@ class StartReport(Callback):
             return
         for logger in trainer.loggers:
             if isinstance(logger, RunLogger):
-                logger.experiment.forget_from(trainer.global_step)
+                logger.forget_from(trainer.global_step)
         method: Distiller = pl_module  # type: ignore[assignment]
         data: RationaleDataModule = trainer.datamodule  # type: ignore[attr-defined]
         console = Console(highlight=False)

@@ -14,6 +14,7 @@ from typing import Any, NoReturn
 
 import lightning as L
 import torch
+from lightning.pytorch.callbacks import Callback
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from lightning.pytorch.utilities import rank_zero_only
 from lightning.pytorch.utilities.warnings import PossibleUserWarning
@@ -25,16 +26,28 @@ import skipthinking.data.steps
 import skipthinking.methods
 import skipthinking.schedules
 import skipthinking.students  # noqa: F401
-from skipthinking.callbacks import Answers, Interrupts, Results, RunConfig, RunLogger, StartReport, checkpoints
+from skipthinking.callbacks import Answers, Results, StartReport
 from skipthinking.data.module import RationaleDataModule
-from skipthinking.hints import nearest_key
+from skipthinking.hints import in_one_line, nearest_key
 from skipthinking.methods import Distiller
 from skipthinking.records import UserError
 from skipthinking.report.summary import print_summary
+from skipthinking.runs import Interrupts, RunConfig, RunLogger, checkpoints
 
 __all__ = ["SkipCLI", "main"]
 
-_DISK = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM, errno.EFBIG, errno.EIO}
+_DISK = {
+    errno.ENOTDIR,
+    errno.EISDIR,
+    errno.EEXIST,
+    errno.ENOSPC,
+    errno.EDQUOT,
+    errno.EROFS,
+    errno.EACCES,
+    errno.EPERM,
+    errno.EFBIG,
+    errno.EIO,
+}
 
 
 class Parser(LightningArgumentParser):
@@ -42,8 +55,7 @@ class Parser(LightningArgumentParser):
 
     def error(self, message: str, ex: Exception | None = None) -> NoReturn:
         """Prints the error and exits with code 2."""
-        words = [line.strip() for line in message.splitlines() if line.strip()]
-        print(f"error: {' '.join(words)}{nearest_key(message, self)}", file=sys.stderr)
+        print(f"error: {in_one_line(message)}{nearest_key(message, self)}", file=sys.stderr)
         sys.exit(2)
 
 
@@ -78,7 +90,7 @@ class SkipCLI(LightningCLI):
             raise UserError(f"Expected at least 1 step between checkpoints, got checkpoint_every={every}.")
         self._get(self.config_init, "trainer")["logger"] = [RunLogger(self.folder), *extra]
         self._get(self.config_init, "trainer")["default_root_dir"] = str(self.folder)
-        own = [kind(self.folder) for kind in (Interrupts, Results, Answers)]
+        own: list[Callback] = [kind(self.folder) for kind in (Interrupts, Results, Answers)]
         own += [StartReport(), *checkpoints(self.folder, every)]
         given = self._get(self.config_init, "trainer.callbacks") or []
         self._get(self.config_init, "trainer")["callbacks"] = [*(given if isinstance(given, list) else [given]), *own]
@@ -98,7 +110,7 @@ class SkipCLI(LightningCLI):
         last = self.folder / "checkpoints" / "last.ckpt"
         given = self._get(self.config_init, "ckpt_path")
         first = _first_rank()
-        if given is None and first and (self.folder / "config.yaml").exists():
+        if given is None and first and any((self.folder / name).exists() for name in ("metrics.csv", "checkpoints")):
             raise UserError(
                 f"Expected a new run, got --run {self.folder.name}, whose folder {self.folder} holds one. "
                 "Go on with it by --ckpt_path last, or give another --run."
@@ -106,9 +118,7 @@ class SkipCLI(LightningCLI):
         self._open((str(last) if last.exists() else None) if given == "last" else given)
         self.datamodule.load("fit")
         if first:
-            self.folder.mkdir(parents=True, exist_ok=True)
-            if not os.access(self.folder, os.W_OK):
-                raise PermissionError(errno.EACCES, "run folder is not writable", str(self.folder))
+            _check_writable(self.folder)
 
     def before_validate(self) -> None:
         """Takes the run's last checkpoint if none is given."""
@@ -186,6 +196,24 @@ class SkipCLI(LightningCLI):
         ])  # fmt: skip
 
 
+def _check_writable(folder: Path) -> None:
+    """Looks whether a folder could be made, without making it."""
+    at = folder.absolute()
+    while not at.exists():
+        at = at.parent
+    if not at.is_dir():
+        raise NotADirectoryError(errno.ENOTDIR, "a file is in the way of the run folder", str(at))
+    if not os.access(at, os.W_OK):
+        raise PermissionError(errno.EACCES, "the run folder cannot be written", str(folder))
+
+
+def _user_error(error: BaseException | None) -> UserError | None:
+    """The user's error that an exception wraps; the parser wraps what constructors raise."""
+    while error is not None and not isinstance(error, UserError):
+        error = error.__cause__ or error.__context__
+    return error
+
+
 def _first_rank() -> bool:
     return getattr(rank_zero_only, "rank", 0) == 0
 
@@ -239,8 +267,11 @@ def main(args: list[str] | None = None) -> int:
                 "log_every_n_steps": 10, "max_epochs": 10,
             },
         )  # fmt: skip
-    except UserError as error:
-        return _fail(str(error))
+    except ValueError as error:
+        mendable = _user_error(error)
+        if mendable is None:
+            raise
+        return _fail(str(mendable))
     except OSError as error:
         if error.errno not in _DISK:
             raise

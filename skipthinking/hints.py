@@ -6,13 +6,40 @@ import difflib
 import importlib
 import inspect
 import re
+import sys
+from dataclasses import is_dataclass
 from typing import Any
 
-__all__ = ["nearest_key"]
+__all__ = ["in_one_line", "nearest_key"]
+
+
+def in_one_line(message: str) -> str:
+    """A parser's message without line breaks; of an unknown class only which option and which name."""
+    unknown = _unknown_class(message)
+    if unknown:
+        return f"Expected a class for {unknown[0]}, got {unknown[1]!r}, which is none."
+    return " ".join(line.strip() for line in message.splitlines() if line.strip())
+
+
+def _unknown_class(message: str) -> tuple[str, str] | None:
+    if "Expected a dot import path string" not in message:
+        return None
+    key, value = re.search(r'Parser key "([\w.]+)"', message), re.search(r"Given value: ([\w.]+)\s*$", message)
+    return (key.group(1), value.group(1)) if key and value else None
+
+
+def _classes() -> set[str]:
+    """Public classes of this package that a config can name, as far as they are imported."""
+    modules = [module for name, module in sys.modules.items() if name.startswith("skipthinking.")]
+    found = {name: getattr(module, name) for module in modules for name in getattr(module, "__all__", ())}
+    return {name for name, kind in found.items() if inspect.isclass(kind) and not is_dataclass(kind)}
 
 
 def nearest_key(message: str, parser: Any) -> str:
     """A sentence that names the valid key nearest to the wrong one in a parser's message; empty if none is near."""
+    unknown = _unknown_class(message)
+    if unknown:
+        return _hint(unknown[1], _classes())
     found = re.search(r"(?:does not accept option|[Oo]ption|[Uu]nrecognized arguments:) ['\"]?(?:--)?([\w.]+)", message)
     if not found:
         return ""
@@ -23,6 +50,10 @@ def nearest_key(message: str, parser: Any) -> str:
         known = _parameters(getattr(importlib.import_module(module), name))
     else:
         known = _options(parser)
+    return _hint(wrong, known)
+
+
+def _hint(wrong: str, known: set[str]) -> str:
     near = difflib.get_close_matches(wrong, sorted(known), n=1, cutoff=0.5)
     return f" Did you mean {near[0]!r}?" if near else ""
 

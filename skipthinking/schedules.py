@@ -32,6 +32,8 @@ class Warmup(LambdaLR):
         floor: float = 0.0,
         total_steps: int | None = None,
     ) -> None:
+        if decay not in ("constant", "linear", "cosine"):
+            raise UserError(f"Expected constant, linear or cosine, got model.scheduler: decay={decay!r}.")
         if not (0 <= warmup <= 1 and 0 <= floor <= 1 and (total_steps is None or total_steps >= 1)):
             raise UserError(
                 "Expected warmup and floor from 0 to 1 and total_steps of at least 1, got "
@@ -56,6 +58,7 @@ class Warmup(LambdaLR):
         self._run_length = steps
         for group, base in zip(self.optimizer.param_groups, self.base_lrs, strict=True):
             group["lr"] = base * self._factor(self.last_epoch)
+        self._last_lr = [group["lr"] for group in self.optimizer.param_groups]
 
     def _factor(self, step: int) -> float:
         total = self.total_steps or self._run_length or 1

@@ -228,4 +228,4 @@ class ResumableLoader(DataLoader[Any]):
 
     def load_state_dict(self, state: dict[str, int]) -> None:
         """Goes on behind the batches that were handed out, if they were this epoch's."""
-        self._places.start = state["batches"] if state["epoch"] == self._epoch else 0
+        self._done = self._places.start = state["batches"] if state["epoch"] == self._epoch else 0

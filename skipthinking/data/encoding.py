@@ -145,7 +145,12 @@ class Codec:
         ]
         ids: list[NDArray[np.int64]] = []
         for at in range(0, len(texts), _BATCH):
-            encoded = self.tokenizer(texts[at : at + _BATCH], add_special_tokens=self.template.special_tokens)
+            encoded = self.tokenizer(
+                texts[at : at + _BATCH],
+                add_special_tokens=self.template.special_tokens,
+                # A question that spells a special token is text; a chat template's own ones are what they seem.
+                split_special_tokens=self.template.special_tokens,
+            )
             ids.extend(np.asarray(row, dtype=np.int64) for row in encoded["input_ids"])
         return ids
 
@@ -157,7 +162,7 @@ class Codec:
             rationales: Whether every example must have a rationale. If not, only the answer is encoded.
 
         Raises:
-            DataError: An example has no steps although rationales are needed.
+            DataError: An example has no steps although rationales are needed, or its text holds the end token.
         """
         for at in range(0, len(examples), _BATCH):
             rows = examples[at : at + _BATCH]
@@ -170,6 +175,11 @@ class Codec:
             for i, (tokens, token_starts) in enumerate(self._behind_anchor(texts)):
                 spans = step_spans(starts[i], token_starts)
                 eos = len(tokens)
+                if self.tokenizer.eos_token_id in tokens:
+                    raise DataError(
+                        f"Expected a rationale without the end token {self.tokenizer.eos_token!r}, got one with it in "
+                        f"its text (example {rows[i].id!r}). Remove it, or leave the example out."
+                    )
                 yield Encoded(
                     id=rows[i].id,
                     task=rows[i].task,
@@ -208,7 +218,10 @@ class Codec:
         """
         anchor = ":" if texts[0][:1].isspace() else ""
         encoded = self.tokenizer(
-            [anchor + text for text in texts], add_special_tokens=False, return_offsets_mapping=True
+            [anchor + text for text in texts],
+            add_special_tokens=False,
+            return_offsets_mapping=True,
+            split_special_tokens=True,
         )
         rows = []
         for ids, offsets in zip(encoded["input_ids"], encoded["offset_mapping"], strict=True):

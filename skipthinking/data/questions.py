@@ -11,7 +11,7 @@ __all__ = ["read_questions"]
 
 
 def read_questions(path: Path) -> list[tuple[str, str]]:
-    """Reads questions: plain text with one a line, or JSONL (``.jsonl``) with a "question" and maybe an "id" each.
+    """Reads questions: plain text with one a line, or JSONL (``.jsonl``, ``.ndjson``) of objects with a "question".
 
     Returns:
         (id, question) pairs in the file's order; ids are line numbers where the file gives none.
@@ -22,22 +22,32 @@ def read_questions(path: Path) -> list[tuple[str, str]]:
     """
     if not path.is_file():
         raise UserError(f"Expected a file of questions, got {str(path)!r}, which does not exist. Mend data.questions.")
+    try:
+        text = path.read_text(encoding="utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise DataError(f"Expected UTF-8, got {error.reason} at byte {error.start} ({path}). Convert it.") from error
     asked: list[tuple[str, str]] = []
-    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), 1):
+    # Only real line ends: str.splitlines would also cut at U+2028 and the like, inside texts.
+    for number, line in enumerate(text.replace("\r\n", "\n").split("\n"), 1):
         if not line.strip():
             continue
-        id, question = f"line-{number}", line.strip()
-        if path.suffix == ".jsonl":
-            try:
-                row = json.loads(line)
-            except json.JSONDecodeError as error:
-                raise DataError(f"Expected JSON, got {error.msg} at column {error.colno} ({path}:{number}).") from error
-            if not isinstance(row, dict) or not str(row.get("question") or "").strip():
-                raise DataError(f'Expected an object with a "question", got {line.strip()[:60]!r} ({path}:{number}).')
-            id, question = str(row.get("id", id)), str(row["question"]).strip()
-        asked.append((id, question))
+        if path.suffix.lower() in {".jsonl", ".ndjson"}:
+            asked.append(_from_json(line, number, path))
+        else:
+            asked.append((f"line-{number}", line.strip()))
     if not asked:
         raise DataError(f"Expected at least one question, got none ({path}).")
     if len({id for id, _ in asked}) < len(asked):
         raise DataError(f"Expected every id once, got duplicates ({path}). Rename them or leave ids out.")
     return asked
+
+
+def _from_json(line: str, number: int, path: Path) -> tuple[str, str]:
+    try:
+        row = json.loads(line)
+    except json.JSONDecodeError as error:
+        raise DataError(f"Expected JSON, got {error.msg} at column {error.colno} ({path}:{number}).") from error
+    question = row.get("question") if isinstance(row, dict) else None
+    if not isinstance(question, str) or not question.strip():
+        raise DataError(f'Expected an object with a "question" text, got {line.strip()[:60]!r} ({path}:{number}).')
+    return str(row["id"]) if row.get("id") is not None else f"line-{number}", question.strip()

@@ -220,7 +220,7 @@ def split_validation(examples: Sequence[Example], size: int | float, seed: int) 
     """
     share = isinstance(size, float)
     if not (0 <= size < 1 if share else size >= 0):
-        raise UserError(f"Expected a number of examples or a share below 1, got {size} (validation size). Change it.")
+        raise UserError(f"Expected a number of examples or a share below 1, got {size} in data.val_size. Change it.")
     wanted = max(1, round(size * len(examples))) if share else int(size)
     if size == 0:
         return list(examples), []
@@ -237,7 +237,7 @@ def split_validation(examples: Sequence[Example], size: int | float, seed: int) 
     if not train or not validation:
         raise UserError(
             f"Expected examples for training and validation, got {len(examples)} examples of {len(groups)} questions "
-            f"for a validation set of {wanted} (validation size). Make it smaller or add data."
+            f"for a validation set of {wanted} in data.val_size. Make it smaller or add data."
         )
     return train, validation
 

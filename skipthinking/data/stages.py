@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import math
 import random
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
@@ -98,6 +99,9 @@ def draw_stage(
 
     Returns:
         A stage from 0 to ``stages - 1``.
+
+    Raises:
+        UserError: A loss is not finite.
     """
     lap = epoch // stages if sampling == "cycle" else epoch
     digest = hashlib.blake2b(f"{seed}\0{lap}\0{id}".encode(), digest_size=8).digest()
@@ -106,6 +110,8 @@ def draw_stage(
         order = list(range(stages))
         rng.shuffle(order)
         return order[epoch % stages]
-    if sampling == "loss" and losses is not None and sum(losses) > 0:
+    if sampling == "loss" and losses is not None and sum(losses) != 0:
+        if not all(0 <= loss < math.inf for loss in losses):
+            raise UserError(f"Expected finite stage losses, got {list(losses)} of example {id!r} in epoch {epoch}.")
         return rng.choices(range(stages), weights=losses)[0]
     return rng.randrange(stages)

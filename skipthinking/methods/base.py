@@ -168,7 +168,7 @@ class Distiller(L.LightningModule, ABC):
         share = weighted_likelihood(nll_N, batch.weights_BL, batch.terms_B, batch.totals_K, self.term_weights)
         if not torch.isfinite(share):
             raise UserError(
-                f"Expected a finite loss, got {float(share)} at step {self.global_step} (epoch {self.current_epoch}, "
+                f"Expected a finite loss, got {share.item()} at step {self.global_step} (epoch {self.current_epoch}, "
                 f"micro-batch {batch_idx}), examples {', '.join(batch.ids)}. Lower the learning rate, or train in "
                 "float32 or bfloat16."
             )

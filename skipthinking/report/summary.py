@@ -22,9 +22,14 @@ def read_summary(folder: Path) -> dict[str, Any]:
     if not path.is_file():
         raise UserError(f"Expected a finished run, got {str(folder)!r} without summary.json. Run `test` on it first.")
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
+        found = json.loads(path.read_text(encoding="utf-8"))
+    except UnicodeDecodeError as error:
+        raise UserError(f"Expected text, got {error.reason} ({path}). Run `test` on it again.") from error
     except json.JSONDecodeError as error:
         raise UserError(f"Expected JSON, got {error.msg} ({path}:{error.lineno}). Run `test` on it again.") from error
+    if not isinstance(found, dict) or "test" not in found:
+        raise UserError(f"Expected the summary of a run, got something else ({path}). Run `test` on it again.")
+    return found
 
 
 def print_summary(folder: Path) -> None:
@@ -32,19 +37,21 @@ def print_summary(folder: Path) -> None:
     from rich.box import SIMPLE_HEAD
     from rich.console import Console
     from rich.table import Table
+    from rich.text import Text
 
     found, console = read_summary(folder), Console(highlight=False)
     console.print(f"\n{found['method']} in {folder}", style="bold", markup=False, soft_wrap=True)
     table = Table(box=SIMPLE_HEAD)
     table.add_column("test set")
     for name in found["test"]:
-        table.add_column(name, justify="right")
+        table.add_column(Text(name), justify="right")
     for heading, show in _ROWS.items():
         table.add_row(heading, *map(show, found["test"].values()))
     console.print(table)
     if found["latency_seconds"] is not None:
         console.print(
-            f"latency at batch size 1: {found['latency_seconds'] * 1000:.0f} ms per answer ({found['device']})"
+            f"latency at batch size 1: {found['latency_seconds'] * 1000:.0f} ms per answer ({found['device']})",
+            markup=False,
         )
     console.print(
         f"trained on {found['target_tokens']:,} target and {found['context_tokens']:,} context tokens in "
@@ -70,8 +77,11 @@ _ROWS: dict[str, Callable[[dict[str, Any]], str]] = {
 
 
 def _print_example(console: Any, path: Path) -> None:
-    with path.open(encoding="utf-8") as lines:
-        row = json.loads(next(lines))
+    try:
+        with path.open(encoding="utf-8") as lines:
+            row = json.loads(next(lines))
+    except (OSError, StopIteration, ValueError) as error:
+        raise UserError(f"Expected predictions beside the summary, got none ({path}). Run `test` again.") from error
     console.print("\nan answer:", style="bold")
     console.print(row["question"], style="dim", markup=False)
     console.print(row["completion"], markup=False)

@@ -6,6 +6,7 @@ import copy
 import json
 import logging
 import os
+import shutil
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -89,14 +90,16 @@ class Student(nn.Module, ABC):
         """Makes the model; later calls do nothing."""
         if self.model is not None:
             return
-        model = self.make_model()
-        if self.gradient_checkpointing:
-            model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(torch.initial_seed())  # the first weights follow from the seed, whatever was drawn before
+            model = self.make_model()
+            model.generation_config = self._greedy(model.generation_config)
+            if self.gradient_checkpointing:
+                model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+                if self.lora:
+                    model.enable_input_require_grads()
             if self.lora:
-                model.enable_input_require_grads()
-        if self.lora:
-            model = _adapt(model, self.lora, self.encoder_decoder)
-        model.generation_config = self._greedy(model.generation_config)
+                model = _adapt(model, self.lora, self.encoder_decoder)
         self.model = model
 
     def _greedy(self, hub: Any) -> Any:
@@ -204,12 +207,9 @@ class Student(nn.Module, ABC):
     def export(self, folder: Path) -> None:
         """Writes model and tokenizer so that transformers' ``from_pretrained`` loads them; LoRA is merged."""
         model = copy.deepcopy(self.model).merge_and_unload() if self.lora else self.model
-        # The folder appears whole or not at all.
-        partial = folder.with_name(f".{folder.name}.partial")
-        with _no_progress():
+        with whole_folder(folder) as partial, _no_progress():
             model.save_pretrained(partial)
-        self.tokenizer.save_pretrained(partial)
-        replace_folder(partial, folder)
+            self.tokenizer.save_pretrained(partial)
 
 
 @contextmanager
@@ -226,17 +226,21 @@ def _no_progress() -> Iterator[None]:
             hub_logging.enable_progress_bar()
 
 
-def replace_folder(new: Path, old: Path) -> None:
-    """Puts a finished folder in the place of another one."""
-    import shutil
-
-    if old.exists():
-        aside = old.with_name(f".{old.name}.old")
-        os.replace(old, aside)
-        os.replace(new, old)
-        shutil.rmtree(aside)
-    else:
-        os.replace(new, old)
+@contextmanager
+def whole_folder(folder: Path) -> Iterator[Path]:
+    """A folder to write to that takes the place of ``folder`` when it is complete, and vanishes if it never is."""
+    partial, aside = (folder.with_name(f".{folder.name}.{part}") for part in ("partial", "old"))
+    for left in (partial, aside):  # by a killed process
+        shutil.rmtree(left, ignore_errors=True)
+    try:
+        yield partial
+    except BaseException:
+        shutil.rmtree(partial, ignore_errors=True)
+        raise
+    if folder.exists():
+        os.replace(folder, aside)
+    os.replace(partial, folder)
+    shutil.rmtree(aside, ignore_errors=True)
 
 
 def _until_end(ids: list[int], ends: set[int]) -> list[int]:

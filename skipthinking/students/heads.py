@@ -10,6 +10,7 @@ Shape suffixes: B instances, L positions, N target tokens, D hidden size, V voca
 from __future__ import annotations
 
 from typing import Any
+from weakref import WeakSet
 
 import torch
 import torch.nn.functional as F
@@ -19,8 +20,7 @@ from torch.utils.checkpoint import checkpoint
 __all__ = ["target_nll"]
 
 CHUNK_ELEMENTS = 2**25  # logits that may exist at once: 128 MiB in float32
-# Settings of models that change the logits behind the output embedding; their loss cannot be taken inside it.
-_AFTER_HEAD = ("final_logit_softcapping", "logit_scale", "logits_scaling", "output_multiplier_scale")
+_NOT_LAST: WeakSet[nn.Module] = WeakSet()  # heads whose output the model changes, found at run time
 
 
 def target_nll(model: Any, keep_BL: Tensor, targets_N: Tensor, inputs: dict[str, Any]) -> Tensor:
@@ -33,10 +33,10 @@ def target_nll(model: Any, keep_BL: Tensor, targets_N: Tensor, inputs: dict[str,
         inputs: Keyword arguments of the model's forward.
     """
     head = model.get_output_embeddings()
-    config = model.config.get_text_config(decoder=True)
-    rows = max(1, CHUNK_ELEMENTS // config.vocab_size)
-    chunked = len(targets_N) > rows and not any(getattr(config, name, None) for name in _AFTER_HEAD)
+    rows = max(1, CHUNK_ELEMENTS // model.config.get_text_config(decoder=True).vocab_size)
+    chunked = len(targets_N) > rows and head not in _NOT_LAST
     found: list[Tensor] = []
+    probe: list[Tensor] = []
 
     def select(module: nn.Module, args: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
         hidden_ND = args[0][keep_BL]
@@ -45,13 +45,21 @@ def target_nll(model: Any, keep_BL: Tensor, targets_N: Tensor, inputs: dict[str,
         parts = zip(hidden_ND.split(rows), targets_N.split(rows), strict=True)
         # Each part is computed again in the backward pass: one part's logits are alive at a time.
         found.extend(checkpoint(_nll, module.forward, h, t, use_reentrant=False) for h, t in parts)
-        return (hidden_ND[:0],)
+        return (hidden_ND[:1].detach(),)
 
-    handle = head.register_forward_pre_hook(select)
+    def look(module: nn.Module, args: tuple[Tensor, ...], logits: Tensor) -> None:
+        probe.append(logits)
+
+    handles = [head.register_forward_pre_hook(select), head.register_forward_hook(look)]
     try:
         logits_NV = model(**inputs, use_cache=False).logits
     finally:
-        handle.remove()
+        for handle in handles:
+            handle.remove()
+    if chunked and not torch.equal(probe[0].float(), logits_NV.float()):
+        # A bias, scale or cap behind the head: the loss cannot be taken inside of it.
+        _NOT_LAST.add(head)
+        return target_nll(model, keep_BL, targets_N, inputs)
     return torch.cat(found) if chunked else F.cross_entropy(logits_NV.float(), targets_N, reduction="none")
 
 

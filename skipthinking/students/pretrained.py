@@ -6,10 +6,14 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal
 
+from safetensors import SafetensorError
+
 from skipthinking.records import UserError
 from skipthinking.students.base import LoRA, Student
 
 __all__ = ["Pretrained"]
+
+_TOKENIZERS = ("tokenizer.json", "tokenizer.model", "spiece.model", "vocab.json")
 
 
 class Pretrained(Student):
@@ -54,9 +58,9 @@ class Pretrained(Student):
         from transformers import AutoTokenizer
 
         folder = Path(self.name)
-        if folder.is_dir() and not any((folder / name).exists() for name in ("tokenizer.json", "tokenizer.model")):
+        if folder.is_dir() and not any((folder / name).exists() for name in _TOKENIZERS):
             raise UserError(
-                f"Expected a tokenizer beside the model, got none in {self.name!r} (no tokenizer.json). "
+                f"Expected a tokenizer beside the model, got none in {self.name!r} (no {', no '.join(_TOKENIZERS)}). "
                 "Save it there with tokenizer.save_pretrained."
             )
         return self._load(AutoTokenizer)
@@ -66,12 +70,20 @@ class Pretrained(Student):
         from transformers import AutoModelForCausalLM, AutoModelForSeq2SeqLM
 
         kind = AutoModelForSeq2SeqLM if self.encoder_decoder else AutoModelForCausalLM
-        return self._load(kind, dtype=self.dtype, attn_implementation=self.attention)
+        settings = {"dtype": self.dtype, "attn_implementation": self.attention, "output_loading_info": True}
+        model, told = self._load(kind, **settings)
+        absent = sorted({*told["missing_keys"], *told["mismatched_keys"]}, key=str)
+        if absent:
+            raise UserError(
+                f"Expected all weights of {type(model).__name__} in {self.name!r}, got none that fit for {len(absent)} "
+                f"of them ({absent[0]}). Mend model.student.name."
+            )
+        return model
 
     def _load(self, kind: Any, **settings: Any) -> Any:
         try:
             return kind.from_pretrained(self.name, **self._hub, **settings)
-        except (OSError, ValueError) as error:
+        except (OSError, ValueError, RuntimeError, ImportError, SafetensorError) as error:
             what = "a folder with a model" if Path(self.name).exists() else "a local folder or a hub name in reach"
             reason = " ".join(str(error).split())
             raise UserError(

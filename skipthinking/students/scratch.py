@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+import difflib
+import json
+import tempfile
+from collections.abc import Sequence
 from typing import Any
 
-import torch
+from huggingface_hub.errors import StrictDataclassError
 
 from skipthinking.records import UserError
 from skipthinking.students.base import LoRA, Student, tokenizer_from_json
@@ -14,37 +17,62 @@ from skipthinking.students.pretrained import Pretrained
 __all__ = ["FromScratch", "train_tokenizer"]
 
 _EOS = "<|end|>"
+_MISFITS = (ValueError, TypeError, KeyError, ArithmeticError, StrictDataclassError)
 
 
-def train_tokenizer(texts: Sequence[str], vocab_size: int, numbers: int) -> Any:
-    """Trains a byte-level BPE tokenizer in which frequent words and all small whole numbers are single tokens.
+def _reading(backend: Any) -> tuple[str, str]:
+    return repr(backend.normalizer), repr(backend.pre_tokenizer)
+
+
+def train_tokenizer(texts: Sequence[str], vocab_size: int, numbers: int, like: Any = None) -> Any:
+    """Trains a byte-level BPE tokenizer in which small whole numbers are single tokens.
 
     Args:
         texts: Training texts.
         vocab_size: Upper bound of the vocabulary, at least 512.
         numbers: Whole numbers below this are single tokens, with and without a leading blank.
+        like: A tokenizer of the ``tokenizers`` library whose normaliser and pre-tokenizer are taken over. One that
+            splits digits overrules ``numbers``.
     """
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 
     tokenizer = Tokenizer(models.BPE())
-    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.pre_tokenizer = like.pre_tokenizer if like else pre_tokenizers.ByteLevel(add_prefix_space=False)
+    if like and like.normalizer:
+        tokenizer.normalizer = like.normalizer
     tokenizer.decoder = decoders.ByteLevel()
     trainer = trainers.BpeTrainer(
-        vocab_size=vocab_size,
+        vocab_size=vocab_size - len(_number_merges(numbers)),
         special_tokens=[_EOS],
         initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
         show_progress=False,
     )
+    tokenizer.train_from_iterator(texts, trainer)
+    state = json.loads(tokenizer.to_str())
+    vocab, merges = state["model"]["vocab"], state["model"]["merges"]
+    first = _number_merges(numbers)
+    for pair in first:
+        vocab.setdefault("".join(pair), len(vocab))
+    state["model"]["merges"] = first + [pair for pair in merges if pair not in first]
+    return tokenizer_from_json(json.dumps(state), eos_token=_EOS, pad_token=_EOS)
 
-    def corpus() -> Iterator[str]:
-        yield from texts
-        # Each number as often as the most frequent pairs, so that it is merged before the vocabulary is full.
-        often = max(1, len(texts) // 100)
-        for number in range(numbers):
-            yield f"({number} {number})" * often
 
-    tokenizer.train_from_iterator(corpus(), trainer)
-    return tokenizer_from_json(tokenizer.to_str(), eos_token=_EOS, pad_token=_EOS)
+def _number_merges(numbers: int) -> list[list[str]]:
+    """Merges that make a token of every number below a bound, and of it with a leading blank (here Ġ)."""
+    names = [str(number) for number in range(numbers)]
+    known = set(names)
+    cuts = [(name[:i], name[i:]) for name in names for i in range(1, len(name))]
+    return [[*cut] for cut in cuts if known.issuperset(cut)] + [["\u0120", name] for name in names]
+
+
+def _read_back(tokenizer: Any, architecture: str) -> Any:
+    """What transformers makes of an exported tokenizer: some architectures have a pre-tokenizer of their own."""
+    from transformers import AutoConfig, AutoTokenizer
+
+    with tempfile.TemporaryDirectory() as folder:
+        AutoConfig.for_model(architecture).save_pretrained(folder)
+        tokenizer.save_pretrained(folder)
+        return AutoTokenizer.from_pretrained(folder)
 
 
 class FromScratch(Student):
@@ -72,8 +100,11 @@ class FromScratch(Student):
         gradient_checkpointing: bool = False,
     ) -> None:
         super().__init__(lora=lora, gradient_checkpointing=gradient_checkpointing)
-        if vocab_size < 512:
-            raise UserError(f"Expected a vocabulary of at least 512, got vocab_size={vocab_size}.")
+        if vocab_size < 512 or not 0 <= numbers <= 1000:
+            raise UserError(
+                "Expected a vocabulary of at least 512 and 0 to 1000 numbers, got "
+                f"model.student: vocab_size={vocab_size}, numbers={numbers}."
+            )
         self.architecture, self.settings = architecture, dict(config or {})
         self.tokenizer_name, self.vocab_size, self.numbers = tokenizer, vocab_size, numbers
         self._config: Any = None
@@ -89,30 +120,48 @@ class FromScratch(Student):
             if self.architecture in {"t5", "mt5", "umt5"}:
                 special["decoder_start_token_id"] = self.pad_id
             try:
-                self._config = AutoConfig.for_model(
-                    self.architecture, **{"vocab_size": len(self.tokenizer), **special, **self.settings}
-                )
-            except (ValueError, TypeError) as error:
-                raise UserError(
-                    f"Expected a config of the {self.architecture!r} architecture, got {self.settings}: "
-                    f"{' '.join(str(error).split())[:300]} Mend model.student.config."
-                ) from error
+                known = AutoConfig.for_model(self.architecture)
+                unknown = sorted(self.settings.keys() - known.to_dict().keys() - known.attribute_map.keys())
+                if unknown:
+                    near = difflib.get_close_matches(unknown[0], known.to_dict(), n=1)
+                    hint = f" Did you mean {near[0]!r}?" if near else ""
+                    raise self._misfit(f"it has no {unknown[0]!r}.{hint}")
+                settings = {"vocab_size": len(self.tokenizer), **special, **self.settings}
+                self._config = AutoConfig.for_model(self.architecture, **settings)
+            except _MISFITS as error:
+                raise error if isinstance(error, UserError) else self._misfit(str(error)) from error
+            if settings["vocab_size"] < len(self.tokenizer):
+                raise self._misfit(f"its vocabulary is smaller than the tokenizer's {len(self.tokenizer)}.")
         return self._config
 
     def make_tokenizer(self, texts: Sequence[str]) -> Any:
         """Loads the named tokenizer, or trains one on the texts."""
         if self.tokenizer_name is not None:
             return Pretrained(self.tokenizer_name).make_tokenizer()
-        return train_tokenizer(texts, self.vocab_size, self.numbers)
+        trained = train_tokenizer(texts, self.vocab_size, self.numbers)
+        try:
+            again = _read_back(trained, self.architecture).backend_tokenizer
+        except _MISFITS as error:
+            raise self._misfit(str(error)) from error
+        if _reading(again) == _reading(trained.backend_tokenizer):
+            return trained
+        return train_tokenizer(texts, self.vocab_size, self.numbers, like=again)
 
     def make_model(self) -> Any:
-        """Initialises the weights from the global seed alone, whatever was drawn before."""
+        """Initialises the weights from the global seed."""
         from transformers import AutoModelForCausalLM, AutoModelForSeq2SeqLM
 
         kind: Any = AutoModelForSeq2SeqLM if self.encoder_decoder else AutoModelForCausalLM
-        with torch.random.fork_rng():
-            torch.manual_seed(torch.initial_seed())
+        try:
             return kind.from_config(self.config)
+        except _MISFITS as error:
+            raise self._misfit(str(error)) from error
+
+    def _misfit(self, why: str) -> UserError:
+        return UserError(
+            f"Expected a config of the {self.architecture!r} architecture, got {self.settings}: "
+            f"{' '.join(why.split())[:300]} Mend model.student.config."
+        )
 
     def tokenizer_state(self) -> str | None:
         """The trained tokenizer as JSON."""

@@ -184,7 +184,7 @@ def test_validation_size_zero_takes_nothing() -> None:
 
 @pytest.mark.parametrize("size", [-1, -0.1, 1.0, 1.5, float("nan"), len(MANY), 10_000, 0.999])
 def test_validation_that_leaves_a_side_empty_is_refused(size: int | float) -> None:
-    with pytest.raises(UserError, match="validation size"):
+    with pytest.raises(UserError, match=r"data\.val_size"):
         split_validation(MANY if size != 0.999 else MANY[:1], size, seed=0)
 
 

@@ -1,0 +1,185 @@
+"""The run folder: its log, its config, its checkpoints, and how it is left on Ctrl-C."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import signal
+import sys
+import threading
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import lightning as L
+import torch
+from lightning.pytorch.callbacks import Callback, ModelCheckpoint
+from lightning.pytorch.cli import SaveConfigCallback
+from lightning.pytorch.loggers.logger import Logger
+from lightning.pytorch.utilities import rank_zero_only
+
+from skipthinking.report.files import write_text
+
+__all__ = ["Interrupts", "RunConfig", "RunLogger", "checkpoints"]
+
+
+class RunLogger(Logger):
+    """``metrics.csv``, one row per logged step. A resumed run goes on with it, where Lightning's logger starts anew.
+
+    Args:
+        folder: The run folder; it is made with the first row.
+    """
+
+    name = version = ""
+
+    def __init__(self, folder: Path) -> None:
+        super().__init__()
+        self.folder, self.path = folder, folder / "metrics.csv"
+        self._header: list[str] = []
+        self._rows: list[dict[str, str]] = []
+
+    @property
+    def log_dir(self) -> str:
+        """The run folder."""
+        return str(self.folder)
+
+    save_dir = log_dir
+
+    @rank_zero_only
+    def log_hyperparams(self, *args: Any, **kwargs: Any) -> None:
+        """The config is in config.yaml."""
+
+    @rank_zero_only
+    def log_metrics(self, metrics: Mapping[str, Any], step: int | None = None) -> None:
+        """Keeps a row until :meth:`save`."""
+        values = {k: v.item() if isinstance(v, torch.Tensor) else v for k, v in metrics.items()}
+        self._rows.append({"step": str(step), **{name: str(value) for name, value in values.items()}})
+
+    @rank_zero_only
+    def save(self) -> None:
+        """Appends the rows; a column that is new rewrites the file, at once or not at all."""
+        if not self._rows:
+            return
+        if not self._header and self.path.exists():
+            self._header = list(self._read()[0])
+        new = sorted({name for row in self._rows for name in row} - set(self._header))
+        if new:
+            old = self._read()[1] if self.path.exists() else []
+            self._header = ["step", *sorted({*self._header, *new} - {"step"})]
+            write_text(self.path, self._text([*old, *self._rows], header=True))
+        else:
+            with self.path.open("a", newline="", encoding="utf-8") as file:
+                file.write(self._text(self._rows, header=False))
+        self._rows = []
+
+    def finalize(self, status: str) -> None:
+        """Writes what is left."""
+        self.save()
+
+    @rank_zero_only
+    def forget_from(self, step: int) -> None:
+        """Drops the rows that a resumed run is going to write again, and one that a kill cut short."""
+        if self.path.exists():
+            self._header, rows = self._read()
+            write_text(self.path, self._text([row for row in rows if int(row["step"]) < step], header=True))
+
+    def _read(self) -> tuple[list[str], list[dict[str, str]]]:
+        with self.path.open(newline="", encoding="utf-8") as file:
+            header, *rows = csv.reader(file)
+        return header, [dict(zip(header, row, strict=True)) for row in rows if len(row) == len(header)]
+
+    def _text(self, rows: list[dict[str, str]], header: bool) -> str:
+        text = io.StringIO()
+        writer = csv.DictWriter(text, self._header, lineterminator="\n")
+        if header:
+            writer.writeheader()
+        writer.writerows(rows)
+        return text.getvalue()
+
+
+class RunConfig(SaveConfigCallback):
+    """Writes config.yaml into the run folder and sends the whole config to every logger."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **{**kwargs, "save_to_log_dir": False})
+
+    def save_config(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
+        """Only for ``fit``: the other commands read the config of a run, they do not change it."""
+        if stage != "fit":
+            return
+        text = self.parser.dump(self.config, skip_unset=False)
+        write_text(Path(trainer.default_root_dir) / "config.yaml", text)
+        config = json.loads(self.parser.dump(self.config, format="json", skip_unset=False))
+        for logger in trainer.loggers:
+            if not isinstance(logger, RunLogger):
+                logger.log_hyperparams(config)
+
+    def on_save_checkpoint(self, trainer: L.Trainer, pl_module: L.LightningModule, checkpoint: dict[str, Any]) -> None:
+        """Keeps the config in the checkpoint, to be compared on the next load; it is never applied."""
+        checkpoint.setdefault("skipthinking", {})["config"] = self.parser.dump(
+            self.config, format="json", skip_unset=False
+        )
+
+
+def checkpoints(folder: Path, every: int) -> list[Callback]:
+    """Callbacks that keep ``checkpoints/last.ckpt`` fresh: every so many optimiser steps, and after each epoch."""
+    common: dict[str, Any] = {
+        "dirpath": folder / "checkpoints", "save_top_k": 0, "save_last": True, "enable_version_counter": False
+    }  # fmt: skip
+    return [
+        ModelCheckpoint(every_n_train_steps=every, **common),
+        ModelCheckpoint(every_n_epochs=1, save_on_train_epoch_end=True, **common),
+    ]
+
+
+class Interrupts(Callback):
+    """On Ctrl-C finishes the optimiser step, saves it, and says how to go on; a second Ctrl-C stops at once.
+
+    With several processes there is no moment that all of them know of: the last regular checkpoint counts.
+
+    Args:
+        folder: The run folder.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.path = folder / "checkpoints" / "last.ckpt"
+        self.asked = self.saved = False
+        self._before: Any = None
+
+    def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Listens."""
+        if trainer.world_size > 1 or threading.current_thread() is not threading.main_thread():
+            return
+
+        def ask(number: int, frame: Any) -> None:
+            if self.asked or not trainer.training:
+                raise KeyboardInterrupt
+            self.asked = True
+            print("\nstopping after this step; Ctrl-C again stops at once", file=sys.stderr, flush=True)
+
+        self._before = signal.signal(signal.SIGINT, ask)
+
+    def on_train_batch_end(self, trainer: L.Trainer, *args: Any) -> None:
+        """Saves where an optimiser step is complete."""
+        if self.asked and not trainer.fit_loop.epoch_loop._should_accumulate():
+            trainer.save_checkpoint(self.path)
+            self.saved = True
+
+    def on_train_batch_start(self, *args: Any) -> None:
+        """Stops before the next micro-batch, when the step is logged."""
+        if self.saved:
+            raise KeyboardInterrupt
+
+    def on_exception(self, trainer: L.Trainer, pl_module: L.LightningModule, exception: BaseException) -> None:
+        """Says how to go on."""
+        self.on_train_end(trainer, pl_module)
+        if isinstance(exception, KeyboardInterrupt) and trainer.is_global_zero and trainer.state.fn == "fit":
+            how = "Go on: the same command with --ckpt_path last." if self.path.exists() else "No checkpoint yet."
+            print(f"stopped at step {trainer.global_step}. {how}", file=sys.stderr, flush=True)
+
+    def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Stops listening."""
+        if self._before is not None:
+            signal.signal(signal.SIGINT, self._before)
+            self._before = None

@@ -1,0 +1,200 @@
+"""Whatever a user gets wrong ends with exit code 2, one line that says what to do, and nothing half written."""
+
+from __future__ import annotations
+
+import json
+import resource
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+GOOD = {"id": "a", "question": "What is 1 + 1?", "rationale": "One and one. That makes 2.", "answer": "2"}
+
+
+def _told(run: Callable[..., int], capsys: pytest.CaptureFixture[str], *words: Any, command: str = "fit") -> str:
+    """Runs what must fail, and returns the one line of its error."""
+    code = run(command, *words)
+    err = capsys.readouterr().err.strip()
+    assert code == 2, err
+    assert err.count("\n") == 0, err
+    assert err.startswith("error: Expected") or "error: " in err
+    assert "Traceback" not in err
+    return err
+
+
+def _untouched(tmp_path: Path) -> None:
+    assert not (tmp_path / "tiny").exists()
+
+
+# ------------------------------------------------------------------------------------------------ options
+
+
+@pytest.mark.parametrize(
+    ("words", "wrong", "near"),
+    [
+        (["--modle", "CWT"], "modle", "model"),
+        (["--trainer.max_epoch", "3"], "trainer.max_epoch", "trainer.max_epochs"),  # an abbreviation
+        (["--model.max_new_token", "3"], "max_new_token", "max_new_tokens"),
+        (["--model.student.vocab_sise", "600"], "vocab_sise", "vocab_size"),
+        (["--data.batchsize", "3"], "batchsize", "batch_size"),
+        (["--data.chunker", "AverageChunks", "--data.chunker.n_chunk", "3"], "n_chunk", "n_chunks"),
+        (["--model", "CTW"], "CTW", "CWT"),
+        (["--data.template", "Plane"], "Plane", "Plain"),
+    ],
+)
+def test_a_mistyped_option_names_the_nearest_one(
+    words: list[str], wrong: str, near: str, run: Callable[..., int], capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    told = _told(run, capsys, *words)
+    assert wrong in told
+    assert f"'{near}'" in told
+    _untouched(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("words", "named"),
+    [
+        (["--data.batch_size", "many"], "batch_size"),
+        (["--data.stage_sampling", "random"], "stage_sampling"),
+        (["--trainer.max_epochs", "soon"], "max_epochs"),
+        (["--config", "nowhere.yaml"], "nowhere.yaml"),
+        (["--data.batch_size", "0"], "batch_size"),
+        (["--data.chunker", "AverageChunks", "--data.chunker.n_chunks", "0"], "n_chunks"),
+        (["--data.val_size", "-1"], "val_size"),
+        (["--model.max_new_tokens", "0"], "max_new_tokens"),
+        (["--checkpoint_every", "0"], "checkpoint_every"),
+        (["--model.scheduler.warmup", "2"], "warmup"),
+        (["--data.max_length", "5"], "max_length"),
+        (["--model.student.config.n_head", "3"], "n_head"),
+        (["--model.student.architecture", "lama"], "lama"),
+        (["--ckpt_path", "nowhere.ckpt"], "nowhere.ckpt"),
+        (["--ckpt_path", __file__], "checkpoint"),
+        (["--trainer.max_epochs", "-1"], "trainer.max_epochs"),
+    ],
+)  # fmt: skip
+def test_a_wrong_value_names_its_option(
+    words: list[str], named: str, run: Callable[..., int], capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    assert named in _told(run, capsys, *words)
+
+
+# --------------------------------------------------------------------------------------------------- data
+
+
+def _lines(*rows: dict[str, Any] | str) -> str:
+    return "".join((row if isinstance(row, str) else json.dumps(row)) + "\n" for row in rows)
+
+
+@pytest.mark.parametrize(
+    ("text", "told"),
+    [
+        (_lines(GOOD, '{"id": "b", "question": '), ":2"),
+        (_lines(GOOD, {**GOOD, "id": "b", "question": ""}), "question"),
+        (_lines(GOOD, {k: v for k, v in GOOD.items() if k != "answer"}), "answer"),
+        (_lines(GOOD, {**GOOD, "id": "b", "rationale": "  "}), "'b'"),
+        (_lines(GOOD, {**GOOD, "question": "What is 2 + 2?", "answer": "4"}), "'a'"),
+        (_lines(GOOD, {**GOOD, "id": "b", "answer": "two"}), "two"),
+        (_lines(GOOD, {**GOOD, "id": "b", "question": "long " * 600}), "dropped"),
+        ("", "train.jsonl"),
+    ],
+    ids=["malformed", "empty field", "missing field", "no steps", "duplicate id", "unreadable", "too long", "empty"],
+)
+def test_a_bad_file_is_named_with_its_place(
+    text: str, told: str, run: Callable[..., int], capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    path = tmp_path / "train.jsonl"
+    path.write_text(text)
+    source = json.dumps([{"class_path": "Files", "init_args": {"path": str(path), "task": "gsm8k"}}])
+    words = ["--data.train", source, "--data.val_size", 0]
+    if told == "dropped":  # not an error: the rest is trained on, and the loss of data is told
+        assert run("fit", *words, "--trainer.max_epochs", 1) == 0
+        assert "dropped 1 (50.0%): longer than 512 tokens" in capsys.readouterr().out
+        return
+    assert told in _told(run, capsys, *words)
+    _untouched(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        (["--data.train", "[{class_path: Files, init_args: {path: nowhere.json, task: gsm8k}}]"], "nowhere.json"),
+        (["--data.train", "[{class_path: Hub, init_args: {name: nobody/nothing, task: gsm8k}}]"], "nobody/nothing"),
+        (["--data.train", "[]"], "data.train"),
+        (["--data.val_size", "24"], "data.val_size"),
+        (["--data.test", "{}", "--data.train", "[{class_path: Generated, init_args: {task: coin_flop}}]"], "coin_flip"),
+        (["--model.student", "Pretrained", "--model.student.name", "nobody/nothing"], "nobody/nothing"),
+        (["--model.student", "Pretrained", "--model.student.name", "."], "'.'"),
+    ],
+)
+def test_a_source_or_student_out_of_reach_is_named(
+    words: list[str], told: str, run: Callable[..., int], capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    assert told in _told(run, capsys, *words)
+    _untouched(tmp_path)
+
+
+def test_an_empty_validation_split_is_told(run: Callable[..., int], capsys: pytest.CaptureFixture[str]) -> None:
+    assert "data.val_size" in _told(run, capsys, "--data.val_size", 0, command="validate")
+
+
+def test_predict_without_a_question_is_told(run: Callable[..., int], capsys: pytest.CaptureFixture[str]) -> None:
+    assert "data.question" in _told(run, capsys, command="predict")
+
+
+# ----------------------------------------------------------------------------------------------- running
+
+
+def test_a_checkpoint_of_another_method_is_refused(
+    run: Callable[..., int], capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    assert run("fit", "--trainer.max_epochs", 1, "--evaluate", "false") == 0
+    capsys.readouterr()
+    told = _told(run, capsys, "--model", "CWT", "--ckpt_path", tmp_path / "tiny/checkpoints/last.ckpt", command="test")
+    assert "CWT" in told
+    assert "FullCoT" in told
+
+
+def test_a_student_folder_without_tokenizer_is_refused(
+    run: Callable[..., int], capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    assert run("fit", "--trainer.max_epochs", 1) == 0
+    capsys.readouterr()
+    student = tmp_path / "tiny" / "student"
+    (student / "tokenizer.json").unlink()
+    told = _told(run, capsys, "--run", "b", "--model.student", "Pretrained", "--model.student.name", student)
+    assert "tokenizer" in told
+    assert not (tmp_path / "b").exists()
+
+
+def test_a_loss_that_is_not_finite_stops_the_run_and_names_its_examples(
+    run: Callable[..., int], capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    told = _told(run, capsys, "--model.optimizer", "{class_path: torch.optim.SGD, init_args: {lr: 1.0e+30}}")
+    assert "at step" in told
+    assert "coin_flip-train-" in told
+    assert not (tmp_path / "tiny" / "student").exists()
+
+
+def test_a_run_folder_that_cannot_be_made_is_told(
+    run: Callable[..., int], capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    (tmp_path / "tiny").write_text("a file in its place")
+    assert str(tmp_path / "tiny") in _told(run, capsys)
+    assert (tmp_path / "tiny").read_text() == "a file in its place"
+
+
+def test_a_full_disk_is_told_and_leaves_no_broken_checkpoint(
+    run: Callable[..., int], capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    """A limit on the size of files stands for the full disk: a checkpoint of this student has 250 kB."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (50_000, hard))
+    try:
+        told = _told(run, capsys)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert "space" in told
+    assert not list((tmp_path / "tiny").rglob("*.ckpt"))
+    assert run("fit", "--ckpt_path", "last") == 0  # and the run can be taken up

@@ -1,0 +1,141 @@
+"""Laws of the loss: what one loop over the tokens of a step gives, however the step is split."""
+
+from __future__ import annotations
+
+import random
+from typing import NamedTuple
+
+import pytest
+import torch
+from torch import Tensor
+
+from skipthinking.losses import weighted_likelihood
+
+
+class Row(NamedTuple):
+    """One instance: NLL and weight of every token, and its term."""
+
+    nll: list[float]
+    weights: list[float]
+    term: int
+
+
+def step_loss(rows: list[Row], term_weights: list[float]) -> float:
+    """The definition: per term the weighted mean over all tokens of the step, then the weighted sum over terms."""
+    total = 0.0
+    for term, term_weight in enumerate(term_weights):
+        upper = lower = 0.0
+        for row in rows:
+            if row.term == term:
+                for nll, weight in zip(row.nll, row.weights, strict=True):
+                    upper += weight * nll
+                    lower += weight
+        if lower:
+            total += term_weight * upper / lower
+    return total
+
+
+def totals_of(rows: list[Row], terms: int) -> Tensor:
+    return torch.tensor([sum(sum(row.weights) for row in rows if row.term == k) for k in range(terms)])
+
+
+def share(rows: list[Row], totals_K: Tensor, term_weights: list[float]) -> tuple[Tensor, Tensor]:
+    """The loss of one micro-batch, and its token NLLs as a leaf."""
+    width = max(len(row.weights) for row in rows)
+    weights_BL = torch.tensor([row.weights + [0.0] * (width - len(row.weights)) for row in rows])
+    kept = [nll for row in rows for nll, weight in zip(row.nll, row.weights, strict=True) if weight > 0]
+    nll_N = torch.tensor(kept, requires_grad=True)
+    terms_B = torch.tensor([row.term for row in rows])
+    return weighted_likelihood(nll_N, weights_BL, terms_B, totals_K, term_weights), nll_N
+
+
+def drawn(seed: int, terms: int, count: int = 9) -> list[Row]:
+    rng = random.Random(seed)
+    rows = []
+    for i in range(count):
+        length = rng.randint(1, 40)
+        weights = [rng.choice([0.0, 0.0, 0.1, 0.7, 1.0]) for _ in range(length)]
+        rows.append(Row([rng.uniform(0, 9) for _ in range(length)], [*weights[:-1], 1.0], i % terms))
+    return rows
+
+
+def test_literal_step() -> None:
+    rows = [Row([9.0, 2.0, 4.0], [0.0, 1.0, 0.5], 0), Row([1.0], [1.0], 1), Row([7.0], [1.0], 1)]
+    loss, _ = share(rows, totals_of(rows, 2), [1.0, 0.5])
+    # term 0: (1*2 + 0.5*4) / 1.5 = 8/3; the 9 is context. term 1: (1 + 7) / 2 = 4, at weight 0.5
+    assert loss.item() == pytest.approx(8 / 3 + 2.0)
+    assert loss.shape == ()
+
+
+@pytest.mark.parametrize("terms", [1, 2, 3])
+@pytest.mark.parametrize("seed", range(5))
+def test_loss_is_the_sum_of_weighted_means(seed: int, terms: int) -> None:
+    rows, term_weights = drawn(seed, terms), [1.0, 0.3, 2.5][:terms]
+    loss, _ = share(rows, totals_of(rows, terms), term_weights)
+    assert loss.item() == pytest.approx(step_loss(rows, term_weights), rel=1e-5)
+
+
+@pytest.mark.parametrize("seed", range(10))
+def test_shares_of_any_split_add_up_to_the_step(seed: int) -> None:
+    rng, rows, term_weights = random.Random(seed), drawn(seed, 2), [1.0, 0.3]
+    totals_K = totals_of(rows, 2)
+    order = rng.sample(range(len(rows)), len(rows))
+    cuts = sorted(rng.sample(range(1, len(rows)), rng.randint(1, len(rows) - 1)))
+    parts = [[rows[i] for i in order[a:b]] for a, b in zip([0, *cuts], [*cuts, len(rows)], strict=True)]
+    losses = [share(part, totals_K, term_weights)[0].item() for part in parts]
+    assert sum(losses) == pytest.approx(step_loss(rows, term_weights), rel=1e-5)
+    # A mean of the parts' own losses is another number: the split is not even.
+    assert sum(step_loss(part, term_weights) for part in parts) / len(parts) != pytest.approx(sum(losses), rel=1e-3)
+
+
+def test_gradient_of_a_token_is_its_weight_over_the_steps() -> None:
+    rows, term_weights = drawn(1, 2), [1.0, 0.3]
+    totals_K = totals_of(rows, 2)
+    loss, nll_N = share(rows[:4], totals_K, term_weights)
+    loss.backward()
+    expected = [
+        term_weights[row.term] * weight / float(totals_K[row.term])
+        for row in rows[:4]
+        for weight in row.weights
+        if weight
+    ]
+    torch.testing.assert_close(nll_N.grad, torch.tensor(expected))
+
+
+@pytest.mark.parametrize("term", [0, 1, 2])
+def test_each_term_alone_trains_its_tokens_and_no_others(term: int) -> None:
+    rows = drawn(2, 3)
+    loss, nll_N = share(rows, totals_of(rows, 3), [float(k == term) for k in range(3)])
+    loss.backward()
+    own = torch.tensor([row.term == term for row in rows for weight in row.weights if weight])
+    assert bool((nll_N.grad[own] > 0).all())
+    assert not bool(nll_N.grad[~own].any())
+
+
+def test_term_without_instances_counts_zero() -> None:
+    rows = [row._replace(term=1) for row in drawn(3, 1)]
+    totals_K = totals_of(rows, 3)
+    assert totals_K.tolist()[::2] == [0.0, 0.0]
+    loss, nll_N = share(rows, totals_K, [5.0, 1.0, 7.0])
+    loss.backward()
+    assert loss.item() == pytest.approx(step_loss(rows, [0.0, 1.0, 0.0]), rel=1e-5)
+    assert bool(nll_N.grad.isfinite().all())
+
+
+def test_micro_batch_without_targets_adds_zero() -> None:
+    nll_N = torch.zeros(0, requires_grad=True)
+    for totals_K in (torch.tensor([3.0, 0.0]), torch.zeros(2)):
+        loss = weighted_likelihood(nll_N, torch.zeros(2, 4), torch.tensor([0, 1]), totals_K, [1.0, 1.0])
+        loss.backward()
+        assert loss.item() == 0.0
+
+
+def test_scale_of_token_weights_cancels_and_that_of_terms_does_not() -> None:
+    rows, term_weights = drawn(4, 2), [1.0, 0.3]
+    once = share(rows, totals_of(rows, 2), term_weights)[0].item()
+    tripled = [row._replace(weights=[3 * weight for weight in row.weights]) for row in rows]
+    assert share(tripled, totals_of(tripled, 2), term_weights)[0].item() == pytest.approx(once, rel=1e-5)
+    assert share(rows, totals_of(rows, 2), [4 * w for w in term_weights])[0].item() == pytest.approx(4 * once, rel=1e-5)
+    # One term's weights scaled: that term's mean, and so the loss, stays.
+    one = [row if row.term else row._replace(weights=[3 * weight for weight in row.weights]) for row in rows]
+    assert share(one, totals_of(one, 2), term_weights)[0].item() == pytest.approx(once, rel=1e-5)
