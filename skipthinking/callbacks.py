@@ -115,7 +115,7 @@ class Results(Callback):
         write_json(self.folder / "summary.json", {
             "method": type(method).__name__,
             "seed": int(os.environ.get("PL_GLOBAL_SEED", 0)),
-            "steps": trainer.global_step or self._steps(trainer),
+            "steps": trainer.global_step or method.steps_before,
             "target_tokens": method.target_tokens,
             "context_tokens": method.context_tokens,
             "fit_seconds": round(self.seconds, 1),
@@ -123,10 +123,6 @@ class Results(Callback):
             "device": _device_name(method.device),
             "test": {name: self._scores(data, name, rows) for name, rows in sets.items()},
         })  # fmt: skip
-
-    @staticmethod
-    def _steps(trainer: L.Trainer) -> int:
-        return trainer.fit_loop.epoch_loop.global_step
 
     @staticmethod
     def _scores(data: Any, name: str, predictions: Sequence[Prediction]) -> dict[str, Any]:
@@ -149,23 +145,15 @@ class Answers(Callback):
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
-        self.rows: list[Prediction] = []
-
-    def on_predict_batch_end(
-        self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, batch_idx: int,
-        dataloader_idx: int = 0,
-    ) -> None:  # fmt: skip
-        """Collects."""
-        self.rows += outputs
 
     def on_predict_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Prints the first answers on the first rank, and writes all of them."""
         from skipthinking.annotate.scoring import gather
 
-        answers = gather({row.id: row for row in self.rows})
+        method: Distiller = pl_module  # type: ignore[assignment]
+        answers = gather({row.id: row for row in method.predictions})
         if not trainer.is_global_zero:
             return
-        method: Distiller = pl_module  # type: ignore[assignment]
         data: RationaleDataModule = trainer.datamodule  # type: ignore[attr-defined]
         rows = [answers[example.id] for example in data.examples["predict"]]
         console = Console(highlight=False)

@@ -185,8 +185,7 @@ class RationaleDataModule(L.LightningDataModule):
         self.load(stage)
         method = self.method
         if not method.student.has_tokenizer:
-            self._load_train()
-            method.student.prepare(self._texts())
+            method.student.prepare(self._texts() if method.student.trains_tokenizer else ())
         self.codec = Codec(
             tokenizer=method.student.tokenizer,
             template=self.template,
@@ -201,6 +200,7 @@ class RationaleDataModule(L.LightningDataModule):
                 self._prompts[name] = self.codec.prompts(rows, method.answering_prefix)
 
     def _texts(self) -> list[str]:
+        self._load_train()
         rows = self.examples["train"]
         return [
             " ".join(

@@ -8,6 +8,7 @@ import os
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 import lightning as L
@@ -71,7 +72,7 @@ class Distiller(L.LightningModule, ABC):
         self.scores = AnswerScores()
         self.predictions: list[Prediction] = []
         self.latency: float | None = None
-        self.target_tokens = self.context_tokens = 0
+        self.target_tokens = self.context_tokens = self.steps_before = 0  # as a checkpoint has them
         self.codec: Codec | None = None
         self.steps_per_epoch: int | None = None  # as counted in the first epoch
 
@@ -228,9 +229,15 @@ class Distiller(L.LightningModule, ABC):
         """Answers a batch of test prompts."""
         self._evaluate(batch, {row.id: row for rows in self.data.test_sets.values() for row in rows})
 
-    def predict_step(self, batch: EvalBatch, batch_idx: int) -> list[Prediction]:
-        """Answers a batch of questions."""
-        return self.answer(batch, {example.id: example for example in self.data.examples["predict"]})
+    def on_predict_epoch_start(self) -> None:
+        """Forgets the predictions of the last evaluation."""
+        self.predictions = []
+
+    def predict_step(self, batch: EvalBatch, batch_idx: int) -> list[dict[str, Any]]:
+        """Answers a batch of questions; as plain dictionaries, because Lightning moves what it is given."""
+        predictions = self.answer(batch, {example.id: example for example in self.data.examples["predict"]})
+        self.predictions += predictions
+        return [asdict(prediction) for prediction in predictions]
 
     def _evaluate(self, batch: EvalBatch, examples: Mapping[str, Example]) -> None:
         predictions = self.answer(batch, examples)
@@ -299,6 +306,7 @@ class Distiller(L.LightningModule, ABC):
         """
         self.target_tokens, self.context_tokens = checkpoint["skipthinking"]["tokens"]
         self.steps_per_epoch = checkpoint["skipthinking"]["steps_per_epoch"]
+        self.steps_before = checkpoint["global_step"]
         if self.student.lora is not None:
             trained = {name for name, parameter in self.named_parameters() if parameter.requires_grad}
             if trained != set(checkpoint["state_dict"]):

@@ -72,6 +72,9 @@ class Student(nn.Module, ABC):
 
     # ---------------------------------------------------------------------------------- life cycle
 
+    trains_tokenizer: bool = False
+    """Whether :meth:`prepare` needs the training texts."""
+
     @property
     def has_tokenizer(self) -> bool:
         """Whether the tokenizer is there already."""

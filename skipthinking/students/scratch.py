@@ -107,6 +107,7 @@ class FromScratch(Student):
             )
         self.architecture, self.settings = architecture, dict(config or {})
         self.tokenizer_name, self.vocab_size, self.numbers = tokenizer, vocab_size, numbers
+        self.trains_tokenizer = tokenizer is None
         self._config: Any = None
 
     @property

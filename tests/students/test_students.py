@@ -625,7 +625,7 @@ def test_vocabulary_is_bounded_and_every_text_survives_it() -> None:
             assert tokenizer.decode(ids, clean_up_tokenization_spaces=False) == text
             assert tokenizer.eos_token_id not in ids
         assert tokenizer(tokenizer.eos_token).input_ids == [tokenizer.eos_token_id]
-    with pytest.raises(UserError, match="at least 512 .*vocab_size=511"):
+    with pytest.raises(UserError, match=r"at least 512 .*vocab_size=511"):
         FromScratch(vocab_size=511)
 
 

@@ -1,0 +1,166 @@
+"""The commands as a user types them, on tiny runs."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import yaml
+from conftest import TINY
+
+Run = Callable[..., int]
+
+
+def _rows(path: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in path.read_text().splitlines()]
+
+
+@pytest.fixture
+def trained(run: Run, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Path:
+    """A finished run of CWT."""
+    assert run("fit", "--model", "CWT", "--trainer.max_epochs", 2) == 0
+    capsys.readouterr()
+    return tmp_path / "tiny"
+
+
+def test_a_run_folder_has_all_that_the_readme_names(trained: Path) -> None:
+    names = {path.name for path in trained.iterdir()}
+    assert names == {"config.yaml", "metrics.csv", "checkpoints", "predictions.jsonl", "summary.json", "student"}
+    rows = _rows(trained / "predictions.jsonl")
+    assert len(rows) == 5
+    wanted = {"set", "id", "question", "gold", "completion", "extracted", "correct", "new_tokens"}
+    assert all(wanted <= row.keys() for row in rows)
+
+
+def test_a_saved_config_starts_the_same_run(trained: Path, run: Run, tmp_path: Path) -> None:
+    assert run("fit", "--run", "again", config=trained / "config.yaml") == 0
+    one, two = (torch.load(tmp_path / name / "checkpoints/last.ckpt", weights_only=True) for name in ("tiny", "again"))
+    assert all(torch.equal(value, two["state_dict"][name]) for name, value in one["state_dict"].items())
+
+
+def test_test_repeats_what_fit_found(trained: Path, run: Run) -> None:
+    before = (trained / "predictions.jsonl").read_text()
+    summary = json.loads((trained / "summary.json").read_text())
+    (trained / "predictions.jsonl").unlink()
+    assert run("test", config=trained / "config.yaml") == 0
+    assert (trained / "predictions.jsonl").read_text() == before
+    again = json.loads((trained / "summary.json").read_text())
+    assert {**again, "latency_seconds": 0} == {**summary, "latency_seconds": 0}
+
+
+def test_validate_answers_the_validation_examples(trained: Path, run: Run) -> None:
+    assert run("validate", config=trained / "config.yaml") == 0
+    rows = _rows(trained / "predictions_val.jsonl")
+    assert len(rows) == 4
+    assert all(row["id"].startswith("coin_flip-train-") for row in rows)
+
+
+def test_predict_shows_the_stages_of_an_answer(trained: Path, run: Run, capsys: pytest.CaptureFixture[str]) -> None:
+    question = _rows(trained / "predictions.jsonl")[0]["question"]
+    assert run("predict", "--data.question", question, config=trained / "config.yaml") == 0
+    out = " ".join(capsys.readouterr().out.split())
+    assert question in out
+    assert "answer" in out
+    assert "8 new tokens" in out
+
+
+def test_predict_answers_a_file(trained: Path, run: Run, tmp_path: Path) -> None:
+    asked = _rows(trained / "predictions.jsonl")
+    (tmp_path / "asked.jsonl").write_text(
+        "".join(json.dumps({"id": r["id"], "question": r["question"]}) + "\n" for r in asked)
+    )
+    assert run("predict", "--data.questions", tmp_path / "asked.jsonl", config=trained / "config.yaml") == 0
+    answers = _rows(trained / "answers.jsonl")
+    assert [(r["id"], r["completion"]) for r in answers] == [(r["id"], r["completion"]) for r in asked]
+
+
+def test_an_exported_student_gives_the_same_answers(trained: Path) -> None:
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    model = AutoModelForCausalLM.from_pretrained(trained / "student")
+    tokenizer = AutoTokenizer.from_pretrained(trained / "student")
+    for row in _rows(trained / "predictions.jsonl"):
+        prompt = tokenizer(f"Question: {row['question']}\nAnswer:", return_tensors="pt")
+        made = model.generate(**prompt, max_new_tokens=8)[0, prompt.input_ids.shape[1] :]
+        assert tokenizer.decode(made, skip_special_tokens=True).strip() == row["completion"]
+
+
+def test_lora_checkpoints_hold_the_adapter_alone_and_the_export_is_merged(run: Run, tmp_path: Path) -> None:
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    lora = ["--model.student.lora", "{r: 4, dropout: 0.1}", "--trainer.max_epochs", 2, "--checkpoint_every", 3]
+    assert run("fit", *lora) == 0
+    folder = tmp_path / "tiny"
+    state = torch.load(folder / "checkpoints" / "last.ckpt", weights_only=True)["state_dict"]
+    assert state
+    assert all("lora_" in name for name in state)
+    assert not list((folder / "student").glob("adapter*"))
+    model = AutoModelForCausalLM.from_pretrained(folder / "student")
+    assert not any("lora" in name for name, _ in model.named_parameters())
+    tokenizer = AutoTokenizer.from_pretrained(folder / "student")
+    before = _rows(folder / "predictions.jsonl")
+    for row in before:
+        prompt = tokenizer(f"Question: {row['question']}\nAnswer:", return_tensors="pt")
+        made = model.generate(**prompt, max_new_tokens=8)[0, prompt.input_ids.shape[1] :]
+        assert tokenizer.decode(made, skip_special_tokens=True).strip() == row["completion"]
+    assert run("test", *lora) == 0  # the adapter on top of the base that the seed gives again
+    assert _rows(folder / "predictions.jsonl") == before
+
+
+def test_the_command_line_beats_the_checkpoint_and_says_so(
+    trained: Path, run: Run, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run("test", "--model.max_new_tokens", 5, config=trained / "config.yaml") == 0
+    assert "model.init_args.max_new_tokens is 5 here and 8 in" in capsys.readouterr().out
+    assert all(row["new_tokens"] == 5 for row in _rows(trained / "predictions.jsonl"))
+    assert run("test", config=trained / "config.yaml") == 0
+    assert "note:" not in capsys.readouterr().out
+
+
+def test_a_run_says_once_what_it_trains_on(run: Run, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run("fit", "--model", "CWT", "--trainer.max_epochs", 2) == 0
+    out = capsys.readouterr()
+    told = " ".join(out.out.split())
+    assert told.count("kept 20 of 20 training examples") == 1
+    assert told.count("target and") == 2  # at the start for an epoch, at the end for the run
+    assert told.count("its targets between « »: Question:") == 1
+    assert "Warning" not in out.err
+
+
+@pytest.mark.parametrize("sampling", ["cycle", "uniform", "loss"])
+def test_every_stage_sampling_trains(sampling: str, run: Run) -> None:
+    assert run("fit", "--model", "CWT", "--data.stage_sampling", sampling, "--trainer.max_epochs", 1) == 0
+
+
+@pytest.mark.parametrize("method", ["FullCoT", "AnswerOnly", "MultiTask", "CWT"])
+def test_every_method_lowers_its_loss(method: str, run: Run, tmp_path: Path) -> None:
+    longer = ["--trainer.max_epochs", 8, "--evaluate", "false", "--data.val_size", 0]
+    assert run("fit", "--model", method, *longer) == 0
+    header, *lines = [line.split(",") for line in (tmp_path / "tiny" / "metrics.csv").read_text().splitlines()]
+    losses = [float(line[header.index("train/loss")]) for line in lines if line[header.index("train/loss")]]
+    assert sum(losses[-6:]) < 0.9 * sum(losses[:6])
+
+
+def test_lightnings_plateau_schedule_watches_what_it_names(run: Run, capsys: pytest.CaptureFixture[str]) -> None:
+    plateau = "{class_path: lightning.pytorch.cli.ReduceLROnPlateau, init_args: {monitor: val/accuracy, mode: max}}"
+    assert run("fit", "--model.scheduler", plateau, "--evaluate", "false") == 0
+    assert run("fit", "--run", "b", "--model.scheduler", "torch.optim.lr_scheduler.ReduceLROnPlateau") == 2
+    assert "lightning.pytorch.cli.ReduceLROnPlateau" in capsys.readouterr().err
+
+
+def test_batches_by_tokens_and_without_buckets_train(run: Run) -> None:
+    assert run("fit", "--data.batch_tokens", 600, "--data.bucket", "false", "--trainer.max_epochs", 1) == 0
+
+
+def test_a_run_that_is_interrupted_before_its_first_step_can_be_started_again(run: Run, tmp_path: Path) -> None:
+    assert run("fit", "--model.student.config.n_head", 3) == 2
+    assert run("fit", "--trainer.max_epochs", 1) == 0
+    assert yaml.safe_load((tmp_path / "tiny" / "config.yaml").read_text())["trainer"]["max_epochs"] == 1
+
+
+def test_the_tiny_config_is_the_one_under_test() -> None:
+    assert yaml.safe_load(TINY.read_text())["run"] == "tiny"

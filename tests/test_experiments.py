@@ -1,0 +1,118 @@
+"""Every YAML under experiments/ is parsed, built with a tiny random model of its architecture, and stepped once."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from conftest import ROOT
+
+from skipthinking.students.scratch import train_tokenizer
+from skipthinking.tasks import generate
+
+EXPERIMENTS = sorted(
+    path for path in (ROOT / "experiments").rglob("*.yaml") if "class_path: RationaleDataModule" in path.read_text()
+)
+ADDED = sorted((ROOT / "experiments" / "with").rglob("*.yaml"))  # what is added to another config
+CHAT = "{% for m in messages %}<|{{ m.role }}|>{{ m.content }}<|end|>{% endfor %}<|assistant|>"
+STUDENTS = {  # hub name: architecture and config of its stand-in; only a tokenizer where there is none
+    "microsoft/Phi-3-mini-4k-instruct": ("phi3", {"hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 1,
+                                                  "num_attention_heads": 2, "num_key_value_heads": 2}),
+    "openai-community/gpt2": None,
+    "google/flan-t5-small": None,
+}  # fmt: skip
+
+
+def _stand_in(folder: Path, model: tuple[str, dict[str, Any]] | None) -> None:
+    from transformers import AutoConfig, AutoModelForCausalLM
+
+    rows = generate("arithmetic", split="train", size=30)
+    tokenizer = train_tokenizer([f"{row.question} {row.rationale}" for row in rows], 600, 50)
+    tokenizer.chat_template = CHAT
+    tokenizer.save_pretrained(folder)
+    if model is not None:
+        ends = {"pad_token_id": tokenizer.pad_token_id, "eos_token_id": tokenizer.eos_token_id}
+        config = AutoConfig.for_model(model[0], vocab_size=len(tokenizer), **ends, **model[1])
+        torch.manual_seed(0)
+        AutoModelForCausalLM.from_config(config).save_pretrained(folder)
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder where the hub names and the data paths of the experiments lead to small stand-ins."""
+    folder = tmp_path_factory.mktemp("world")
+    for name, model in STUDENTS.items():
+        _stand_in(folder / name, model)
+    train, test = (generate("arithmetic", split=split, size=12) for split in ("train", "test"))
+    svamp, gsm8k, hub = folder / "data" / "svamp", folder / "data" / "gsm8k", folder / "openai" / "gsm8k"
+    for path in (svamp, gsm8k, hub / "main"):
+        path.mkdir(parents=True)
+    told = [{"instruction": r.question, "output": f" {r.rationale} The answer is {r.answer}"} for r in train]
+    (svamp / "chatgpt_level6.json").write_text(json.dumps(told))
+    asked = [{"ID": f"chal-{i}", "Body": r.question.rpartition(". ")[0] + ".", "Equation": "",
+              "Question": r.question.rpartition(". ")[2], "Answer": float(r.answer), "Type": ""}
+             for i, r in enumerate(test)]  # fmt: skip
+    (svamp / "test.json").write_text(json.dumps(asked))
+    for split, rows in {"train": train, "test": test}.items():
+        lines = [json.dumps({"question": r.question, "answer": f"{r.rationale}\n#### {r.answer}"}) for r in rows]
+        (gsm8k / f"{split}.jsonl").write_text("\n".join(lines) + "\n")
+        shutil.copy(gsm8k / f"{split}.jsonl", hub / "main" / f"{split}.jsonl")
+    files = "".join(f"  - split: {split}\n    path: main/{split}.jsonl\n" for split in ("train", "test"))
+    (hub / "README.md").write_text(f"---\nconfigs:\n- config_name: main\n  data_files:\n{files}---\n")
+    return folder
+
+
+def test_there_are_experiments() -> None:
+    names = {path.stem for path in EXPERIMENTS}
+    assert names >= {"quickstart", "full_cot_phi3", "cwt_phi3", "full_cot_svamp", "cwt_svamp", "full_cot_gsm8k_t5"}
+    assert {path.stem for path in ADDED} >= {"wandb"}
+
+
+@pytest.mark.parametrize("path", EXPERIMENTS, ids=lambda path: path.stem)
+def test_every_experiment_takes_a_step_and_is_tested(
+    path: Path, world: Path, run: Callable[..., int], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(world)
+    words = ["--run", "it", "--trainer.max_steps", 1, "--trainer.accelerator", "cpu", "--data.val_size", 2]
+    short = ["--model.max_new_tokens", 4, "--model.latency_examples", 1, "--trainer.enable_progress_bar", "false"]
+    assert run("fit", *words, *short, config=path) == 0
+    found = json.loads((tmp_path / "it" / "summary.json").read_text())
+    assert found["steps"] == 1
+    assert found["target_tokens"] > 0
+    assert (tmp_path / "it" / "student" / "config.json").exists()
+
+
+def test_every_experiment_says_how_to_run_it() -> None:
+    for path in EXPERIMENTS:
+        header = [line for line in path.read_text().splitlines() if line.startswith("#")]
+        name = path.relative_to(ROOT)
+        assert any(line == f"#   python -m skipthinking fit --config {name}" for line in header), name
+
+
+def test_wandb_gets_the_whole_config_offline(
+    run: Callable[..., int], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    import wandb
+
+    monkeypatch.setenv("WANDB_SILENT", "true")
+    monkeypatch.delenv("WANDB_API_KEY", raising=False)
+    monkeypatch.chdir(tmp_path)
+    told: list[dict[str, Any]] = []
+    finish = wandb.sdk.wandb_run.Run.finish
+    monkeypatch.setattr(
+        wandb.sdk.wandb_run.Run, "finish", lambda self, *a, **k: (told.append(dict(self.config)), finish(self, *a, **k))
+    )
+    added = ROOT / "experiments" / "with" / "wandb.yaml"
+    assert run("fit", "--config", added, "--trainer.max_epochs", 1) == 0
+    wandb.finish()
+    assert list((tmp_path / "wandb").glob("offline-run-*"))
+    config = told[0]
+    assert config["model"]["class_path"] == "skipthinking.methods.FullCoT"
+    assert config["data"]["init_args"]["batch_size"] == 4
+    assert config["data"]["init_args"]["stage_sampling"] == "cycle"  # defaults too
+    assert (tmp_path / "tiny" / "metrics.csv").exists()
