@@ -77,8 +77,8 @@ class Chat(Template):
         """
         if not getattr(tokenizer, "chat_template", None):
             raise UserError(
-                f"Expected a tokenizer with a chat template, got {getattr(tokenizer, 'name_or_path', '')!r} without one. "
-                "Use data.template: Plain."
+                f"Expected a tokenizer with a chat template, got {getattr(tokenizer, 'name_or_path', '')!r} without "
+                "one. Use data.template: Plain."
             )
         turns = [{"role": "system", "content": self.system}] if self.system else []
         turns.append({"role": "user", "content": question})

