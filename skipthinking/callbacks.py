@@ -130,9 +130,9 @@ class Results(Callback):
         tasks = by_group(predictions, {p.id: p.task for p in predictions})
         if len(tasks) > 1:
             values["tasks"] = {task: scores(rows) for task, rows in tasks.items()}
-        told = [row for row in data.test_sets[name] if row.rationale]
+        told = [data.teacher_tokens[row.id] for row in data.test_sets[name] if row.id in data.teacher_tokens]
         if told:
-            values["teacher_tokens"] = sum(len(row.tokens) for row in data.codec.encode(told)) / len(told)
+            values["teacher_tokens"] = sum(told) / len(told)
         return values
 
 
@@ -159,14 +159,14 @@ class Answers(Callback):
         console = Console(highlight=False)
         for row in rows[:10]:
             console.print(row.question, style="bold", markup=False)
-            for name, text in method.stages_of(row.completion):
+            for name, text in row.stages:
                 console.print(f"  {name:>9}  {text}", markup=False)
             console.print(
                 f"  {'answer':>9}  {row.extracted or row.extracted_lenient or 'none'} ({row.new_tokens} new tokens)\n"
             )
         if data.questions:
             path = self.folder / "answers.jsonl"
-            write_jsonl(path, ({**asdict(row), "stages": method.stages_of(row.completion)} for row in rows))
+            write_jsonl(path, map(asdict, rows))
             console.print(f"{len(rows)} answers in {path}")
 
 

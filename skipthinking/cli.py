@@ -19,6 +19,8 @@ from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from lightning.pytorch.utilities import rank_zero_only
 from lightning.pytorch.utilities.warnings import PossibleUserWarning
 
+import skipthinking.annotate.chunks
+import skipthinking.annotate.skips
 import skipthinking.data.encoding
 import skipthinking.data.sources
 import skipthinking.data.stages

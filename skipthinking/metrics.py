@@ -55,7 +55,8 @@ def by_group(predictions: Iterable[Prediction], group_of: Mapping[str, str]) -> 
 class AnswerScores(Metric):
     """Shares and means over predictions; each counts once, on any number of ranks.
 
-    ``compute`` returns accuracy, accuracy_lenient, no_answer, unfinished (no EOS within the limit) and new_tokens.
+    ``compute`` returns accuracy, accuracy_lenient, no_answer, unfinished (no EOS within the limit), new_tokens, and
+    where stages are named, skipped: the mean share of the teacher's chunks that the student left out.
     """
 
     full_state_update = False
@@ -63,16 +64,17 @@ class AnswerScores(Metric):
 
     def __init__(self, **settings: Any) -> None:
         super().__init__(**settings)
-        self.add_state("counts", default=torch.zeros(6, dtype=torch.float64), dist_reduce_fx="sum")
+        self.add_state("counts", default=torch.zeros(8, dtype=torch.float64), dist_reduce_fx="sum")
 
     def update(self, predictions: Sequence[Prediction]) -> None:
         """Adds predictions."""
         for p in predictions:
-            row = [1, p.correct, p.correct_lenient, p.extracted is None, not p.finished, p.new_tokens]
+            row: list[float] = [1, p.correct, p.correct_lenient, p.extracted is None, not p.finished, p.new_tokens]
+            row += [p.skipped or 0.0, p.skipped is not None]
             self.counts += torch.tensor(row, dtype=torch.float64, device=self.counts.device)
 
     def compute(self) -> dict[str, Tensor]:
         """The shares and means over all predictions of all ranks."""
         names = ("accuracy", "accuracy_lenient", "no_answer", "unfinished", "new_tokens")
-        means = self.counts[1:] / self.counts[0].clamp_min(1)
-        return dict(zip(names, means, strict=True))
+        means = dict(zip(names, self.counts[1:6] / self.counts[0].clamp_min(1), strict=True))
+        return means | ({"skipped": self.counts[6] / self.counts[7]} if self.counts[7] else {})

@@ -109,6 +109,9 @@ class Prediction:
         correct_lenient: Whether ``extracted_lenient`` equals ``gold``.
         new_tokens: Number of generated tokens, EOS included.
         finished: Whether EOS came before the limit on new tokens.
+        stages: The stages of the completion, as (name, text) pairs.
+        skipped: Share of the teacher's chunks that the student left out; None where it names no stages, or the example
+            has no rationale.
     """
 
     id: str
@@ -122,3 +125,5 @@ class Prediction:
     correct_lenient: bool
     new_tokens: int
     finished: bool
+    stages: list[tuple[str, str]] = field(default_factory=list)
+    skipped: float | None = None

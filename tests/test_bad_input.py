@@ -116,6 +116,16 @@ def test_a_bad_file_is_named_with_its_place(
     _untouched(tmp_path)
 
 
+def test_examples_without_steps_are_left_out_when_asked(
+    run: Callable[..., int], capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    (tmp_path / "train.jsonl").write_text(_lines(GOOD, {**GOOD, "id": "b", "question": "Why?", "rationale": " "}))
+    source = json.dumps([{"class_path": "Files", "init_args": {"path": f"{tmp_path}/train.jsonl", "task": "gsm8k"}}])
+    words = ["--data.train", source, "--data.val_size", 0, "--data.without_steps", "leave_out"]
+    assert run("fit", *words, "--trainer.max_epochs", 1) == 0
+    assert "kept 1 of 2 training examples; dropped 1 (50.0%): no steps" in capsys.readouterr().out
+
+
 @pytest.mark.parametrize(
     ("words", "told"),
     [

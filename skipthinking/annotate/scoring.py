@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -15,7 +15,19 @@ from tqdm import tqdm
 from skipthinking.data.batches import Batch, collate, instance_length
 from skipthinking.records import Instance
 
-__all__ = ["frozen", "gather", "score_tokens"]
+__all__ = ["Scores", "frozen", "gather", "score_tokens"]
+
+
+class Scores(NamedTuple):
+    """What the student says of N target tokens.
+
+    Attributes:
+        nll: Negative log-likelihood, nats, shape (N,).
+        hit: Whether greedy decoding would choose the token, shape (N,).
+    """
+
+    nll: NDArray[np.float32]
+    hit: NDArray[np.bool_]
 
 
 @contextmanager
@@ -48,34 +60,43 @@ def score_tokens(
     ranks: int = 1,
     batch_tokens: int = 8192,
     what: str = "Scoring",
-) -> dict[str, NDArray[np.float32]]:
-    """NLL of the target tokens of every instance under the student.
+) -> dict[str, Scores]:
+    """NLL of the target tokens of every instance under the student, and whether greedy decoding would choose them.
 
     Args:
         student: The student; its training state is untouched.
         instances: At most one per example id.
         rank: This process.
-        ranks: Number of processes; each scores its share, all get the whole.
+        ranks: Number of processes; each scores its share of the batches, all get the whole. The batches do not depend
+            on it, so that any number of processes gives the same bits.
         batch_tokens: Padded tokens per batch.
         what: Label of the progress bar.
 
     Returns:
-        Per example id the NLL of its target tokens in order, nats.
+        Per example id the scores of its target tokens in order.
     """
-    order = sorted(range(len(instances)), key=lambda i: (-instance_length(instances[i]), instances[i].id))[rank::ranks]
-    found: dict[str, NDArray[np.float32]] = {}
-    with frozen(student), tqdm(total=len(order), desc=what, delay=2, leave=False, disable=rank > 0) as bar:
-        at = 0
-        while at < len(order):
-            longest = instance_length(instances[order[at]])
-            rows = [instances[i] for i in order[at : at + max(1, batch_tokens // longest)]]
+    found: dict[str, Scores] = {}
+    batches = _batches(instances, batch_tokens)[rank::ranks]
+    with frozen(student), tqdm(total=sum(map(len, batches)), desc=what, delay=2, leave=False, disable=rank > 0) as bar:
+        for rows in batches:
             batch = collate(rows, pad_id=student.pad_id, encoder_decoder=student.encoder_decoder, terms=2)
-            nll = student.token_nll(_to(batch, student.device)).cpu().numpy()
+            scores = student.token_scores(_to(batch, student.device)).cpu().numpy()
             ends = np.cumsum([np.count_nonzero(row.weights) for row in rows])
-            found |= {row.id: part for row, part in zip(rows, np.split(nll, ends[:-1]), strict=True)}
-            at += len(rows)
+            for row, part in zip(rows, np.split(scores, ends[:-1]), strict=True):
+                found[row.id] = Scores(part[:, 0], part[:, 1] > 0)
             bar.update(len(rows))
     return gather(found)
+
+
+def _batches(instances: Sequence[Instance], batch_tokens: int) -> list[list[Instance]]:
+    """Instances of like length together, the longest first."""
+    order = sorted(instances, key=lambda instance: (-instance_length(instance), instance.id))
+    batches: list[list[Instance]] = []
+    for instance in order:
+        if not batches or instance_length(batches[-1][0]) * (len(batches[-1]) + 1) > batch_tokens:
+            batches.append([])
+        batches[-1].append(instance)
+    return batches
 
 
 def _to(batch: Batch, device: torch.device) -> Batch:

@@ -201,7 +201,7 @@ class Codec:
         if rationales and not spans:
             raise DataError(
                 f"Expected a rationale with at least one step, got {example.rationale!r} (example {example.id!r}). "
-                "Leave the example out, or train with AnswerOnly."
+                "Set data.without_steps: leave_out, or train with AnswerOnly."
             )
         lead = self.template.lead
         if not rationale:

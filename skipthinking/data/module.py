@@ -5,8 +5,7 @@ from __future__ import annotations
 import os
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import lightning as L
 import numpy as np
@@ -18,8 +17,8 @@ from tqdm import tqdm
 from skipthinking.data.batches import EvalBatch, PlannedBatches, ResumableLoader, instance_length
 from skipthinking.data.encoding import Codec, Plain, Template
 from skipthinking.data.planning import padding_share, plan_epoch
-from skipthinking.data.questions import read_questions
-from skipthinking.data.sources import Source, drop_overlap, join, split_validation
+from skipthinking.data.sources import Source
+from skipthinking.data.splits import Splits
 from skipthinking.data.stages import AverageChunks, Chunker, StageSampling, draw_stage
 from skipthinking.data.steps import Sentences, StepSplitter
 from skipthinking.records import DataError, Encoded, Example, Instance, Span, UserError
@@ -50,6 +49,8 @@ class RationaleDataModule(L.LightningDataModule):
         eval_batch_size: Prompts per batch of generation.
         bucket: Whether instances of like length share a batch.
         max_length: Longest instance in tokens; the student's context by default. Longer ones are dropped and counted.
+        without_steps: What to do with a training example whose rationale has no steps, for methods that need some: stop
+            with an error, or leave it out and count it.
         num_workers: Processes that build batches; the result does not depend on it.
         seed: Seed of the validation split, the stages and the order; the global seed by default.
         question: For ``predict``: a question to answer.
@@ -71,6 +72,7 @@ class RationaleDataModule(L.LightningDataModule):
         eval_batch_size: int = 32,
         bucket: bool = True,
         max_length: int | None = None,
+        without_steps: Literal["error", "leave_out"] = "error",
         num_workers: int = 0,
         seed: int | None = None,
         question: str | None = None,
@@ -83,24 +85,32 @@ class RationaleDataModule(L.LightningDataModule):
                 f"Expected batches of at least 1, got data.batch_size={batch_size}, "
                 f"data.eval_batch_size={eval_batch_size}, data.batch_tokens={batch_tokens}."
             )
-        self.sources, self.test_sources = train or [], test or {}
-        self.val_size = int(val_size) if val_size >= 1 or val_size == 0 else val_size
         self.template, self.splitter = template or Plain(), splitter or Sentences()
         self.chunker, self.stage_sampling = chunker or AverageChunks(), stage_sampling
         self.batch_size, self.batch_tokens, self.eval_batch_size = batch_size, batch_tokens, eval_batch_size
         self.bucket, self.max_length, self.num_workers = bucket, max_length, num_workers
+        self.without_steps = without_steps
         self.seed = int(os.environ.get("PL_GLOBAL_SEED", 0)) if seed is None else seed
-        self.question, self.questions, self.task = question, questions, task
-        self.examples: dict[str, list[Example]] = {}
+        self.questions = questions
+        self.splits = Splits(
+            train or [],
+            test or {},
+            val_size=val_size,
+            seed=self.seed,
+            question=question,
+            questions=questions,
+            task=task,
+        )
         self.encoded: list[Encoded] = []
-        self.report: list[str] = []
+        self.report = self.splits.report
         self.codec: Codec | None = None
         self._chunks: dict[str, tuple[Span, ...]] = {}
         self._stage_losses: tuple[int, dict[str, list[float]]] | None = None
+        self._searched: int | None = None  # epoch of the last chunk search
         self._prompts: dict[str, list[np.ndarray]] = {}
+        self.teacher_tokens: dict[str, int] = {}  # of evaluated examples that come with a rationale
+        self.teacher_chunks: dict[str, int] = {}
         self.first: Instance | None = None
-
-    # ------------------------------------------------------------------------------------------ text
 
     def load(self, stage: str) -> None:
         """Reads every source that the stage (fit, validate, test or predict) needs; later calls do nothing.
@@ -108,69 +118,17 @@ class RationaleDataModule(L.LightningDataModule):
         Raises:
             UserError: A source cannot be read, or a split is empty.
         """
-        if stage in {"fit", "test"}:
-            self._load_tests()
-        if stage in {"fit", "validate"}:
-            self._load_train()
-        if stage == "predict" and "predict" not in self.examples:
-            self.examples["predict"] = self._load_questions()
-        if stage == "validate" and not self.examples["val"]:
-            raise DataError(f"Expected validation examples, got data.val_size={self.val_size}. Set data.val_size.")
-        if stage == "test" and not self.test_sets:
-            raise DataError("Expected at least one test set, got none. Set data.test.")
+        self.splits.load(stage)
+
+    @property
+    def examples(self) -> dict[str, list[Example]]:
+        """Examples by split: train, val, predict, and test/NAME."""
+        return self.splits.examples
 
     @property
     def test_sets(self) -> dict[str, list[Example]]:
         """The test sets by name."""
-        return {name[5:]: rows for name, rows in self.examples.items() if name.startswith("test/")}
-
-    def _load_tests(self) -> None:
-        seen: dict[str, str] = {}
-        for name, source in self.test_sources.items():
-            key = f"test/{name}"
-            if key in self.examples:
-                continue
-            loaded = source.load()
-            self.report.append(f"{key}: {loaded.description}")
-            if not loaded.examples:
-                raise DataError(f"Expected at least one test example, got none in data.test.{name}.")
-            for example in loaded.examples:
-                if seen.setdefault(example.id, name) != name:
-                    raise DataError(
-                        f"Expected each id in one test set, got {example.id!r} in data.test.{seen[example.id]} and "
-                        f"data.test.{name}. Rename or remove one of them."
-                    )
-            self.examples[key] = loaded.examples
-
-    def _load_train(self) -> None:
-        if "train" in self.examples:
-            return
-        if not self.sources:
-            raise DataError("Expected at least one training source, got none. Set data.train.")
-        loaded = [source.load() for source in self.sources]
-        self.report += [f"train: {part.description}" for part in loaded]
-        examples = join(loaded)
-        for name, rows in self.test_sets.items():
-            examples, overlap = drop_overlap(examples, rows)
-            if overlap:
-                self.report.append(f"train: {overlap} examples left out, their question is in test set {name}")
-        train, val = split_validation(examples, self.val_size, self.seed)
-        if not train:
-            raise DataError(f"Expected at least one training example, got none from {len(self.sources)} source(s).")
-        self.examples["train"], self.examples["val"] = train, val
-
-    def _load_questions(self) -> list[Example]:
-        tasks = [source.task for source in (*self.sources, *self.test_sources.values()) if hasattr(source, "task")]
-        task = self.task or (tasks[0] if tasks else None)
-        if task is None:
-            raise UserError("Expected the task of the questions, got none. Set data.task, for example gsm8k.")
-        get_task(task)
-        if (self.question is None) == (self.questions is None):
-            raise UserError("Expected one of data.question (a text) and data.questions (a file). Set one of them.")
-        if self.question is not None and not self.question.strip():
-            raise UserError("Expected a question, got an empty text in data.question.")
-        asked = read_questions(Path(self.questions)) if self.questions else [("question-1", str(self.question))]
-        return [Example(id=id, question=text, rationale="", answer="", task=task) for id, text in asked]
+        return self.splits.test_sets
 
     # ---------------------------------------------------------------------------------------- tokens
 
@@ -185,7 +143,8 @@ class RationaleDataModule(L.LightningDataModule):
         self.load(stage)
         method = self.method
         if not method.student.has_tokenizer:
-            method.student.prepare(self._texts() if method.student.trains_tokenizer else ())
+            words = method.words(getattr(self.chunker, "n_chunks", 32))
+            method.student.prepare(self._texts() if method.student.trains_tokenizer else (), words)
         self.codec = Codec(
             tokenizer=method.student.tokenizer,
             template=self.template,
@@ -198,9 +157,14 @@ class RationaleDataModule(L.LightningDataModule):
         for name, rows in self.examples.items():
             if name != "train" and name not in self._prompts:
                 self._prompts[name] = self.codec.prompts(rows, method.answering_prefix)
+                for encoded in self.codec.encode([row for row in rows if self.splitter.spans(row.rationale.strip())]):
+                    self.teacher_tokens[encoded.id] = len(encoded.tokens)
+                    self.teacher_chunks[encoded.id] = (
+                        len(self.chunker.chunk(encoded)) if "chunks" in method.needs else 0
+                    )
 
     def _texts(self) -> list[str]:
-        self._load_train()
+        self.splits.load_train()
         rows = self.examples["train"]
         return [
             " ".join(
@@ -214,11 +178,15 @@ class RationaleDataModule(L.LightningDataModule):
         assert self.codec is not None
         method, rows = self.method, self.examples["train"]
         limit = min(self.max_length or method.student.context_length, method.student.context_length)
-        stream = tqdm(
-            self.codec.encode(rows, rationales=method.needs_rationale),
-            total=len(rows), desc="Tokenizing", delay=3, leave=False, disable=not self._is_first_rank,
-        )  # fmt: skip
         dropped: Counter[str] = Counter()
+        usable = rows
+        if self.without_steps == "leave_out" and method.needs_rationale:
+            usable = [row for row in rows if self.splitter.spans(row.rationale.strip())]
+            dropped["no steps"] = len(rows) - len(usable)
+        stream = tqdm(
+            self.codec.encode(usable, rationales=method.needs_rationale),
+            total=len(usable), desc="Tokenizing", delay=3, leave=False, disable=not self._is_first_rank,
+        )  # fmt: skip
         unknown = 0
         for encoded in stream:
             chunks = self.chunker.chunk(encoded) if "chunks" in method.needs else ()
@@ -236,7 +204,7 @@ class RationaleDataModule(L.LightningDataModule):
             )
         self.report.append(
             f"kept {len(self.encoded)} of {len(rows)} training examples"
-            + "".join(f"; dropped {n} ({n / len(rows):.1%}): {why}" for why, n in dropped.items())
+            + "".join(f"; dropped {n} ({n / len(rows):.1%}): {why}" for why, n in (+dropped).items())
         )
         if unknown:
             self.report.append(f"{unknown} completion tokens are unknown to the tokenizer and cannot be learned")
@@ -249,17 +217,28 @@ class RationaleDataModule(L.LightningDataModule):
 
     def notes(self, epoch: int) -> dict[str, dict[str, Any]]:
         """What the method's cut may look at, per example id: chunks and the epoch's stage, as it needs them."""
-        needs = self.method.needs
+        method, needs = self.method, self.method.needs
+        if (
+            "chunks" in needs
+            and self.chunker.due(epoch)
+            and method.may_search_chunks(epoch)
+            and self._searched != epoch
+        ):
+            self._chunks = method.search_chunks(self.chunker, self.encoded, self._chunks)
+            self._searched = epoch
+        kept = method.keep(epoch, self.encoded, self._chunks)
         losses = self._losses(epoch) if "stage" in needs and self.stage_sampling == "loss" else {}
         notes: dict[str, dict[str, Any]] = {}
         for encoded in self.encoded:
-            note: dict[str, Any] = {}
+            note: dict[str, Any] = {"epoch": epoch}
             if "chunks" in needs:
                 note["chunks"] = self._chunks[encoded.id]
+                note["kept"] = None if kept is None else kept[encoded.id]
             if "stage" in needs:
+                shown = note["chunks"] if note["kept"] is None else note["kept"]
                 note["stage"] = draw_stage(
-                    self.stage_sampling, len(self._chunks[encoded.id]) + 1,
-                    seed=self.seed, epoch=epoch, id=encoded.id, losses=losses.get(encoded.id),
+                    self.stage_sampling, len(shown) + 1,
+                    seed=self.seed, epoch=epoch, id=encoded.id, losses=_of_shown(losses.get(encoded.id), note["kept"]),
                 )  # fmt: skip
             notes[encoded.id] = note
         return notes
@@ -308,12 +287,19 @@ class RationaleDataModule(L.LightningDataModule):
         return ResumableLoader(batches, epoch, self.num_workers)
 
     def state_dict(self) -> dict[str, Any]:
-        """The stage losses of the running epoch, so that a resumed epoch draws the same stages."""
-        return {"stage_losses": self._stage_losses}
+        """What the student said: the chunks of the last search, and the stage losses of the running epoch."""
+        chunks = (
+            {id: [list(span) for span in spans] for id, spans in self._chunks.items()}
+            if self._searched is not None
+            else None
+        )
+        return {"stage_losses": self._stage_losses, "searched": self._searched, "chunks": chunks}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Restores the stage losses."""
-        self._stage_losses = state_dict["stage_losses"]
+        """Restores both, so that a resumed run neither searches again nor differs."""
+        self._stage_losses, self._searched = state_dict["stage_losses"], state_dict["searched"]
+        if state_dict["chunks"] is not None:
+            self._chunks = {id: tuple((i, j) for i, j in spans) for id, spans in state_dict["chunks"].items()}
 
     # ------------------------------------------------------------------------------------ evaluation
 
@@ -347,3 +333,8 @@ class RationaleDataModule(L.LightningDataModule):
     def predict_dataloader(self) -> DataLoader[EvalBatch]:
         """Prompts of the questions asked."""
         return self._prompt_loader(["predict"])
+
+
+def _of_shown(losses: Sequence[float] | None, kept: Sequence[int] | None) -> Sequence[float] | None:
+    """The losses of the stages that are shown: the chunks that are kept, and the answer."""
+    return losses if losses is None or kept is None else [*(losses[chunk] for chunk in kept), losses[-1]]

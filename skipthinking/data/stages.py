@@ -6,18 +6,20 @@ import hashlib
 import math
 import random
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from itertools import pairwise
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
 from skipthinking.records import Encoded, Span, UserError
 
-__all__ = ["AverageChunks", "Chunker", "StageSampling", "best_partition", "draw_stage"]
+__all__ = ["AverageChunks", "Chunker", "StageSampling", "StepLosses", "best_partition", "draw_stage"]
 
-StageSampling = Literal["cycle", "uniform", "loss"]
+StepLosses = Callable[[Sequence[Encoded], Mapping[str, Sequence[Span]]], Mapping[str, NDArray[np.float64]]]
+"""(examples, their chunks) -> summed NLL of every step, per example id."""
+StageSampling = Literal["cycle", "uniform", "loss", "all"]
 
 
 def best_partition(costs: NDArray[np.float64], groups: int) -> tuple[Span, ...]:
@@ -56,6 +58,26 @@ class Chunker(ABC):
     def chunk(self, encoded: Encoded) -> tuple[Span, ...]:
         """Returns half-open spans of step indices that cover all steps in order; none is empty."""
 
+    def due(self, epoch: int) -> bool:
+        """Whether an epoch begins with new chunks, found with the student."""
+        return False
+
+    def search(
+        self, encoded: Sequence[Encoded], chunks: Mapping[str, Sequence[Span]], step_losses: StepLosses
+    ) -> dict[str, tuple[Span, ...]]:
+        """New chunks for every example.
+
+        Args:
+            encoded: The examples.
+            chunks: Their chunks so far, which say where stage markers stand in the pass.
+            step_losses: The pass of the student: the summed NLL of every step.
+        """
+        raise NotImplementedError
+
+    def settings(self) -> dict[str, Any]:
+        """What the result of a search depends on, beside data and student."""
+        return {}
+
 
 class AverageChunks(Chunker):
     """AC: contiguous chunks of near-equal size (Skip-Thinking, arXiv 2505.18642).
@@ -85,12 +107,12 @@ class AverageChunks(Chunker):
 
 def draw_stage(
     sampling: StageSampling, stages: int, *, seed: int, epoch: int, id: str, losses: Sequence[float] | None = None
-) -> int:
+) -> int | None:
     """Draws the stage that an example shows in an epoch: a function of its arguments alone.
 
     Args:
         sampling: ``cycle`` goes through a seeded permutation, so that ``stages`` epochs show each stage once;
-            ``uniform`` draws each alike; ``loss`` draws in proportion to ``losses``.
+            ``uniform`` draws each alike; ``loss`` draws in proportion to ``losses``; ``all`` draws none.
         stages: Number of stages.
         seed: Seed.
         epoch: Epoch.
@@ -98,11 +120,13 @@ def draw_stage(
         losses: Summed NLL of each stage; ``loss`` draws uniformly without it.
 
     Returns:
-        A stage from 0 to ``stages - 1``.
+        A stage from 0 to ``stages - 1``; None for all of them in one instance.
 
     Raises:
         UserError: A loss is not finite.
     """
+    if sampling == "all":
+        return None
     lap = epoch // stages if sampling == "cycle" else epoch
     digest = hashlib.blake2b(f"{seed}\0{lap}\0{id}".encode(), digest_size=8).digest()
     rng = random.Random(int.from_bytes(digest, "big"))

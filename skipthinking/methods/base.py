@@ -5,27 +5,32 @@ from __future__ import annotations
 import hashlib
 import math
 import os
-import time
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import lightning as L
+import numpy as np
 import torch
 from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
+from numpy.typing import NDArray
 from torch import Tensor
 from torch.optim.lr_scheduler import ReduceLROnPlateau
+from tqdm import tqdm
 
-from skipthinking.annotate.scoring import frozen, gather
+from skipthinking.annotate.scoring import gather
+from skipthinking.annotate.store import fingerprint, remembered
 from skipthinking.data.batches import Batch, EvalBatch
 from skipthinking.data.encoding import Codec
+from skipthinking.data.stages import Chunker
 from skipthinking.losses import weighted_likelihood
+from skipthinking.methods.answers import graded, latency
 from skipthinking.metrics import AnswerScores
 from skipthinking.records import Encoded, Example, Instance, Prediction, Span, UserError
 from skipthinking.schedules import Warmup
 from skipthinking.students import Student
-from skipthinking.tasks import get_task
 
 if TYPE_CHECKING:
     from skipthinking.data.module import RationaleDataModule
@@ -99,6 +104,30 @@ class Distiller(L.LightningModule, ABC):
         """
         raise UserError(f"Expected a method with stages, got {type(self).__name__}. Leave data.stage_sampling out.")
 
+    def step_losses(
+        self, encoded: Sequence[Encoded], chunks: Mapping[str, Sequence[Span]]
+    ) -> dict[str, NDArray[np.float64]]:
+        """Summed NLL of every step, for chunk search.
+
+        Raises:
+            UserError: The method has no stages.
+        """
+        raise UserError(f"Expected a method with stages, got {type(self).__name__}. Leave data.chunker out.")
+
+    def may_search_chunks(self, epoch: int) -> bool:
+        """Whether chunks may change at the start of an epoch."""
+        return True
+
+    def keep(
+        self, epoch: int, encoded: Sequence[Encoded], chunks: Mapping[str, Sequence[Span]]
+    ) -> Mapping[str, Sequence[int]] | None:
+        """Indices of the chunks that each example shows in an epoch; None where all show all."""
+        return None
+
+    def skipped_share(self, completion: str, chunks: int) -> float | None:
+        """Share of the teacher's chunks that the student left out; None where it names no stages."""
+        return None
+
     def answer_text(self, completion: str) -> str:
         """The part of a completion that is graded."""
         return completion
@@ -106,6 +135,10 @@ class Distiller(L.LightningModule, ABC):
     def stages_of(self, completion: str) -> list[tuple[str, str]]:
         """The stages of a completion, as (name, text) pairs."""
         return [("rationale", completion)]
+
+    def words(self, chunks: int) -> list[str]:
+        """Texts of the method's own that a tokenizer trained for it should have as tokens."""
+        return []
 
     def use_codec(self, codec: Codec) -> None:
         """Tells the method how text is encoded, before the first cut."""
@@ -117,6 +150,28 @@ class Distiller(L.LightningModule, ABC):
     def data(self) -> RationaleDataModule:
         """The data module of the running trainer."""
         return self.trainer.datamodule  # type: ignore[attr-defined]
+
+    @property
+    def annotations(self) -> Path:
+        """Folder of the annotations' files."""
+        return Path(self.trainer.default_root_dir) / "annotations"
+
+    def say(self, text: str) -> None:
+        """Prints a line, once for all processes."""
+        if self.trainer.is_global_zero:
+            tqdm.write(text)
+
+    def search_chunks(
+        self, chunker: Chunker, encoded: Sequence[Encoded], chunks: Mapping[str, Sequence[Span]]
+    ) -> dict[str, tuple[Span, ...]]:
+        """New chunks for every example from the student as it is; those of a killed run are taken from disk."""
+        before = {row.id: list(chunks[row.id]) for row in encoded}
+        key = fingerprint(encoded, {**chunker.settings(), "before": before}, self.student)
+        path = self.annotations / "chunks.jsonl"
+        found = remembered(path, key, lambda: dict(chunker.search(encoded, chunks, self.step_losses)))
+        changed = sum(list(map(list, found[id])) != list(map(list, before[id])) for id in found)
+        self.say(f"chunk search: {changed:,} of {len(found):,} rationales are cut anew")
+        return {id: tuple((start, end) for start, end in spans) for id, spans in found.items()}
 
     def configure_model(self) -> None:
         """Builds the student, in the strategy's context."""
@@ -195,24 +250,10 @@ class Distiller(L.LightningModule, ABC):
 
     def _grade(self, example: Example, ids: list[int], finished: bool) -> Prediction:
         assert self.codec is not None
-        task, completion = get_task(example.task), self.codec.decode(ids)
-        text = self.answer_text(completion)
-        strict = task.grader.strict(text, task.cue)
-        lenient = task.grader.last(text) if strict is None else strict
-        grade = task.grade(text, example.answer) if example.answer else None
-        return Prediction(
-            id=example.id,
-            task=example.task,
-            question=example.question,
-            gold=example.answer,
-            completion=completion,
-            extracted=strict,
-            extracted_lenient=lenient,
-            correct=grade is not None and grade.correct,
-            correct_lenient=grade is not None and grade.correct_lenient,
-            new_tokens=len(ids),
-            finished=finished,
-        )
+        completion = self.codec.decode(ids)
+        made = graded(example, completion, self.answer_text(completion), new_tokens=len(ids), finished=finished)
+        skipped = self.skipped_share(completion, self.data.teacher_chunks.get(example.id, 0))
+        return replace(made, stages=self.stages_of(completion), skipped=skipped)
 
     def on_validation_epoch_start(self) -> None:
         """Forgets the predictions of the last evaluation."""
@@ -262,18 +303,11 @@ class Distiller(L.LightningModule, ABC):
         self.predictions = [whole[id] for id in sorted(whole)]
 
     def _measure_latency(self) -> float | None:
-        """Median seconds per answer at batch size 1, the first answer not counted; None without examples."""
         asked = [row for rows in self.data.test_sets.values() for row in rows][: self.latency_examples]
         if not asked or self.codec is None:
             return None
         prompts = [torch.from_numpy(prompt) for prompt in self.codec.prompts(asked, self.answering_prefix)]
-        seconds = []
-        with frozen(self.student):
-            for prompt in [prompts[0], *prompts]:
-                start = time.perf_counter()
-                self.student.generate([prompt], self.max_new_tokens)
-                seconds.append(time.perf_counter() - start)
-        return sorted(seconds[1:])[len(asked) // 2]
+        return latency(self.student, prompts, self.max_new_tokens)
 
     # ----------------------------------------------------------------------------------- checkpoints
 

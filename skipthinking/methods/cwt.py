@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
-from functools import cache
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from skipthinking.annotate.scoring import score_tokens
+from skipthinking.annotate.scoring import Scores, score_tokens
+from skipthinking.data.cutting import Stages, instance
+from skipthinking.data.encoding import Codec
 from skipthinking.methods.base import Distiller
-from skipthinking.methods.cutting import instance, stage_tokens
 from skipthinking.records import Encoded, Instance, Span, UserError
 
 __all__ = ["CWT"]
@@ -26,7 +26,9 @@ class CWT(Distiller):
     chunk and is part of its target, so the student learns to name the stage it goes to; the answer stage opens with the
     answer phrase.
 
-    Departures: the paper's text was not at hand. The form of the marker and the stage sampling ``cycle`` are ours.
+    Departures: the paper's text was not at hand. The form of the marker and the stage samplings ``cycle`` and ``all``
+    are ours. With ``all`` an instance has every stage as its target: the same gradient as of M + 1 instances, from one
+    pass.
 
     Args:
         stage_marker: Text that opens stage m, with one ``{}`` for m, counted from 1; null leaves markers out.
@@ -42,37 +44,63 @@ class CWT(Distiller):
                 f"Expected a marker with one {{}} that begins with a blank, got model.stage_marker={stage_marker!r}."
             )
         self.stage_marker = stage_marker
-        self._marker = cache(self._encode_marker)
+        self.stages = Stages(stage_marker, lambda text: np.empty(0, dtype=np.int64))
 
-    def _encode_marker(self, stage: int) -> NDArray[np.int64]:
-        assert self.codec is not None
-        assert self.stage_marker is not None
-        return self.codec.inline(self.stage_marker.format(stage))
+    def words(self, chunks: int) -> list[str]:
+        """The stage markers."""
+        return [self.stage_marker.format(m) for m in range(1, chunks + 1)] if self.stage_marker else []
 
-    def markers(self, chunks: int) -> list[NDArray[np.int64]]:
-        """The marker tokens of stages 1..chunks; empty without markers."""
-        return [self._marker(m) for m in range(1, chunks + 1)] if self.stage_marker else []
+    def use_codec(self, codec: Codec) -> None:
+        """Tokenizes the markers with it from now on."""
+        super().use_codec(codec)
+        self.stages = Stages(self.stage_marker, codec.inline)
 
     def cut(self, encoded: Encoded, notes: Mapping[str, Any]) -> list[Instance]:
-        """One instance: the drawn stage behind the question and the earlier stages."""
-        stages = stage_tokens(encoded, notes["chunks"], self.markers(len(notes["chunks"])))
-        return [instance(encoded.id, encoded.prompts[""], stages, {notes["stage"]})]
+        """One instance: the drawn stage, or all, behind the question and the earlier stages."""
+        stages = self.stages.tokens(encoded, notes["chunks"])
+        targets = range(len(stages)) if notes["stage"] is None else {notes["stage"]}
+        return [instance(encoded.id, encoded.prompts[""], stages, targets)]
 
     def room(self, encoded: Encoded, chunks: Sequence[Span]) -> int:
         """The whole rationale with all its markers."""
-        return super().room(encoded, chunks) + sum(map(len, self.markers(len(chunks))))
+        return super().room(encoded, chunks) + sum(map(len, self.stages.markers(len(chunks))))
+
+    # ------------------------------------------------------------------------- what the student says
+
+    def _scores(self, encoded: Sequence[Encoded], chunks: Mapping[str, Sequence[Span]], what: str) -> dict[str, Scores]:
+        """Scores of all stage tokens, markers included, from one pass per example."""
+        whole = []
+        for row in encoded:
+            stages = self.stages.tokens(row, chunks[row.id])
+            whole.append(instance(row.id, row.prompts[""], stages, range(len(stages))))
+        return score_tokens(self.student, whole, rank=self.global_rank, ranks=self.trainer.world_size, what=what)
 
     def stage_losses(self, encoded: Sequence[Encoded], chunks: Mapping[str, Sequence[Span]]) -> dict[str, list[float]]:
-        """Summed NLL of every stage of every example under the student as it is, from one pass per example."""
-        stages = {row.id: stage_tokens(row, chunks[row.id], self.markers(len(chunks[row.id]))) for row in encoded}
-        whole = [instance(row.id, row.prompts[""], stages[row.id], range(len(stages[row.id]))) for row in encoded]
-        nlls = score_tokens(
-            self.student, whole, rank=self.global_rank, ranks=self.trainer.world_size, what="Stage losses"
-        )
-        return {
-            id: np.add.reduceat(nlls[id], np.cumsum([0, *map(len, parts[:-1])])).tolist()
-            for id, parts in stages.items()
-        }
+        """Summed NLL of every stage of every example under the student as it is."""
+        scores = self._scores(encoded, chunks, "Stage losses")
+        losses = {}
+        for row in encoded:
+            lengths = [len(stage) for stage in self.stages.tokens(row, chunks[row.id])]
+            losses[row.id] = np.add.reduceat(scores[row.id].nll, np.cumsum([0, *lengths[:-1]])).tolist()
+        return losses
+
+    def step_losses(
+        self, encoded: Sequence[Encoded], chunks: Mapping[str, Sequence[Span]]
+    ) -> dict[str, NDArray[np.float64]]:
+        """Summed NLL of every step of every example; markers stand where the chunks begin, and do not count."""
+        scores = self._scores(encoded, chunks, "Chunk search")
+        losses = {}
+        for row in encoded:
+            stages = self.stages.tokens(row, chunks[row.id])
+            nll, ends = scores[row.id].nll.astype(np.float64), np.cumsum([len(stage) for stage in stages])
+            bare = [
+                nll[end - len(stage) + self.stages.opening(m, len(chunks[row.id])) : end]
+                for m, (stage, end) in enumerate(zip(stages[:-1], ends, strict=False))
+            ]
+            losses[row.id] = np.add.reduceat(np.concatenate(bare), [start for start, _ in row.steps])
+        return losses
+
+    # ------------------------------------------------------------------------------------ evaluation
 
     def answer_text(self, completion: str) -> str:
         """The completion without stage markers, whose numbers are no answers."""
@@ -86,6 +114,13 @@ class CWT(Distiller):
         stages = [("rationale", before.strip())] if before.strip() else []
         names = re.findall(self._pattern, completion)
         return stages + [(name, part.strip()) for name, part in zip(names, parts, strict=True)]
+
+    def skipped_share(self, completion: str, chunks: int) -> float | None:
+        """Share of the teacher's chunks whose marker never came."""
+        if self.stage_marker is None or chunks == 0:
+            return None
+        named = {number for number in range(1, chunks + 1) if self.stage_marker.strip().format(number) in completion}
+        return 1 - len(named) / chunks
 
     @property
     def _pattern(self) -> str:

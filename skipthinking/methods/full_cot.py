@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from skipthinking.data.cutting import instance
 from skipthinking.methods.base import Distiller
-from skipthinking.methods.cutting import instance
 from skipthinking.records import Encoded, Instance
 
 __all__ = ["AnswerOnly", "FullCoT"]

@@ -7,8 +7,8 @@ from typing import Any
 
 import numpy as np
 
+from skipthinking.data.cutting import instance
 from skipthinking.methods.base import Distiller
-from skipthinking.methods.cutting import instance
 from skipthinking.records import Encoded, Instance, UserError
 
 __all__ = ["MultiTask"]

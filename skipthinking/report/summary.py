@@ -73,6 +73,7 @@ _ROWS: dict[str, Callable[[dict[str, Any]], str]] = {
     "no answer": lambda row: f"{row['no_answer']:.1%}",
     "new tokens per answer": lambda row: _tokens(row, "new_tokens"),
     "  the teacher's": lambda row: _tokens(row, "teacher_tokens"),
+    "chunks skipped": lambda row: f"{row['skipped']:.1%}" if "skipped" in row else "-",
 }
 
 

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from skipthinking.data.batches import Batch
 from skipthinking.records import UserError
-from skipthinking.students.heads import target_nll
+from skipthinking.students.heads import nll_and_hit, target_nll, target_scores
 
 __all__ = ["LoRA", "Student"]
 
@@ -63,8 +63,8 @@ class Student(nn.Module, ABC):
         """The transformers config; needs no weights."""
 
     @abstractmethod
-    def make_tokenizer(self, texts: Sequence[str]) -> Any:
-        """Loads the tokenizer, or trains it on the texts."""
+    def make_tokenizer(self, texts: Sequence[str], words: Sequence[str]) -> Any:
+        """Loads the tokenizer, or trains it on the texts, with the words as tokens."""
 
     @abstractmethod
     def make_model(self) -> Any:
@@ -80,14 +80,15 @@ class Student(nn.Module, ABC):
         """Whether the tokenizer is there already."""
         return self.tokenizer is not None
 
-    def prepare(self, texts: Sequence[str] = ()) -> None:
+    def prepare(self, texts: Sequence[str] = (), words: Sequence[str] = ()) -> None:
         """Makes the tokenizer.
 
         Args:
             texts: Training texts, for students that train their own.
+            words: Texts that are single tokens of such a tokenizer.
         """
         if self.tokenizer is None:
-            self.tokenizer = self.make_tokenizer(texts)
+            self.tokenizer = self.make_tokenizer(texts, words)
 
     def build(self) -> None:
         """Makes the model; later calls do nothing."""
@@ -161,11 +162,18 @@ class Student(nn.Module, ABC):
         Only target positions reach the vocabulary. A causal batch is right-padded, so its padding is behind every token
         and needs no mask.
         """
+        return target_nll(self.model, *self._inputs(batch))
+
+    def token_scores(self, batch: Batch) -> Tensor:
+        """NLL of the same tokens, and 1 where greedy decoding would choose them; shape (N, 2)."""
+        return target_scores(self.model, *self._inputs(batch), nll_and_hit)
+
+    def _inputs(self, batch: Batch) -> tuple[Tensor, Tensor, dict[str, Any]]:
+        """Positions whose next token is a target, these tokens, and the model's inputs."""
         keep_BL = batch.weights_BL > 0
         if batch.prompts_BP is None:
             last = int(batch.lengths_B.max())
-            inputs: dict[str, Any] = {"input_ids": batch.tokens_BL[:, : last - 1]}
-            return target_nll(self.model, keep_BL[:, 1:last], batch.tokens_BL[keep_BL], inputs)
+            return keep_BL[:, 1:last], batch.tokens_BL[keep_BL], {"input_ids": batch.tokens_BL[:, : last - 1]}
         assert batch.prompt_lengths_B is not None
         width = batch.prompts_BP.shape[1]
         start = torch.full_like(batch.tokens_BL[:, :1], self.config.decoder_start_token_id)
@@ -174,7 +182,7 @@ class Student(nn.Module, ABC):
             "attention_mask": torch.arange(width, device=start.device)[None, :] < batch.prompt_lengths_B[:, None],
             "decoder_input_ids": torch.cat([start, batch.tokens_BL[:, :-1]], dim=1),
         }
-        return target_nll(self.model, keep_BL, batch.tokens_BL[keep_BL], inputs)
+        return keep_BL, batch.tokens_BL[keep_BL], inputs
 
     @torch.no_grad()
     def generate(self, prompts: Sequence[Tensor], max_new_tokens: int) -> list[list[int]]:

@@ -53,7 +53,7 @@ class Pretrained(Student):
             self._config = self._load(AutoConfig)
         return self._config
 
-    def make_tokenizer(self, texts: Sequence[str] = ()) -> Any:
+    def make_tokenizer(self, texts: Sequence[str] = (), words: Sequence[str] = ()) -> Any:
         """Loads the tokenizer that stands beside the model."""
         from transformers import AutoTokenizer
 

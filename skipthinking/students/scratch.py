@@ -135,8 +135,8 @@ class FromScratch(Student):
                 raise self._misfit(f"its vocabulary is smaller than the tokenizer's {len(self.tokenizer)}.")
         return self._config
 
-    def make_tokenizer(self, texts: Sequence[str]) -> Any:
-        """Loads the named tokenizer, or trains one on the texts."""
+    def make_tokenizer(self, texts: Sequence[str], words: Sequence[str] = ()) -> Any:
+        """Loads the named tokenizer, or trains one on the texts, with the words as tokens."""
         if self.tokenizer_name is not None:
             return Pretrained(self.tokenizer_name).make_tokenizer()
         trained = train_tokenizer(texts, self.vocab_size, self.numbers)
@@ -144,9 +144,10 @@ class FromScratch(Student):
             again = _read_back(trained, self.architecture).backend_tokenizer
         except _MISFITS as error:
             raise self._misfit(str(error)) from error
-        if _reading(again) == _reading(trained.backend_tokenizer):
-            return trained
-        return train_tokenizer(texts, self.vocab_size, self.numbers, like=again)
+        if _reading(again) != _reading(trained.backend_tokenizer):
+            trained = train_tokenizer(texts, self.vocab_size, self.numbers, like=again)
+        trained.add_tokens(list(words))
+        return trained
 
     def make_model(self) -> Any:
         """Initialises the weights from the global seed."""

@@ -7,12 +7,12 @@ from typing import Any
 import numpy as np
 import pytest
 
+from skipthinking.data.cutting import instance, stage_tokens
 from skipthinking.data.encoding import Codec, Plain
 from skipthinking.data.stages import AverageChunks
 from skipthinking.data.steps import Sentences
 from skipthinking.methods import CWT, AnswerOnly, FullCoT, MultiTask
 from skipthinking.methods.base import Distiller
-from skipthinking.methods.cutting import instance, stage_tokens
 from skipthinking.records import Encoded, UserError
 from skipthinking.students.scratch import FromScratch, train_tokenizer
 from skipthinking.tasks import generate

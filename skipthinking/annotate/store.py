@@ -1,0 +1,77 @@
+"""Annotations on disk: kept under a key of data, settings and student, written whole, and made anew when damaged."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import torch.distributed
+
+from skipthinking.records import Encoded
+from skipthinking.report.files import write_text
+
+__all__ = ["fingerprint", "remembered"]
+
+
+def fingerprint(encoded: Sequence[Encoded], settings: Mapping[str, Any], student: torch.nn.Module) -> str:
+    """A key that changes with the data, the settings, or a weight of the student.
+
+    Frozen weights, as under an adapter, come in by their sums alone, so that a large base costs little.
+    """
+    key = hashlib.blake2b(json.dumps(settings, sort_keys=True, default=str).encode(), digest_size=16)
+    for row in encoded:
+        key.update(f"{row.id}\0{row.steps}\0{row.answer}".encode())
+        key.update(row.tokens.tobytes())
+        for prompt in row.prompts.values():
+            key.update(prompt.tobytes())
+    for name, weight in student.named_parameters():
+        key.update(name.encode())
+        if weight.requires_grad:
+            key.update(weight.detach().cpu().contiguous().view(torch.uint8).numpy().tobytes())
+        else:
+            key.update(np.float64(weight.detach().double().sum().item()).tobytes())
+    return key.hexdigest()
+
+
+def remembered(path: Path, key: str, make: Callable[[], dict[str, Any]]) -> dict[str, Any]:
+    """The annotations of a file if it is whole and has this key; else makes them and writes the file.
+
+    All ranks call it together; the first one reads and writes.
+
+    Args:
+        path: JSON lines: a header with the key and a checksum, then one example a line.
+        key: See :func:`fingerprint`.
+        make: Makes the annotations, per example id a value of lists, numbers and texts.
+    """
+    several = torch.distributed.is_available() and torch.distributed.is_initialized()
+    first = not several or torch.distributed.get_rank() == 0
+    found = [_read(path, key) if first else None]
+    if several:
+        torch.distributed.broadcast_object_list(found)
+    if found[0] is not None:
+        return found[0]
+    values = make()
+    if first:
+        body = "".join(json.dumps({"id": id, "value": value}) + "\n" for id, value in values.items())
+        write_text(path, json.dumps({"key": key, "checksum": _checksum(body)}) + "\n" + body)
+    return values
+
+
+def _read(path: Path, key: str) -> dict[str, Any] | None:
+    try:
+        head, _, body = path.read_text(encoding="utf-8").partition("\n")
+        header = json.loads(head)
+        if header["key"] != key or header["checksum"] != _checksum(body):
+            return None
+        return {row["id"]: row["value"] for row in map(json.loads, body.splitlines())}
+    except (OSError, ValueError, KeyError, TypeError):  # absent or damaged: it is made anew
+        return None
+
+
+def _checksum(text: str) -> str:
+    return hashlib.blake2b(text.encode(), digest_size=16).hexdigest()
