@@ -26,7 +26,7 @@ def complete(
     max_new_tokens: int,
     rank: int = 0,
     ranks: int = 1,
-    what: str = "Rollouts",
+    what: str | None = "Rollouts",
 ) -> dict[str, list[int]]:
     """What the student writes greedily behind each prompt and what is begun of its completion.
 
@@ -41,20 +41,12 @@ def complete(
         max_new_tokens: Most tokens of the whole completion, those begun included.
         rank: This process.
         ranks: Number of processes; each does its share, all get the whole.
-        what: Label of the progress bar.
+        what: Label of the progress bar; None for no bar.
 
     Returns:
         The tokens behind those begun, up to and including EOS, by example id.
     """
-    rows = [
-        Instance(
-            id=id,
-            prompt=prompts[id],
-            tokens=np.concatenate([begun[id], draft]),
-            weights=np.repeat(np.array([0, 1], dtype=np.float32), [len(begun[id]), len(draft)]),
-        )
-        for id, draft in drafts.items()
-    ]
+    rows = _drafted(prompts, begun, drafts)
     hits = {id: scores.hit for id, scores in score_tokens(student, rows, rank=rank, ranks=ranks, what=what).items()}
     done: dict[str, list[int]] = {}
     open_: list[tuple[str, NDArray[np.int64], int]] = []
@@ -66,6 +58,23 @@ def complete(
         else:
             open_.append((id, np.concatenate([begun[id], draft[:agreed]]), room - agreed))
     return done | _go_on(student, prompts, open_, {id: len(row) for id, row in begun.items()}, rank, ranks)
+
+
+def _drafted(
+    prompts: Mapping[str, NDArray[np.int64]],
+    begun: Mapping[str, NDArray[np.int64]],
+    drafts: Mapping[str, NDArray[np.int64]],
+) -> list[Instance]:
+    """The drafts as targets behind what is begun."""
+    return [
+        Instance(
+            id=id,
+            prompt=prompts[id],
+            tokens=np.concatenate([begun[id], draft]),
+            weights=np.repeat(np.array([0, 1], dtype=np.float32), [len(begun[id]), len(draft)]),
+        )
+        for id, draft in drafts.items()
+    ]
 
 
 def _go_on(

@@ -59,7 +59,7 @@ def score_tokens(
     rank: int = 0,
     ranks: int = 1,
     batch_tokens: int = 8192,
-    what: str = "Scoring",
+    what: str | None = "Scoring",
 ) -> dict[str, Scores]:
     """NLL of the target tokens of every instance under the student, and whether greedy decoding would choose them.
 
@@ -70,14 +70,15 @@ def score_tokens(
         ranks: Number of processes; each scores its share of the batches, all get the whole. The batches do not depend
             on it, so that any number of processes gives the same bits.
         batch_tokens: Padded tokens per batch.
-        what: Label of the progress bar.
+        what: Label of the progress bar; None for no bar.
 
     Returns:
         Per example id the scores of its target tokens in order.
     """
     found: dict[str, Scores] = {}
     batches = _batches(instances, batch_tokens)[rank::ranks]
-    with frozen(student), tqdm(total=sum(map(len, batches)), desc=what, delay=2, leave=False, disable=rank > 0) as bar:
+    hidden = rank > 0 or what is None
+    with frozen(student), tqdm(total=sum(map(len, batches)), desc=what, delay=2, leave=False, disable=hidden) as bar:
         for rows in batches:
             batch = collate(rows, pad_id=student.pad_id, encoder_decoder=student.encoder_decoder, terms=2)
             scores = student.token_scores(_to(batch, student.device)).cpu().numpy()

@@ -19,6 +19,8 @@ from skipthinking.records import Encoded, Instance, Span, UserError
 
 __all__ = ["Answer", "Likelihood", "Rationale", "Rollout", "Scene", "Verifier", "search_skips", "shuffled_skips"]
 
+_FIRST = "Skip search: who is right"
+
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Rationale:
@@ -63,9 +65,9 @@ class Scene:
     rank: int = 0
     ranks: int = 1
 
-    def score(self, rows: Sequence[Instance]) -> Mapping[str, Any]:
-        """Scores of the target tokens of every instance."""
-        return score_tokens(self.student, rows, rank=self.rank, ranks=self.ranks, what="Skip search")
+    def score(self, rows: Sequence[Instance], what: str | None = None) -> Mapping[str, Any]:
+        """Scores of the target tokens of every instance, with a progress bar if it has a label."""
+        return score_tokens(self.student, rows, rank=self.rank, ranks=self.ranks, what=what)
 
 
 class Verifier(ABC):
@@ -121,7 +123,7 @@ class Likelihood(Verifier):
     def begin(self, rows: Sequence[Rationale], scene: Scene) -> set[str]:
         """One pass over the whole rationales."""
         whole = [_instance(row, np.concatenate(row.stages), 0) for row in rows]
-        scores = scene.score(whole)
+        scores = scene.score(whole, _FIRST)
         right = set()
         for row in rows:
             self._with[row.id] = np.split(scores[row.id].nll, np.cumsum([len(stage) for stage in row.stages])[:-1])
@@ -165,7 +167,7 @@ class Answer(Verifier):
 
     def begin(self, rows: Sequence[Rationale], scene: Scene) -> set[str]:
         """The answer behind whole rationales."""
-        scores = scene.score([self._asked(row, list(range(len(row.stages))), -1) for row in rows])
+        scores = scene.score([self._asked(row, list(range(len(row.stages))), -1) for row in rows], _FIRST)
         return {row.id for row in rows if scores[row.id].hit.all()}
 
     def verify(self, trials: Sequence[tuple[Rationale, list[int], int]], scene: Scene) -> dict[str, bool]:
@@ -192,7 +194,8 @@ class Rollout(Verifier):
 
     def begin(self, rows: Sequence[Rationale], scene: Scene) -> set[str]:
         """What the student writes from the question alone."""
-        return self._right([(row, np.empty(0, dtype=np.int64), np.concatenate(row.stages)) for row in rows], scene)
+        whole = [(row, np.empty(0, dtype=np.int64), np.concatenate(row.stages)) for row in rows]
+        return self._right(whole, scene, _FIRST)
 
     def verify(self, trials: Sequence[tuple[Rationale, list[int], int]], scene: Scene) -> dict[str, bool]:
         """What the student writes from the next stage on."""
@@ -205,13 +208,15 @@ class Rollout(Verifier):
         return {row.id: row.id in right for row, _, _ in asked}
 
     @staticmethod
-    def _right(asked: Sequence[tuple[Rationale, NDArray[np.int64], NDArray[np.int64]]], scene: Scene) -> set[str]:
+    def _right(
+        asked: Sequence[tuple[Rationale, NDArray[np.int64], NDArray[np.int64]]], scene: Scene, what: str | None = None
+    ) -> set[str]:
         made = complete(
             scene.student,
             {row.id: row.prompt for row, _, _ in asked},
             {row.id: begun for row, begun, _ in asked},
             {row.id: draft for row, _, draft in asked},
-            max_new_tokens=scene.max_new_tokens, rank=scene.rank, ranks=scene.ranks, what="Skip search",
+            max_new_tokens=scene.max_new_tokens, rank=scene.rank, ranks=scene.ranks, what=what,
         )  # fmt: skip
         return {row.id for row, begun, _ in asked if scene.right(row.id, begun.tolist() + made[row.id])}
 

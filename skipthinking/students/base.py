@@ -185,35 +185,53 @@ class Student(nn.Module, ABC):
         return keep_BL, batch.tokens_BL[keep_BL], inputs
 
     @torch.no_grad()
-    def generate(self, prompts: Sequence[Tensor], max_new_tokens: int) -> list[list[int]]:
+    def generate(
+        self, prompts: Sequence[Tensor], max_new_tokens: int, begun: Sequence[Tensor] | None = None
+    ) -> list[list[int]]:
         """Greedy completions, one per prompt: new ids up to and including EOS.
 
         A prompt that leaves less room than ``max_new_tokens`` in the context is completed by itself, as far as it goes.
+
+        Args:
+            prompts: Prompt ids.
+            max_new_tokens: Most new tokens of each.
+            begun: What of each completion is given already; it is not returned.
         """
+        given = list(begun) if begun is not None else [torch.empty(0, dtype=torch.long)] * len(prompts)
+        if not self.encoder_decoder:
+            prompts = [torch.cat([prompt, part]) for prompt, part in zip(prompts, given, strict=True)]
         rooms = [
             max_new_tokens if self.encoder_decoder else min(max_new_tokens, self.context_length - len(prompt))
             for prompt in prompts
         ]
-        roomy = [i for i, room in enumerate(rooms) if room == max_new_tokens]
-        groups = [roomy] * bool(roomy) + [[i] for i, room in enumerate(rooms) if 0 < room < max_new_tokens]
+        # A decoder has no room for padding in front: what is begun there goes by length.
+        together: dict[int, list[int]] = {}
+        for i, room in enumerate(rooms):
+            if room == max_new_tokens:
+                together.setdefault(len(given[i]) if self.encoder_decoder else 0, []).append(i)
+        groups = [*together.values(), *([i] for i, room in enumerate(rooms) if 0 < room < max_new_tokens)]
         out: list[list[int]] = [[] for _ in prompts]
         for group in groups:
-            for i, ids in zip(group, self._generate([prompts[i] for i in group], rooms[group[0]]), strict=True):
+            parts = torch.stack([given[i] for i in group]) if self.encoder_decoder else None
+            for i, ids in zip(group, self._generate([prompts[i] for i in group], rooms[group[0]], parts), strict=True):
                 out[i] = ids
         return out
 
-    def _generate(self, prompts: Sequence[Tensor], max_new_tokens: int) -> list[list[int]]:
+    def _generate(self, prompts: Sequence[Tensor], max_new_tokens: int, begun: Tensor | None) -> list[list[int]]:
         width = max(map(len, prompts))
         ids = torch.full((len(prompts), width), self.pad_id, dtype=torch.long)
         mask = torch.zeros_like(ids)
         for i, prompt in enumerate(prompts):
             place = slice(0, len(prompt)) if self.encoder_decoder else slice(width - len(prompt), width)
             ids[i, place], mask[i, place] = prompt.cpu(), 1
-        made = self.model.generate(
-            input_ids=ids.to(self.device), attention_mask=mask.to(self.device), max_new_tokens=max_new_tokens
-        )
+        inputs = {"input_ids": ids.to(self.device), "attention_mask": mask.to(self.device)}
+        if begun is not None:
+            start = torch.full((len(prompts), 1), self.config.decoder_start_token_id, dtype=torch.long)
+            inputs["decoder_input_ids"] = torch.cat([start, begun.cpu()], dim=1).to(self.device)
+            width = inputs["decoder_input_ids"].shape[1]
+        made = self.model.generate(**inputs, max_new_tokens=max_new_tokens)
         ends = set(self.model.generation_config.eos_token_id)
-        return [_until_end(row, ends) for row in made[:, 1 if self.encoder_decoder else width :].tolist()]
+        return [_until_end(row, ends) for row in made[:, width:].tolist()]
 
     def export(self, folder: Path) -> None:
         """Writes model and tokenizer so that transformers' ``from_pretrained`` loads them; LoRA is merged."""

@@ -1,0 +1,76 @@
+"""Annotations on disk: found again under their key, made anew when anything changed or was damaged."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from skipthinking.annotate.store import fingerprint, remembered
+from skipthinking.records import Encoded
+
+VALUES = {"a": [[0, 1], [1, 3]], "b": [[0, 2]]}
+
+
+def _encoded(**other: Any) -> Encoded:
+    fields: dict[str, Any] = {
+        "id": "a", "task": "gsm8k", "prompts": {"": np.array([1, 2])}, "tokens": np.array([3, 4, 5]),
+        "steps": ((0, 1), (1, 2)), "answer": (2, 3),
+    }  # fmt: skip
+    return Encoded(**{**fields, **other})
+
+
+def _never() -> dict[str, Any]:
+    raise AssertionError("made anew")
+
+
+def test_what_is_remembered_is_not_made_again(tmp_path: Path) -> None:
+    path = tmp_path / "deep" / "chunks.jsonl"
+    assert remembered(path, "key", lambda: VALUES) == VALUES
+    assert remembered(path, "key", _never) == VALUES
+
+
+def test_another_key_makes_it_anew(tmp_path: Path) -> None:
+    remembered(tmp_path / "x", "key", lambda: VALUES)
+    assert remembered(tmp_path / "x", "other", lambda: {"c": [1]}) == {"c": [1]}
+    assert remembered(tmp_path / "x", "other", _never) == {"c": [1]}
+
+
+@pytest.mark.parametrize("damage", ["cut", "flip", "empty", "no json", "not text"])
+def test_a_damaged_file_is_noticed_and_made_anew(damage: str, tmp_path: Path) -> None:
+    path = tmp_path / "x"
+    remembered(path, "key", lambda: VALUES)
+    whole = path.read_bytes()
+    path.write_bytes({
+        "cut": whole[:-5], "flip": whole.replace(b"[0, 2]", b"[0, 1]"), "empty": b"", "no json": b"{" + whole,
+        "not text": b"\xff\xfe" + whole,
+    }[damage])  # fmt: skip
+    assert remembered(path, "key", lambda: VALUES) == VALUES
+    assert path.read_bytes() == whole
+
+
+def test_the_key_changes_with_data_settings_and_weights() -> None:
+    student = torch.nn.Linear(3, 2)
+    student.weight.requires_grad_(False)
+    rows = [_encoded()]
+    keys = {
+        "same": fingerprint(rows, {"m": 4}, student),
+        "settings": fingerprint(rows, {"m": 5}, student),
+        "id": fingerprint([_encoded(id="b")], {"m": 4}, student),
+        "tokens": fingerprint([_encoded(tokens=np.array([3, 4, 6]))], {"m": 4}, student),
+        "prompt": fingerprint([_encoded(prompts={"": np.array([1, 3])})], {"m": 4}, student),
+        "steps": fingerprint([_encoded(steps=((0, 2),))], {"m": 4}, student),
+    }
+    with torch.no_grad():
+        student.bias += 1e-3
+        keys["trained weight"] = fingerprint(rows, {"m": 4}, student)
+        student.weight += 1e-3
+        keys["frozen weight"] = fingerprint(rows, {"m": 4}, student)
+    assert len(set(keys.values())) == len(keys)
+    student2 = torch.nn.Linear(3, 2)
+    student2.load_state_dict(student.state_dict())
+    student2.weight.requires_grad_(False)
+    assert fingerprint(rows, {"m": 4}, student2) == keys["frozen weight"]

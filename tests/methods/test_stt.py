@@ -1,0 +1,191 @@
+"""STT: its schedule, its instances, and that it goes on after a kill as if nothing had happened."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from interruptions import PulledPlugError
+
+from skipthinking.annotate.skips import Verifier
+from skipthinking.methods import STT
+from skipthinking.records import UserError
+from skipthinking.students import FromScratch
+
+Run = Callable[..., int]
+STT_RUN = ["--model", "STT", "--model.warmup_epochs", 2, "--model.gap_epochs", 1, "--trainer.max_epochs", 4]
+
+
+class EveryOther(Verifier):
+    """Lets the chunks at odd places go, of every example."""
+
+    def begin(self, rows: Any, scene: Any) -> set[str]:
+        """All are right."""
+        return {row.id for row in rows}
+
+    def verify(self, trials: Any, scene: Any) -> dict[str, bool]:
+        """By place."""
+        return {row.id: drop % 2 == 1 for row, _, drop in trials}
+
+
+def _state(folder: Path) -> dict[str, Any]:
+    return torch.load(folder / "checkpoints" / "last.ckpt", weights_only=True)
+
+
+def _same(one: Path, two: Path) -> bool:
+    a, b = _state(one)["state_dict"], _state(two)["state_dict"]
+    return a.keys() == b.keys() and all(torch.equal(value, b[name]) for name, value in a.items())
+
+
+def test_no_skip_is_cwt(run: Run, tmp_path: Path) -> None:
+    settings = ["--trainer.max_epochs", 3, "--model.student.config.n_layer", 1]
+    assert run("fit", "--run", "cwt", "--model", "CWT", *settings) == 0
+    own = ["--model", "STT", "--model.control", "no_skip", "--model.warmup_epochs", 1, "--model.gap_epochs", 0]
+    assert run("fit", "--run", "stt", *own, *settings) == 0
+    assert _same(tmp_path / "stt", tmp_path / "cwt")
+
+
+def test_what_is_kept_is_what_is_trained_on(run: Run, tmp_path: Path) -> None:
+    shown = []
+    cut = STT.cut
+
+    def spy(self: Any, encoded: Any, notes: Any) -> Any:
+        found = cut(self, encoded, notes)
+        shown.append((notes["epoch"], notes["kept"], self.codec.tokenizer.decode(found[0].tokens)))
+        return found
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(STT, "cut", spy)
+        assert run("fit", *STT_RUN, "--model.verifier", "test_stt.EveryOther", "--data.stage_sampling", "all") == 0
+    assert _state(tmp_path / "tiny")["skipthinking"]["kept"]
+    late = [row for row in shown if row[0] >= 2]
+    assert late
+    for _, kept, text in late:
+        assert all(chunk % 2 == 0 for chunk in kept)
+        assert "[1]" in text
+        assert "[2]" not in text
+        assert "Therefore, the answer is" in text
+    assert all(kept is None for epoch, kept, _ in shown if epoch == 0)
+    gaps = [kept for epoch, kept, _ in shown if epoch == 1]
+    assert any(len(kept) < 4 for kept in gaps)
+
+
+def test_the_name_of_a_stage_behind_a_random_gap_is_no_target(run: Run) -> None:
+    seen = []
+    cut = STT.cut
+
+    def spy(self: Any, encoded: Any, notes: Any) -> Any:
+        found = cut(self, encoded, notes)
+        if notes["kept"] is not None and notes["epoch"] == 1:
+            seen.append((notes["kept"], len(notes["chunks"]), self, encoded, found[0], notes["chunks"]))
+        return found
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(STT, "cut", spy)
+        words = ["--model.gap_shares", "[0.5]", "--data.stage_sampling", "all", "--evaluate", "false"]
+        assert run("fit", *STT_RUN, *words) == 0
+    assert seen
+    for kept, chunks, method, encoded, found, spans in seen:
+        tokens = method.codec.tokenizer
+        untold = tokens.decode(found.tokens[found.weights == 0]).split()
+        expected, before = [], -1
+        for stage in [*kept, chunks]:
+            if stage != before + 1:
+                expected.append(f"[{stage + 1}]" if stage < chunks else "Therefore")
+            before = stage
+        assert untold == expected
+        assert len(method.stages.tokens(encoded, spans)) == chunks + 1
+
+
+@pytest.mark.parametrize("step", [9, 12, 14, 18])
+def test_resume_around_the_searches_changes_no_bit(step: int, run: Run, tmp_path: Path) -> None:
+    # 5 steps an epoch: chunk search before step 5, gaps to step 10, skip search before step 11.
+    words = [*STT_RUN, "--model.verifier", "test_stt.EveryOther", "--model.replay", 0.3,
+             "--data.chunker", "SearchChunks", "--data.chunker.refresh_every_n_epochs", 1,
+             "--model.warmup_epochs", 2, "--model.gap_epochs", 0]  # fmt: skip
+    assert run("fit", "--run", "oracle", *words) == 0
+    with pytest.raises(PulledPlugError):
+        run("fit", *words, "--checkpoint_every", 2, "--trainer.callbacks+=interruptions.Interrupt",
+            "--trainer.callbacks.step", step)  # fmt: skip
+    with pytest.MonkeyPatch.context() as patch:
+        if step > 12:  # there is a checkpoint from behind the skip search: it must not come again
+            patch.setattr(STT, "_search", lambda *_: pytest.fail("searched again"))
+        assert run("fit", *words, "--ckpt_path", "last") == 0
+    assert _same(tmp_path / "tiny", tmp_path / "oracle")
+    one, two = (json.loads((tmp_path / name / "summary.json").read_text()) for name in ("tiny", "oracle"))
+    assert one["target_tokens"] == two["target_tokens"]
+
+
+def test_the_search_reads_no_test_or_validation_example_and_no_ground_truth(run: Run, tmp_path: Path) -> None:
+    """Everything that the search must not look at is made to explode."""
+    from skipthinking.records import Example
+
+    asked: list[set[str]] = []
+    search = STT._search
+
+    class Meta(dict[str, Any]):
+        def __getitem__(self, key: str) -> Any:
+            raise AssertionError(f"the search read {key}")
+
+        get = items = values = keys = __iter__ = __getitem__  # type: ignore[assignment]
+
+    def spy(self: Any, encoded: Any, chunks: Any) -> Any:
+        splits = self.data.splits.examples
+        hidden = dict(splits)
+        train = [Example(id=r.id, question=r.question, rationale=r.rationale, answer=r.answer, task=r.task, meta=Meta())
+                 for r in splits["train"]]  # fmt: skip
+        splits.clear()
+        splits["train"] = train
+        try:
+            found = search(self, encoded, chunks)
+        finally:
+            splits.clear()
+            splits.update(hidden)
+        asked.append(set(found))
+        assert not {row.id for name, rows in hidden.items() if name != "train" for row in rows} & set(found)
+        return found
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(STT, "_search", spy)
+        assert run("fit", *STT_RUN, "--model.verifier", "Rollout") == 0
+    assert len(asked) == 1
+
+
+def test_random_skip_takes_as_much(run: Run, tmp_path: Path) -> None:
+    words = [*STT_RUN, "--model.verifier", "test_stt.EveryOther", "--evaluate", "false"]
+    assert run("fit", "--run", "search", *words) == 0
+    assert run("fit", "--run", "random", *words, "--model.control", "random_skip") == 0
+    one, two = (_state(tmp_path / name)["skipthinking"]["kept"] for name in ("search", "random"))
+    assert {id: len(kept) for id, kept in one.items()} == {id: len(kept) for id, kept in two.items()}
+    assert one != two
+
+
+def test_two_ranks_find_what_one_finds(run: Run, spawn: Callable[..., Any], tmp_path: Path) -> None:
+    words = [*STT_RUN, "--evaluate", "false", "--data.chunker", "SearchChunks", "--model.gap_epochs", 0,
+             "--data.chunker.refresh_every_n_epochs", 1, "--model.student.config.resid_pdrop", 0,
+             "--model.student.config.embd_pdrop", 0, "--model.student.config.attn_pdrop", 0]  # fmt: skip
+    assert run("fit", "--run", "one", *words, "--data.batch_size", 4) == 0
+    spread = spawn("fit", "--run", "two", *words, "--data.batch_size", 2, "--trainer.devices", 2,
+                   "--trainer.strategy", "ddp")  # fmt: skip
+    assert spread.returncode == 0, spread.stderr
+    one, two = _state(tmp_path / "one"), _state(tmp_path / "two")
+    assert one["skipthinking"]["kept"] == two["skipthinking"]["kept"]
+    assert one["RationaleDataModule"]["chunks"] == two["RationaleDataModule"]["chunks"]
+
+
+def test_a_run_that_ends_with_its_warm_up_is_refused(run: Run, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run("fit", "--model", "STT", "--trainer.max_epochs", 6) == 2
+    assert "warmup_epochs=6" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [{"stage_marker": None}, {"gap_epochs": 9}, {"replay": 2.0}, {"gap_shares": [1.0]}, {"warmup_epochs": -1}],
+)  # fmt: skip
+def test_settings_that_make_no_sense_are_refused(wrong: dict[str, Any]) -> None:
+    with pytest.raises(UserError, match=next(iter(wrong))):
+        STT(student=FromScratch(), **wrong)
