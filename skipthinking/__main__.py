@@ -7,9 +7,10 @@ import sys
 
 TOOLS = {
     "generate": "skipthinking.tools.generate:generate",
+    "show": "skipthinking.report.show:show",
     "summary": "skipthinking.report.summary:summary",
 }
-TRAINING = ("fit", "validate", "test", "predict")
+TRAINING = ("fit", "validate", "test", "predict", "annotate")
 HELP = """usage: python -m skipthinking COMMAND [--config FILE] [options]
 
 Distil chain-of-thought rationales into small language models that reason better and answer sooner.
@@ -19,10 +20,12 @@ training commands (options: COMMAND --help):
   validate   answer the validation examples
   test       answer the test sets
   predict    answer --data.question "..." or a file, --data.questions FILE
+  annotate   search chunks and skips of the training examples, and write them
 
 tools:
   generate   write examples of a built-in task as JSONL
   summary    print the summary of a finished run
+  show       draw annotated examples: stages, loss per step, skipped chunks
 
 examples:
   python -m skipthinking fit --config experiments/quickstart.yaml

@@ -15,15 +15,15 @@ from lightning.pytorch.callbacks import Callback
 from rich.console import Console
 
 from skipthinking.metrics import by_group, scores
-from skipthinking.records import Prediction
+from skipthinking.records import Prediction, UserError
 from skipthinking.report.files import write_json, write_jsonl
 from skipthinking.runs import RunLogger
 
 if TYPE_CHECKING:
     from skipthinking.data.module import RationaleDataModule
-    from skipthinking.methods import Distiller
+    from skipthinking.methods import CWT, Distiller
 
-__all__ = ["Answers", "Results", "StartReport"]
+__all__ = ["Annotations", "Answers", "Results", "StartReport"]
 
 
 class StartReport(Callback):
@@ -151,10 +151,12 @@ class Answers(Callback):
         from skipthinking.annotate.scoring import gather
 
         method: Distiller = pl_module  # type: ignore[assignment]
+        data: RationaleDataModule = trainer.datamodule  # type: ignore[attr-defined]
+        if data.annotating:
+            return
         answers = gather({row.id: row for row in method.predictions})
         if not trainer.is_global_zero:
             return
-        data: RationaleDataModule = trainer.datamodule  # type: ignore[attr-defined]
         rows = [answers[example.id] for example in data.examples["predict"]]
         console = Console(highlight=False)
         for row in rows[:10]:
@@ -168,6 +170,32 @@ class Answers(Callback):
             path = self.folder / "answers.jsonl"
             write_jsonl(path, map(asdict, rows))
             console.print(f"{len(rows)} answers in {path}")
+
+
+class Annotations(Callback):
+    """Writes annotations.jsonl for the command ``annotate``.
+
+    Args:
+        folder: The run folder.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+
+    def on_predict_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Annotates on all ranks, writes on the first."""
+        method: CWT = pl_module  # type: ignore[assignment]
+        if not method.data.annotating:
+            return
+        if "chunks" not in method.needs:
+            raise UserError(
+                f"Expected a method with chunks (CWT, STT), got {type(method).__name__}. Choose one of them."
+            )
+        rows = method.annotate()
+        if trainer.is_global_zero:
+            path = self.folder / "annotations.jsonl"
+            write_jsonl(path, rows)
+            print(f"{len(rows)} annotated examples in {path}\nlook at some: python -m skipthinking show --file {path}")
 
 
 def _device_name(device: torch.device) -> str:

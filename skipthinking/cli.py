@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 import lightning as L
-import torch
 from lightning.pytorch.callbacks import Callback
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from lightning.pytorch.utilities import rank_zero_only
@@ -28,7 +27,8 @@ import skipthinking.data.steps
 import skipthinking.methods
 import skipthinking.schedules
 import skipthinking.students  # noqa: F401
-from skipthinking.callbacks import Answers, Results, StartReport
+from skipthinking.callbacks import Annotations, Answers, Results, StartReport
+from skipthinking.checkpoints import read_checkpoint
 from skipthinking.data.module import RationaleDataModule
 from skipthinking.hints import in_one_line, nearest_key
 from skipthinking.methods import Distiller
@@ -59,6 +59,15 @@ class Parser(LightningArgumentParser):
         """Prints the error and exits with code 2."""
         print(f"error: {in_one_line(message)}{nearest_key(message, self)}", file=sys.stderr)
         sys.exit(2)
+
+
+class SkipTrainer(L.Trainer):
+    """A trainer with one command more."""
+
+    def annotate(self, model: L.LightningModule, datamodule: RationaleDataModule, ckpt_path: str | None = None) -> None:
+        """Searches chunks and skips of the training examples with the student as it is; writes annotations.jsonl."""
+        datamodule.annotating = True
+        self.predict(model, datamodule=datamodule, ckpt_path=ckpt_path, return_predictions=False)
 
 
 class SkipCLI(LightningCLI):
@@ -92,7 +101,7 @@ class SkipCLI(LightningCLI):
             raise UserError(f"Expected at least 1 step between checkpoints, got checkpoint_every={every}.")
         self._get(self.config_init, "trainer")["logger"] = [RunLogger(self.folder), *extra]
         self._get(self.config_init, "trainer")["default_root_dir"] = str(self.folder)
-        own: list[Callback] = [kind(self.folder) for kind in (Interrupts, Results, Answers)]
+        own: list[Callback] = [kind(self.folder) for kind in (Interrupts, Results, Answers, Annotations)]
         own += [StartReport(), *checkpoints(self.folder, every)]
         given = self._get(self.config_init, "trainer.callbacks") or []
         self._get(self.config_init, "trainer")["callbacks"] = [*(given if isinstance(given, list) else [given]), *own]
@@ -126,7 +135,12 @@ class SkipCLI(LightningCLI):
         """Takes the run's last checkpoint if none is given."""
         self._open(self._default_checkpoint())
 
-    before_test = before_predict = before_validate
+    before_test = before_predict = before_annotate = before_validate
+
+    @staticmethod
+    def subcommands() -> dict[str, set[str]]:
+        """Lightning's, and annotate."""
+        return {**LightningCLI.subcommands(), "annotate": {"model", "datamodule"}}
 
     def _default_checkpoint(self) -> str | None:
         given = self._get(self.config_init, "ckpt_path")
@@ -144,12 +158,7 @@ class SkipCLI(LightningCLI):
         self.config_init[self.subcommand]["ckpt_path"] = path
         if path is None:
             return
-        if not Path(path).is_file():
-            raise UserError(f"Expected a checkpoint file, got {path!r}, which does not exist. Mend --ckpt_path.")
-        try:
-            own = torch.load(path, weights_only=True, map_location="cpu", mmap=True)["skipthinking"]
-        except (RuntimeError, KeyError, EOFError, ValueError, OSError) as error:
-            raise UserError(f"Expected a checkpoint of this framework, got {path!r}: {error}") from error
+        own = read_checkpoint(path, "--ckpt_path")["skipthinking"]
         if own["method"] != type(self.model).__name__:
             raise UserError(
                 f"Expected a checkpoint of {type(self.model).__name__}, got one of {own['method']} ({path}). "
@@ -264,6 +273,7 @@ def main(args: list[str] | None = None) -> int:
             Distiller, RationaleDataModule, subclass_mode_model=True, subclass_mode_data=True, args=args,
             auto_configure_optimizers=False, load_from_checkpoint_support=False, parser_class=Parser,
             parser_kwargs={"allow_abbrev": False}, save_config_callback=RunConfig, seed_everything_default=0,
+            trainer_class=SkipTrainer,
             trainer_defaults={
                 "use_distributed_sampler": False, "num_sanity_val_steps": 0, "enable_model_summary": False,
                 "log_every_n_steps": 10, "max_epochs": 10,

@@ -23,13 +23,16 @@ CHAT = "{% for m in messages %}<|{{ m.role }}|>{{ m.content }}<|end|>{% endfor %
 STUDENTS = {  # hub name: architecture and config of its stand-in; only a tokenizer where there is none
     "microsoft/Phi-3-mini-4k-instruct": ("phi3", {"hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 1,
                                                   "num_attention_heads": 2, "num_key_value_heads": 2}),
-    "openai-community/gpt2": None,
+    "Qwen/Qwen2-1.5B-Instruct": ("qwen2", {"hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 1,
+                                           "num_attention_heads": 2, "num_key_value_heads": 2}),
+    "openai-community/gpt2": ("gpt2", {"n_embd": 16, "n_layer": 1, "n_head": 2}),
+    "google/flan-t5-base": ("t5", {"d_model": 16, "d_kv": 8, "d_ff": 32, "num_layers": 1, "num_heads": 2}),
     "google/flan-t5-small": None,
 }  # fmt: skip
 
 
 def _stand_in(folder: Path, model: tuple[str, dict[str, Any]] | None) -> None:
-    from transformers import AutoConfig, AutoModelForCausalLM
+    from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForSeq2SeqLM
 
     rows = generate("arithmetic", split="train", size=30)
     tokenizer = train_tokenizer([f"{row.question} {row.rationale}" for row in rows], 600, 50)
@@ -38,8 +41,11 @@ def _stand_in(folder: Path, model: tuple[str, dict[str, Any]] | None) -> None:
     if model is not None:
         ends = {"pad_token_id": tokenizer.pad_token_id, "eos_token_id": tokenizer.eos_token_id}
         config = AutoConfig.for_model(model[0], vocab_size=len(tokenizer), **ends, **model[1])
+        if model[0] == "t5":
+            config.decoder_start_token_id = tokenizer.pad_token_id
         torch.manual_seed(0)
-        AutoModelForCausalLM.from_config(config).save_pretrained(folder)
+        kind = AutoModelForSeq2SeqLM if model[0] == "t5" else AutoModelForCausalLM
+        kind.from_config(config).save_pretrained(folder)
 
 
 @pytest.fixture(scope="module")
@@ -70,6 +76,9 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_there_are_experiments() -> None:
     names = {path.stem for path in EXPERIMENTS}
     assert names >= {"quickstart", "full_cot_phi3", "cwt_phi3", "full_cot_svamp", "cwt_svamp", "full_cot_gsm8k_t5"}
+    assert names >= {
+        f"{method}_{student}" for method in ("cwt", "stt") for student in ("phi3", "qwen2", "gpt2", "flan_t5")
+    }
     assert {path.stem for path in ADDED} >= {"wandb"}
 
 

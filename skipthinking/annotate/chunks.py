@@ -14,6 +14,8 @@ from skipthinking.records import Encoded, Span, UserError
 
 __all__ = ["SearchChunks", "chunk_costs", "greedy_partition", "objective"]
 
+_ROUNDING = 1e-9  # a smaller share of J is no fall: without a bound, rounding could move a border to and fro for ever
+
 
 def chunk_costs(nll: NDArray[np.float64], tokens: NDArray[np.int64]) -> NDArray[np.float64]:
     """Mean token NLL of every possible chunk, from prefix sums.
@@ -59,7 +61,7 @@ def greedy_partition(start: Sequence[Span], costs: NDArray[np.float64], min_impr
             pairs = costs[left, cuts] + costs[cuts, right]
             best = int(pairs.argmin())
             now = rest + costs[left, edges[place]] + costs[edges[place], right]
-            if rest + pairs[best] < now * (1 - min_improvement):
+            if rest + pairs[best] < now * (1 - max(min_improvement, _ROUNDING)):
                 edges[place] = int(cuts[best])
                 moved = True
     return tuple(pairwise(edges))
@@ -83,6 +85,8 @@ class SearchChunks(Chunker):
         min_improvement: Share of J that a move of ``greedy`` must save.
         by: What average chunks count, see AverageChunks.
     """
+
+    searches = True
 
     def __init__(
         self,

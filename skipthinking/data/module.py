@@ -25,7 +25,7 @@ from skipthinking.records import DataError, Encoded, Example, Instance, Span, Us
 from skipthinking.tasks import get_task
 
 if TYPE_CHECKING:
-    from skipthinking.methods.base import Distiller
+    from skipthinking.methods import CWT, Distiller
 
 __all__ = ["RationaleDataModule"]
 
@@ -104,6 +104,7 @@ class RationaleDataModule(L.LightningDataModule):
         self.encoded: list[Encoded] = []
         self.report = self.splits.report
         self.codec: Codec | None = None
+        self.annotating = False  # set by the command annotate
         self._chunks: dict[str, tuple[Span, ...]] = {}
         self._stage_losses: tuple[int, dict[str, list[float]]] | None = None
         self._searched: int | None = None  # epoch of the last chunk search
@@ -138,13 +139,17 @@ class RationaleDataModule(L.LightningDataModule):
         assert self.trainer is not None
         return self.trainer.lightning_module  # type: ignore[return-value]
 
+    @property
+    def staged(self) -> CWT:
+        """The same where it needs chunks or stages, which says that it is of this kind."""
+        return self.method  # type: ignore[return-value]
+
     def setup(self, stage: str) -> None:
         """Loads and encodes what the stage needs; the student trains its tokenizer first, if it has none."""
+        stage = "annotate" if self.annotating else stage
         self.load(stage)
         method = self.method
-        if not method.student.has_tokenizer:
-            words = method.words(getattr(self.chunker, "n_chunks", 32))
-            method.student.prepare(self._texts() if method.student.trains_tokenizer else (), words)
+        method.prepare_student(self._texts, getattr(self.chunker, "n_chunks", 32))
         self.codec = Codec(
             tokenizer=method.student.tokenizer,
             template=self.template,
@@ -152,7 +157,7 @@ class RationaleDataModule(L.LightningDataModule):
             prefixes=method.prefixes,
         )
         method.use_codec(self.codec)
-        if stage == "fit" and not self.encoded:
+        if stage in {"fit", "annotate"} and not self.encoded:
             self._encode_train()
         for name, rows in self.examples.items():
             if name != "train" and name not in self._prompts:
@@ -185,7 +190,7 @@ class RationaleDataModule(L.LightningDataModule):
             dropped["no steps"] = len(rows) - len(usable)
         stream = tqdm(
             self.codec.encode(usable, rationales=method.needs_rationale),
-            total=len(usable), desc="Tokenizing", delay=3, leave=False, disable=not self._is_first_rank,
+            total=len(usable), desc="Tokenizing", delay=3, leave=False, disable=method.global_rank > 0,
         )  # fmt: skip
         unknown = 0
         for encoded in stream:
@@ -209,15 +214,11 @@ class RationaleDataModule(L.LightningDataModule):
         if unknown:
             self.report.append(f"{unknown} completion tokens are unknown to the tokenizer and cannot be learned")
 
-    @property
-    def _is_first_rank(self) -> bool:
-        return self.trainer is None or self.trainer.is_global_zero
-
     # -------------------------------------------------------------------------------------- training
 
     def notes(self, epoch: int) -> dict[str, dict[str, Any]]:
         """What the method's cut may look at, per example id: chunks and the epoch's stage, as it needs them."""
-        method, needs = self.method, self.method.needs
+        method, needs = self.staged, self.method.needs
         if (
             "chunks" in needs
             and self.chunker.due(epoch)
@@ -243,10 +244,16 @@ class RationaleDataModule(L.LightningDataModule):
             notes[encoded.id] = note
         return notes
 
+    def searched_chunks(self) -> dict[str, tuple[Span, ...]]:
+        """The chunks of the last search; of one with the student as it is, if the chunker searches and has not yet."""
+        if self._searched is None and self.chunker.searches:
+            self._chunks, self._searched = self.staged.search_chunks(self.chunker, self.encoded, self._chunks), -1
+        return self._chunks
+
     def _losses(self, epoch: int) -> Mapping[str, Sequence[float]]:
         """Stage losses under the student as it is at the start of the epoch; kept in checkpoints."""
         if self._stage_losses is None or self._stage_losses[0] != epoch:
-            self._stage_losses = (epoch, self.method.stage_losses(self.encoded, self._chunks))
+            self._stage_losses = (epoch, self.staged.stage_losses(self.encoded, self._chunks))
         return self._stage_losses[1]
 
     def instances(self, epoch: int) -> list[Instance]:
@@ -331,8 +338,8 @@ class RationaleDataModule(L.LightningDataModule):
         return self._prompt_loader([f"test/{name}" for name in self.test_sets])
 
     def predict_dataloader(self) -> DataLoader[EvalBatch]:
-        """Prompts of the questions asked."""
-        return self._prompt_loader(["predict"])
+        """Prompts of the questions asked; none to annotate."""
+        return self._prompt_loader([] if self.annotating else ["predict"])
 
 
 def _of_shown(losses: Sequence[float] | None, kept: Sequence[int] | None) -> Sequence[float] | None:

@@ -44,7 +44,7 @@ class Splits:
         """
         if stage in {"fit", "test"}:
             self.load_tests()
-        if stage in {"fit", "validate"}:
+        if stage in {"fit", "validate", "annotate"}:
             self.load_train()
         if stage == "predict" and "predict" not in self.examples:
             self.examples["predict"] = self._load_questions()

@@ -54,6 +54,9 @@ def best_partition(costs: NDArray[np.float64], groups: int) -> tuple[Span, ...]:
 class Chunker(ABC):
     """Groups the steps of a rationale into chunks."""
 
+    searches: bool = False
+    """Whether :meth:`search` finds chunks with the student."""
+
     @abstractmethod
     def chunk(self, encoded: Encoded) -> tuple[Span, ...]:
         """Returns half-open spans of step indices that cover all steps in order; none is empty."""

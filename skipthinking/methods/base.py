@@ -6,25 +6,22 @@ import hashlib
 import math
 import os
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import lightning as L
-import numpy as np
 import torch
 from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
-from numpy.typing import NDArray
 from torch import Tensor
 from torch.optim.lr_scheduler import ReduceLROnPlateau
 from tqdm import tqdm
 
 from skipthinking.annotate.scoring import gather
-from skipthinking.annotate.store import fingerprint, remembered
+from skipthinking.checkpoints import read_checkpoint
 from skipthinking.data.batches import Batch, EvalBatch
 from skipthinking.data.encoding import Codec
-from skipthinking.data.stages import Chunker
 from skipthinking.losses import weighted_likelihood
 from skipthinking.methods.answers import graded, latency
 from skipthinking.metrics import AnswerScores
@@ -47,6 +44,7 @@ class Distiller(L.LightningModule, ABC):
         scheduler: Learning-rate schedule, by class path, stepped after every optimiser step.
         max_new_tokens: Most tokens that an answer may have in evaluation.
         latency_examples: Test examples that are answered one at a time, after the test, to measure latency.
+        start_from: Checkpoint of another run, of any method, whose student this one begins with.
     """
 
     prefixes: tuple[str, ...] = ("",)
@@ -67,6 +65,7 @@ class Distiller(L.LightningModule, ABC):
         scheduler: LRSchedulerCallable | None = None,
         max_new_tokens: int = 256,
         latency_examples: int = 20,
+        start_from: str | None = None,
     ) -> None:
         super().__init__()
         if max_new_tokens < 1:
@@ -74,6 +73,7 @@ class Distiller(L.LightningModule, ABC):
         self.student = student
         self.optimizer, self.scheduler = optimizer, scheduler
         self.max_new_tokens, self.latency_examples = max_new_tokens, latency_examples
+        self.start_from = start_from
         self.scores = AnswerScores()
         self.predictions: list[Prediction] = []
         self.latency: float | None = None
@@ -95,28 +95,6 @@ class Distiller(L.LightningModule, ABC):
     def room(self, encoded: Encoded, chunks: Sequence[Span]) -> int:
         """Tokens of the longest instance that :meth:`cut` can make of an example, prompt included."""
         return max(map(len, encoded.prompts.values())) + len(encoded.tokens)
-
-    def stage_losses(self, encoded: Sequence[Encoded], chunks: Mapping[str, Sequence[Span]]) -> dict[str, list[float]]:
-        """Summed NLL of every stage, for stage sampling by loss.
-
-        Raises:
-            UserError: The method has no stages.
-        """
-        raise UserError(f"Expected a method with stages, got {type(self).__name__}. Leave data.stage_sampling out.")
-
-    def step_losses(
-        self, encoded: Sequence[Encoded], chunks: Mapping[str, Sequence[Span]]
-    ) -> dict[str, NDArray[np.float64]]:
-        """Summed NLL of every step, for chunk search.
-
-        Raises:
-            UserError: The method has no stages.
-        """
-        raise UserError(f"Expected a method with stages, got {type(self).__name__}. Leave data.chunker out.")
-
-    def may_search_chunks(self, epoch: int) -> bool:
-        """Whether chunks may change at the start of an epoch."""
-        return True
 
     def keep(
         self, epoch: int, encoded: Sequence[Encoded], chunks: Mapping[str, Sequence[Span]]
@@ -161,21 +139,34 @@ class Distiller(L.LightningModule, ABC):
         if self.trainer.is_global_zero:
             tqdm.write(text)
 
-    def search_chunks(
-        self, chunker: Chunker, encoded: Sequence[Encoded], chunks: Mapping[str, Sequence[Span]]
-    ) -> dict[str, tuple[Span, ...]]:
-        """New chunks for every example from the student as it is; those of a killed run are taken from disk."""
-        before = {row.id: list(chunks[row.id]) for row in encoded}
-        key = fingerprint(encoded, {**chunker.settings(), "before": before}, self.student)
-        path = self.annotations / "chunks.jsonl"
-        found = remembered(path, key, lambda: dict(chunker.search(encoded, chunks, self.step_losses)))
-        changed = sum(list(map(list, found[id])) != list(map(list, before[id])) for id in found)
-        self.say(f"chunk search: {changed:,} of {len(found):,} rationales are cut anew")
-        return {id: tuple((start, end) for start, end in spans) for id, spans in found.items()}
+    def prepare_student(self, texts: Callable[[], Sequence[str]], chunks: int) -> None:
+        """Gives the student its tokenizer: that of ``start_from``, or its own.
+
+        Args:
+            texts: Training texts, for a student that trains its tokenizer.
+            chunks: Most chunks of a rationale.
+        """
+        if self.start_from is not None:
+            own = read_checkpoint(self.start_from, "model.start_from")["skipthinking"]
+            self.student.restore_tokenizer(own["tokenizer"])
+        if not self.student.has_tokenizer:
+            self.student.prepare(texts() if self.student.trains_tokenizer else (), self.words(chunks))
 
     def configure_model(self) -> None:
         """Builds the student, in the strategy's context."""
+        if self.student.built:
+            return
         self.student.build()
+        if self.start_from is not None:
+            weights = read_checkpoint(self.start_from, "model.start_from")["state_dict"]
+            try:
+                self.load_state_dict(weights, strict=self.student.lora is None)
+            except RuntimeError as error:
+                reason = " ".join(str(error).split())[:200]
+                raise UserError(
+                    f"Expected the weights of this student, got those of another ({self.start_from}): {reason} "
+                    "Mend model.start_from or model.student."
+                ) from error
 
     def configure_optimizers(self) -> Any:
         """The optimizer over the trainable parameters, and its schedule."""
@@ -276,7 +267,7 @@ class Distiller(L.LightningModule, ABC):
 
     def predict_step(self, batch: EvalBatch, batch_idx: int) -> list[dict[str, Any]]:
         """Answers a batch of questions; as plain dictionaries, because Lightning moves what it is given."""
-        predictions = self.answer(batch, {example.id: example for example in self.data.examples["predict"]})
+        predictions = self.answer(batch, {example.id: example for example in self.data.examples.get("predict", ())})
         self.predictions += predictions
         return [asdict(prediction) for prediction in predictions]
 

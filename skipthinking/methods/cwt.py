@@ -10,8 +10,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from skipthinking.annotate.scoring import Scores, score_tokens
+from skipthinking.annotate.store import fingerprint, remembered
 from skipthinking.data.cutting import Stages, instance
 from skipthinking.data.encoding import Codec
+from skipthinking.data.stages import Chunker
 from skipthinking.methods.base import Distiller
 from skipthinking.records import Encoded, Instance, Span, UserError
 
@@ -99,6 +101,51 @@ class CWT(Distiller):
             ]
             losses[row.id] = np.add.reduceat(np.concatenate(bare), [start for start, _ in row.steps])
         return losses
+
+    def may_search_chunks(self, epoch: int) -> bool:
+        """Whether chunks may change at the start of an epoch."""
+        return True
+
+    def search_chunks(
+        self, chunker: Chunker, encoded: Sequence[Encoded], chunks: Mapping[str, Sequence[Span]]
+    ) -> dict[str, tuple[Span, ...]]:
+        """New chunks for every example from the student as it is; those of a killed run are taken from disk."""
+        before = {row.id: list(chunks[row.id]) for row in encoded}
+        key = fingerprint(encoded, {**chunker.settings(), "before": before}, self.student)
+        path = self.annotations / "chunks.jsonl"
+        found = remembered(path, key, lambda: dict(chunker.search(encoded, chunks, self.step_losses)))
+        changed = sum(list(map(list, found[id])) != list(map(list, before[id])) for id in found)
+        self.say(f"chunk search: {changed:,} of {len(found):,} rationales are cut anew")
+        return {id: tuple((start, end) for start, end in spans) for id, spans in found.items()}
+
+    def annotate(self) -> list[dict[str, Any]]:
+        """Steps, their mean token NLL, chunks, and the chunks that are kept, of every training example."""
+        data, codec = self.data, self.codec
+        assert codec is not None
+        chunks = data.searched_chunks()
+        losses, kept = self.step_losses(data.encoded, chunks), self.kept_in_the_end(data.encoded, chunks)
+        questions = {example.id: example.question for example in data.examples["train"]}
+        return [
+            {
+                "id": row.id,
+                "question": questions[row.id],
+                "steps": [codec.decode(row.tokens[start:end].tolist()) for start, end in row.steps],
+                "nll": [
+                    round(float(nll) / (end - start), 4)
+                    for nll, (start, end) in zip(losses[row.id], row.steps, strict=True)
+                ],
+                "chunks": [list(span) for span in chunks[row.id]],
+                "kept": list(kept[row.id]),
+                "answer": codec.decode(row.tokens[slice(*row.answer)].tolist()),
+            }
+            for row in data.encoded
+        ]
+
+    def kept_in_the_end(
+        self, encoded: Sequence[Encoded], chunks: Mapping[str, Sequence[Span]]
+    ) -> Mapping[str, Sequence[int]]:
+        """The chunks that are left after all searches; here all."""
+        return {row.id: range(len(chunks[row.id])) for row in encoded}
 
     # ------------------------------------------------------------------------------------ evaluation
 

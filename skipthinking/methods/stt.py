@@ -89,6 +89,14 @@ class STT(CWT):
             for row in encoded
         }
 
+    def kept_in_the_end(
+        self, encoded: Sequence[Encoded], chunks: Mapping[str, Sequence[Span]]
+    ) -> Mapping[str, Sequence[int]]:
+        """What the skip search of the run kept; a search with the student as it is, if there was none."""
+        if self.control == "no_skip":
+            return super().kept_in_the_end(encoded, chunks)
+        return self.kept or self._search(encoded, chunks)
+
     def _with_gaps(self, id: str, epoch: int, chunks: int) -> list[int]:
         rng = random.Random(f"gaps/{self.data.seed}/{epoch}/{id}")
         share = rng.choice(self.gap_shares)

@@ -46,7 +46,9 @@ def print_summary(folder: Path) -> None:
     for name in found["test"]:
         table.add_column(Text(name), justify="right")
     for heading, show in _ROWS.items():
-        table.add_row(heading, *map(show, found["test"].values()))
+        cells = [show(row) for row in found["test"].values()]
+        if set(cells) != {None}:
+            table.add_row(heading, *(cell or "-" for cell in cells))
     console.print(table)
     if found["latency_seconds"] is not None:
         console.print(
@@ -65,7 +67,7 @@ def _tokens(row: dict[str, Any], name: str) -> str:
     return "-" if value is None else f"{value:.1f}"
 
 
-_ROWS: dict[str, Callable[[dict[str, Any]], str]] = {
+_ROWS: dict[str, Callable[[dict[str, Any]], str | None]] = {
     "examples": lambda row: str(row["n"]),
     "accuracy": lambda row: f"{row['accuracy']:.1%}",
     "  95% interval": lambda row: f"{row['accuracy_low']:.1%} to {row['accuracy_high']:.1%}",
@@ -73,7 +75,7 @@ _ROWS: dict[str, Callable[[dict[str, Any]], str]] = {
     "no answer": lambda row: f"{row['no_answer']:.1%}",
     "new tokens per answer": lambda row: _tokens(row, "new_tokens"),
     "  the teacher's": lambda row: _tokens(row, "teacher_tokens"),
-    "chunks skipped": lambda row: f"{row['skipped']:.1%}" if "skipped" in row else "-",
+    "chunks skipped": lambda row: f"{row['skipped']:.1%}" if "skipped" in row else None,
 }
 
 

@@ -80,6 +80,11 @@ class Student(nn.Module, ABC):
         """Whether the tokenizer is there already."""
         return self.tokenizer is not None
 
+    @property
+    def built(self) -> bool:
+        """Whether the weights are there already."""
+        return self.model is not None
+
     def prepare(self, texts: Sequence[str] = (), words: Sequence[str] = ()) -> None:
         """Makes the tokenizer.
 

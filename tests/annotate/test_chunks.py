@@ -76,7 +76,7 @@ def test_exact_is_no_worse_than_greedy_and_greedy_than_average(improvement: floa
         for cut in (exact, greedy):  # every step in order, once
             assert [step for i, j in cut for step in range(i, j)] == list(range(len(tokens)))
             assert len(cut) == min(4, len(tokens))
-    assert better > 20
+    assert better > 10
 
 
 def test_greedy_stops_where_no_border_saves_enough() -> None:

@@ -95,7 +95,8 @@ def test_the_name_of_a_stage_behind_a_random_gap_is_no_target(run: Run) -> None:
         expected, before = [], -1
         for stage in [*kept, chunks]:
             if stage != before + 1:
-                expected.append(f"[{stage + 1}]" if stage < chunks else "Therefore")
+                first = tokens.decode(method.codec.inline(" Therefore")[:1]).strip()  # the answer's own name
+                expected.append(f"[{stage + 1}]" if stage < chunks else first)
             before = stage
         assert untold == expected
         assert len(method.stages.tokens(encoded, spans)) == chunks + 1
@@ -189,3 +190,22 @@ def test_a_run_that_ends_with_its_warm_up_is_refused(run: Run, capsys: pytest.Ca
 def test_settings_that_make_no_sense_are_refused(wrong: dict[str, Any]) -> None:
     with pytest.raises(UserError, match=next(iter(wrong))):
         STT(student=FromScratch(), **wrong)
+
+
+def test_stt_may_start_from_a_checkpoint_of_cwt(run: Run, tmp_path: Path) -> None:
+    assert run("fit", "--run", "cwt", "--model", "CWT", "--trainer.max_epochs", 2, "--evaluate", "false") == 0
+    start = tmp_path / "cwt" / "checkpoints" / "last.ckpt"
+    words = ["--model", "STT", "--model.start_from", start, "--model.warmup_epochs", 0, "--model.gap_epochs", 0]
+    frozen = ["--model.optimizer.lr", 0.0, "--model.optimizer.weight_decay", 0.0, "--trainer.max_epochs", 1]
+    assert run("fit", "--run", "stt", *words, *frozen, "--evaluate", "false") == 0
+    assert _same(tmp_path / "stt", tmp_path / "cwt")  # nothing was learned: the student is the one it began with
+    assert _state(tmp_path / "stt")["skipthinking"]["kept"]
+
+
+def test_a_start_that_does_not_fit_is_told(run: Run, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run("fit", "--run", "cwt", "--trainer.max_epochs", 1, "--evaluate", "false") == 0
+    start = ["--model.start_from", tmp_path / "cwt" / "checkpoints" / "last.ckpt"]
+    assert run("fit", *start, "--model.student.config.n_embd", 32) == 2
+    assert "model.start_from" in capsys.readouterr().err
+    assert run("fit", "--model.start_from", "nowhere.ckpt") == 2
+    assert "nowhere.ckpt" in capsys.readouterr().err

@@ -1,0 +1,77 @@
+"""Draws annotated examples in the terminal."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from skipthinking.records import DataError, UserError
+
+__all__ = ["show"]
+
+_NEEDED = ("id", "question", "steps", "nll", "chunks", "kept", "answer")
+_SCALE = ((0.05, "green"), (0.2, "yellow"), (0.5, "dark_orange"), (float("inf"), "red"))  # mean token NLL up to
+
+
+def show(file: str, n: int = 3, start: int = 0, id: str | None = None) -> None:
+    """Draws annotated examples: stages, mean token NLL of every step, skipped chunks (struck through), answer.
+
+    Args:
+        file: What ``annotate`` wrote.
+        n: Number of examples.
+        start: First of them.
+        id: This example alone.
+
+    Raises:
+        UserError: The file is missing or damaged, or no example is left to show.
+    """
+    rows = _read(Path(file))
+    chosen = [row for row in rows if row["id"] == id] if id is not None else rows[start : start + max(0, n)]
+    if not chosen:
+        raise UserError(f"Expected an example to show, got none of {len(rows)} ({file}). Mend --id, --start or --n.")
+    from rich.console import Console
+
+    console = Console(highlight=False)
+    for row in chosen:
+        _draw(console, row)
+    edges = [f"up to {bound:g}" for bound, _ in _SCALE[:-1]] + ["more"]
+    console.print(
+        "mean token NLL: " + ", ".join(f"[{name}]{edge}[/]" for (_, name), edge in zip(_SCALE, edges, strict=True))
+    )
+
+
+def _draw(console: Any, row: dict[str, Any]) -> None:
+    from rich.text import Text
+
+    gone = len(row["chunks"]) - len(row["kept"])
+    console.print(f"{row['id']}  ({len(row['chunks'])} chunks, {gone} skipped)", style="bold", markup=False)
+    console.print(row["question"], style="dim", markup=False)
+    for number, (first, end) in enumerate(row["chunks"]):
+        kept = number in row["kept"]
+        line = Text(f"  [{number + 1}] ", style="bold" if kept else "dim strike")
+        for step in range(first, end):
+            colour = next(name for bound, name in _SCALE if row["nll"][step] <= bound)
+            line.append(row["steps"][step], style=colour if kept else "dim strike")
+            line.append(f" {row['nll'][step]:.2f}  ", style="dim")
+        if not kept:
+            line.append("skipped", style="dim")
+        console.print(line)
+    console.print(f"  {row['answer']}\n", style="bold", markup=False)
+
+
+def _read(path: Path) -> list[dict[str, Any]]:
+    if not path.is_file():
+        raise UserError(f"Expected what `annotate` wrote, got {str(path)!r}, which does not exist. Run it first.")
+    rows = []
+    with path.open(encoding="utf-8") as lines:
+        for number, line in enumerate(lines, 1):
+            try:
+                row = json.loads(line)
+            except ValueError as error:
+                raise DataError(f"Expected JSON, got {error} ({path}:{number}). Run `annotate` again.") from error
+            missing = [key for key in _NEEDED if not isinstance(row, dict) or key not in row]
+            if missing:
+                raise DataError(f"Expected {', '.join(_NEEDED)}, got no {missing[0]} ({path}:{number}).")
+            rows.append(row)
+    return rows
