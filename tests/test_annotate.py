@@ -52,8 +52,9 @@ def test_annotations_are_those_of_the_run(run: Run, tmp_path: Path) -> None:
 
 
 def test_show_draws_stages_losses_and_skips(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    row = {"id": "a", "question": "How [many]?", "steps": ["Ann has 2.", "We go on.", "So 2 + 1 = 3."],
-           "nll": [0.01, 0.7, 0.3], "chunks": [[0, 1], [1, 2], [2, 3]], "kept": [0, 2], "answer": "So it is 3."}  # fmt: skip
+    said = {"steps": ["Ann has 2.", "We go on.", "So 2 + 1 = 3."], "nll": [0.01, 0.7, 0.3]}
+    cut = {"chunks": [[0, 1], [1, 2], [2, 3]], "kept": [0, 2]}
+    row = {"id": "a", "question": "How [many]?", **said, **cut, "answer": "So it is 3."}
     path = tmp_path / "annotations.jsonl"
     path.write_text(json.dumps(row) + "\n" + json.dumps({**row, "id": "b"}) + "\n")
     assert main(["show", "--file", str(path), "--n", "1"]) == 0

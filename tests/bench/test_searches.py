@@ -1,0 +1,218 @@
+"""Chunk search, rollouts and skip search, each against a plain reference in the same run, with the same result."""
+
+from __future__ import annotations
+
+import random
+import time
+from itertools import combinations, pairwise
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from skipthinking.annotate.chunks import SearchChunks
+from skipthinking.annotate.rollout import complete
+from skipthinking.annotate.scoring import score_tokens
+from skipthinking.annotate.skips import Likelihood, Scene, search_skips
+from skipthinking.data.batches import collate
+from skipthinking.data.cutting import Stages, instance
+from skipthinking.data.encoding import Codec, Plain
+from skipthinking.data.stages import AverageChunks
+from skipthinking.data.steps import Sentences
+from skipthinking.records import Encoded
+from skipthinking.students import FromScratch
+from skipthinking.tasks import generate
+
+MARKER = " [{}]"
+
+
+class World:
+    """A student of the quickstart's size, trained with gaps on 64 examples until it knows them."""
+
+    def __init__(self) -> None:
+        torch.manual_seed(0)
+        rows = generate("arithmetic", split="train", size=64)
+        config = {"hidden_size": 128, "intermediate_size": 384, "num_hidden_layers": 3, "num_attention_heads": 4,
+                  "max_position_embeddings": 512}  # fmt: skip
+        self.student: Any = FromScratch("llama", config)
+        self.student.prepare([f"{r.question} {r.rationale}" for r in rows], [MARKER.format(m) for m in range(1, 13)])
+        self.student.build()
+        codec = Codec(tokenizer=self.student.tokenizer, template=Plain(), splitter=Sentences())
+        self.encoded = list(codec.encode(rows))
+        self.stages = Stages(MARKER, codec.inline)
+        self.chunks = {row.id: AverageChunks(12).chunk(row) for row in self.encoded}
+        optimizer, rng = torch.optim.AdamW(self.student.parameters(), lr=2e-3), random.Random(0)
+        for _ in range(60):
+            shown = []
+            for row in self.encoded:
+                stages = self.stages.tokens(row, self.chunks[row.id])
+                kept = [s for s in range(len(stages)) if s == len(stages) - 1 or rng.random() > 0.2]
+                shown.append(instance(row.id, row.prompts[""], [stages[s] for s in kept], range(len(kept))))
+            batch = collate(shown, pad_id=self.student.pad_id, encoder_decoder=False)
+            self.student.token_nll(batch).mean().backward()
+            optimizer.step()
+            optimizer.zero_grad()
+        self.student.eval()
+        self.forwards = 0
+        self.student.model.register_forward_pre_hook(self._count, with_kwargs=True)
+
+    def _count(self, module: Any, args: Any, kwargs: Any) -> None:
+        self.forwards += kwargs["input_ids"].numel()
+
+
+@pytest.fixture(scope="module")
+def world() -> World:
+    return World()
+
+
+def _timed(world: World, work: Any) -> tuple[Any, float, int]:
+    world.forwards = 0
+    start = time.perf_counter()
+    found = work()
+    return found, time.perf_counter() - start, world.forwards
+
+
+def test_chunk_search_is_that_of_scoring_each_chunking_by_itself(world: World) -> None:
+    rows = [row for row in world.encoded if len(row.steps) >= 10][:4]
+    rows = [_first_steps(row, 10) for row in rows]
+
+    def losses(encoded: Any, chunks: Any) -> Any:
+        whole = [instance(row.id, row.prompts[""], [row.tokens], {0}) for row in encoded]
+        scores = score_tokens(world.student, whole, what=None)
+        return {
+            row.id: np.array([scores[row.id].nll[i:j].sum(dtype=np.float64) for i, j in row.steps]) for row in encoded
+        }
+
+    def plain() -> dict[str, Any]:
+        """A forward pass for each of the 84 ways to cut 10 steps into 4 chunks."""
+        best = {}
+        for row in rows:
+            found = []
+            for cut in combinations(range(1, 10), 3):
+                spans = tuple(pairwise([0, *cut, 10]))
+                whole = [instance(row.id, row.prompts[""], [row.tokens], {0})]
+                nll = score_tokens(world.student, whole, what=None)[row.id].nll.astype(np.float64)
+                found.append((np.mean([nll[row.steps[i][0] : row.steps[j - 1][1]].mean() for i, j in spans]), spans))
+            best[row.id] = min(found)[1]
+        return best
+
+    search = SearchChunks(4, search="exact")
+    ours, seconds, forwards = _timed(world, lambda: search.search(rows, {}, losses))
+    theirs, plain_seconds, plain_forwards = _timed(world, plain)
+    print(
+        f"\nchunk search, {len(rows)} examples, S = 10, M = 4: {plain_forwards / forwards:.0f} times fewer "
+        f"token-forwards, {plain_seconds / seconds:.0f} times as fast"
+    )
+    assert ours == theirs
+    assert plain_forwards >= 10 * forwards
+    assert plain_seconds >= 10 * seconds
+
+
+def _first_steps(row: Encoded, count: int) -> Encoded:
+    end = row.steps[count - 1][1]
+    tokens = np.concatenate([row.tokens[:end], row.tokens[slice(*row.answer)]])
+    return Encoded(id=row.id, task=row.task, prompts=row.prompts, tokens=tokens, steps=row.steps[:count],
+                   answer=(end, len(tokens)))  # fmt: skip
+
+
+def test_rollouts_by_draft_are_those_of_generation(world: World) -> None:
+    prompts = {row.id: row.prompts[""] for row in world.encoded}
+    stages = {row.id: world.stages.tokens(row, world.chunks[row.id]) for row in world.encoded}
+    begun = {id: np.concatenate([*parts[:1], parts[2][:1]]) for id, parts in stages.items()}  # the second one skipped
+    drafts = {id: np.concatenate([parts[2][1:], *parts[3:]]) for id, parts in stages.items()}
+    ours, seconds, _ = _timed(
+        world, lambda: complete(world.student, prompts, begun, drafts, max_new_tokens=200, what=None)
+    )
+
+    def plain() -> dict[str, list[int]]:
+        ids = list(prompts)
+        texts = world.student.generate(
+            [torch.from_numpy(prompts[id]) for id in ids], 200, begun=[torch.from_numpy(begun[id]) for id in ids]
+        )
+        return {id: text[: 200 - len(begun[id])] for id, text in zip(ids, texts, strict=True)}
+
+    theirs, plain_seconds, _ = _timed(world, plain)
+    agreed = np.mean([ours[id] == drafts[id].tolist() for id in ours])
+    print(f"\nrollouts, {len(ours)}, {agreed:.0%} as drafted: {plain_seconds / seconds:.1f} times as fast")
+    assert ours == theirs
+    assert plain_seconds >= 3 * seconds
+
+
+def test_skip_search_is_that_of_one_pass_per_variant(world: World) -> None:
+    rows = world.encoded[:24]
+    scene = Scene(student=world.student, right=lambda id, tokens: True, max_new_tokens=200)
+    ours, seconds, _ = _timed(
+        world, lambda: search_skips(rows, world.chunks, stages=world.stages, verifier=Likelihood(), scene=scene)
+    )
+
+    def plain() -> dict[str, list[int]]:
+        return {row.id: _plain_skips(world, row) for row in rows}
+
+    theirs, plain_seconds, _ = _timed(world, plain)
+    share = 1 - sum(map(len, ours.values())) / sum(len(world.chunks[id]) for id in ours)
+    print(f"\nskip search, {len(rows)} examples, {share:.0%} skipped: {plain_seconds / seconds:.1f} times as fast")
+    assert ours == theirs
+    assert plain_seconds >= 5 * seconds
+
+
+@torch.no_grad()
+def _plain_skips(world: World, row: Encoded, max_rise: float = 0.05) -> list[int]:
+    """The rule as it is told: a pass with and a pass without every chunk, one at a time, with all logits."""
+    stages = world.stages.tokens(row, world.chunks[row.id])
+    last, kept = len(stages) - 1, list(range(len(stages)))
+
+    def scores(shown: list[int]) -> dict[int, tuple[torch.Tensor, torch.Tensor]]:
+        tokens = torch.from_numpy(np.concatenate([stages[s] for s in shown]))
+        ids = torch.cat([torch.from_numpy(row.prompts[""]), tokens])[None]
+        shares = world.student.model(input_ids=ids).logits[0].log_softmax(-1)[len(row.prompts[""]) - 1 : -1]
+        nll, hit = -shares[torch.arange(len(tokens)), tokens], shares.argmax(-1) == tokens
+        lengths = [len(stages[s]) for s in shown]
+        return dict(zip(shown, zip(nll.split(lengths), hit.split(lengths), strict=True), strict=True))
+
+    if not scores(kept)[last][1].all():
+        return kept[:-1]
+    for drop in range(last):
+        before, without = scores(kept), [s for s in kept if s != drop]
+        after, later = scores(without), [s for s in without if s > drop]
+        rise = torch.cat([after[s][0] - before[s][0] for s in later])[1:]
+        if (
+            after[last][1][1 if later == [last] else 0 :].all()
+            and rise.mean() < max_rise
+            and rise.max() <= 10 * max_rise
+        ):
+            kept = without
+    return kept[:-1]
+
+
+def test_a_refresh_costs_a_share_of_an_epoch_and_grows_with_the_examples(world: World) -> None:
+    def step_losses(encoded: Any, chunks: Any) -> Any:
+        whole = [
+            instance(row.id, row.prompts[""], world.stages.tokens(row, chunks[row.id]), range(len(chunks[row.id]) + 1))
+            for row in encoded
+        ]
+        scores = score_tokens(world.student, whole, what=None)
+        return {row.id: np.ones(len(row.steps)) * scores[row.id].nll.sum() for row in encoded}
+
+    def epoch() -> None:
+        for at in range(0, len(world.encoded), 16):
+            rows = world.encoded[at : at + 16]
+            whole = [instance(row.id, row.prompts[""], [row.tokens], {0}) for row in rows]
+            batch = collate(whole, pad_id=world.student.pad_id, encoder_decoder=False)
+            world.student.token_nll(batch).mean().backward()
+
+    _, training, _ = _timed(world, epoch)
+    told = []
+    for share in (0.25, 0.5, 1.0):
+        rows = world.encoded[: int(share * len(world.encoded))]
+        _, seconds, _ = _timed(world, lambda rows=rows: SearchChunks(4).search(rows, world.chunks, step_losses))
+        told.append(f"{len(rows)} examples {seconds / training:.2f}")
+    scene = Scene(student=world.student, right=lambda id, tokens: True, max_new_tokens=200)
+    for chunks in (4, 12):
+        cut = {row.id: AverageChunks(chunks).chunk(row) for row in world.encoded}
+        _, seconds, _ = _timed(
+            world,
+            lambda cut=cut: search_skips(world.encoded, cut, stages=world.stages, verifier=Likelihood(), scene=scene),
+        )
+        told.append(f"skip search with M = {chunks} {seconds / training:.2f}")
+    print(f"\nas a share of a training epoch of {len(world.encoded)} examples: {', '.join(told)}")

@@ -1,0 +1,54 @@
+"""What the README tells a user to do works."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import yaml
+from conftest import ROOT
+
+from skipthinking.__main__ import TOOLS, TRAINING
+from skipthinking.tasks import task_names
+
+TEXT = (ROOT / "README.md").read_text()
+
+
+def _block(language: str) -> str:
+    found = re.search(rf"```{language}\n(.*?)```", TEXT, re.S)
+    assert found
+    return found.group(1)
+
+
+def test_the_method_of_the_readme_trains(
+    run: Callable[..., int], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    head = "from skipthinking.data.cutting import instance\nfrom skipthinking.methods import Distiller\n\n\n"
+    (tmp_path / "my_package.py").write_text(head + _block("python"))
+    monkeypatch.syspath_prepend(str(tmp_path))
+    assert run("fit", "--model", "my_package.LastStepOnly", "--trainer.max_epochs", 1) == 0
+    shown = capsys.readouterr().out.split("its targets between")[1]
+    assert "Therefore," in shown[shown.rindex("«", 0, shown.rindex("»")) :]
+
+
+def test_the_config_of_the_readme_is_read(
+    run: Callable[..., int], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = tmp_path / "own.yaml"
+    path.write_text(_block("yaml"))
+    assert yaml.safe_load(path.read_text())["model"]["class_path"] == "CWT"
+    assert run("fit", config=path) == 2  # everything is understood; the file is not there, and the hub not in reach
+    told = capsys.readouterr().err
+    assert "my_rationales.jsonl" in told or "openai/gsm8k" in told
+
+
+def test_the_commands_tasks_and_files_of_the_readme_exist() -> None:
+    commands = set(re.findall(r"python -m skipthinking (\w+)", TEXT))
+    assert commands
+    assert commands <= {*TOOLS, *TRAINING}
+    for name in re.findall(r"experiments/[\w/]+\.(?:yaml|md)", TEXT):
+        assert (ROOT / name).exists(), name
+    listed = TEXT.split("is read and graded: ")[1].split(", or a built-in")[0]
+    assert {name.strip() for name in listed.replace("\n", " ").split(",")} <= set(task_names())
