@@ -19,7 +19,7 @@ training commands (options: COMMAND --help):
   fit        train a student, test it, and export it
   validate   answer the validation examples
   test       answer the test sets
-  predict    answer --data.question "..." or a file, --data.questions FILE
+  predict    answer --question "..." or a file, --questions FILE
   annotate   search chunks and skips of the training examples, and write them
 
 tools:

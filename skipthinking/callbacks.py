@@ -166,7 +166,7 @@ class Answers(Callback):
             console.print(
                 f"  {'answer':>9}  {row.extracted or row.extracted_lenient or 'none'} ({row.new_tokens} new tokens)\n"
             )
-        if data.questions:
+        if data.splits.questions:
             path = self.folder / "answers.jsonl"
             write_jsonl(path, map(asdict, rows))
             console.print(f"{len(rows)} answers in {path}")

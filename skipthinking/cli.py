@@ -85,6 +85,8 @@ class SkipCLI(LightningCLI):
         parser.add_argument("--run", type=str, default="run", help="Name of the run: its folder is RUNS_DIR/RUN.")
         parser.add_argument("--runs_dir", type=str, default="runs", help="Where run folders live.")
         parser.add_argument("--evaluate", type=bool, default=True, help="After fit, test and export the student.")
+        parser.add_argument("--question", type=str | None, default=None, help="For predict: what to ask.")
+        parser.add_argument("--questions", type=str | None, default=None, help="For predict: a file of questions.")
         parser.add_argument("--checkpoint_every", type=int, default=500, help="Optimiser steps between checkpoints.")
 
     @property
@@ -135,7 +137,20 @@ class SkipCLI(LightningCLI):
         """Takes the run's last checkpoint if none is given."""
         self._open(self._default_checkpoint())
 
-    before_test = before_predict = before_annotate = before_validate
+    def before_test(self) -> None:
+        """The same; the summary takes the place of Lightning's table."""
+        self.before_validate()
+        self.config_init["test"]["verbose"] = False
+
+    def before_predict(self) -> None:
+        """The same, with the questions of the command line."""
+        splits = self.datamodule.splits
+        for name in ("question", "questions"):
+            setattr(splits, name, self._get(self.config, name) or getattr(splits, name))
+        self.datamodule.load("predict")
+        self.before_validate()
+
+    before_annotate = before_validate
 
     @staticmethod
     def subcommands() -> dict[str, set[str]]:
@@ -202,7 +217,7 @@ class SkipCLI(LightningCLI):
         return "\n".join([
             f"run folder: {self.folder} (config, metrics, checkpoints, predictions, student)",
             "next:",
-            f"  python -m skipthinking predict --config {config} --data.question {shlex.quote(question)}",
+            f"  python -m skipthinking predict --config {config} --question {shlex.quote(question)}",
             f"  python -m skipthinking test --config {config}",
         ])  # fmt: skip
 

@@ -150,7 +150,7 @@ def test_an_empty_validation_split_is_told(run: Callable[..., int], capsys: pyte
 
 
 def test_predict_without_a_question_is_told(run: Callable[..., int], capsys: pytest.CaptureFixture[str]) -> None:
-    assert "data.question" in _told(run, capsys, command="predict")
+    assert "--question" in _told(run, capsys, command="predict")
 
 
 # ----------------------------------------------------------------------------------------------- running

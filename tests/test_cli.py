@@ -59,9 +59,21 @@ def test_validate_answers_the_validation_examples(trained: Path, run: Run) -> No
     assert all(row["id"].startswith("coin_flip-train-") for row in rows)
 
 
+def test_validation_is_the_same_whichever_command_reads_it(run: Run, tmp_path: Path) -> None:
+    # One training question is in the test set: fit and validate must both leave it out before they split.
+    shared = "{class_path: Generated, init_args: {task: coin_flip, split: train, size: 3}}"
+    words = ["--data.test", f"{{flips: {shared}}}", "--data.val_size", 8]
+    assert run("fit", *words, "--trainer.max_epochs", 1) == 0
+    assert run("validate", *words) == 0
+    rows = _rows(tmp_path / "tiny" / "predictions_val.jsonl")
+    tested = {row["question"] for row in _rows(tmp_path / "tiny" / "predictions.jsonl")}
+    assert len(rows) == 8
+    assert not tested & {row["question"] for row in rows}
+
+
 def test_predict_shows_the_stages_of_an_answer(trained: Path, run: Run, capsys: pytest.CaptureFixture[str]) -> None:
     question = _rows(trained / "predictions.jsonl")[0]["question"]
-    assert run("predict", "--data.question", question, config=trained / "config.yaml") == 0
+    assert run("predict", "--question", question, config=trained / "config.yaml") == 0
     out = " ".join(capsys.readouterr().out.split())
     assert question in out
     assert "answer" in out
@@ -73,7 +85,7 @@ def test_predict_answers_a_file(trained: Path, run: Run, tmp_path: Path) -> None
     (tmp_path / "asked.jsonl").write_text(
         "".join(json.dumps({"id": r["id"], "question": r["question"]}) + "\n" for r in asked)
     )
-    assert run("predict", "--data.questions", tmp_path / "asked.jsonl", config=trained / "config.yaml") == 0
+    assert run("predict", "--questions", tmp_path / "asked.jsonl", config=trained / "config.yaml") == 0
     answers = _rows(trained / "answers.jsonl")
     assert [(r["id"], r["completion"]) for r in answers] == [(r["id"], r["completion"]) for r in asked]
 
@@ -164,3 +176,16 @@ def test_a_run_that_is_interrupted_before_its_first_step_can_be_started_again(ru
 
 def test_the_tiny_config_is_the_one_under_test() -> None:
     assert yaml.safe_load(TINY.read_text())["run"] == "tiny"
+
+
+def test_an_end_token_that_stands_for_unknown_ones_too_is_not_unknown(
+    run: Run, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run("fit", "--run", "a", "--trainer.max_epochs", 1) == 0
+    student = tmp_path / "a" / "student"
+    config = json.loads((student / "tokenizer_config.json").read_text())
+    (student / "tokenizer_config.json").write_text(json.dumps({**config, "unk_token": config["eos_token"]}))
+    capsys.readouterr()
+    own = ["--model.student", "Pretrained", "--model.student.name", student]
+    assert run("fit", "--run", "b", *own, "--trainer.max_epochs", 1) == 0
+    assert "unknown" not in capsys.readouterr().out

@@ -91,7 +91,6 @@ class RationaleDataModule(L.LightningDataModule):
         self.bucket, self.max_length, self.num_workers = bucket, max_length, num_workers
         self.without_steps = without_steps
         self.seed = int(os.environ.get("PL_GLOBAL_SEED", 0)) if seed is None else seed
-        self.questions = questions
         self.splits = Splits(
             train or [],
             test or {},
@@ -192,14 +191,14 @@ class RationaleDataModule(L.LightningDataModule):
             self.codec.encode(usable, rationales=method.needs_rationale),
             total=len(usable), desc="Tokenizing", delay=3, leave=False, disable=method.global_rank > 0,
         )  # fmt: skip
+        unk = -1 if self.codec.tokenizer.unk_token_id is None else self.codec.tokenizer.unk_token_id
         unknown = 0
         for encoded in stream:
             chunks = self.chunker.chunk(encoded) if "chunks" in method.needs else ()
             if method.room(encoded, chunks) > limit:
                 dropped[f"longer than {limit} tokens"] += 1
                 continue
-            if self.codec.tokenizer.unk_token_id is not None:
-                unknown += int((encoded.tokens == self.codec.tokenizer.unk_token_id).sum())
+            unknown += int((encoded.tokens[:-1] == unk).sum())  # the last one is EOS, which some take for both
             self._chunks[encoded.id] = chunks
             self.encoded.append(encoded)
         if not self.encoded:

@@ -83,6 +83,7 @@ class Splits:
             return
         if not self.sources:
             raise DataError("Expected at least one training source, got none. Set data.train.")
+        self.load_tests()  # whatever the stage: their questions leave the training set
         loaded = [source.load() for source in self.sources]
         self.report += [f"train: {part.description}" for part in loaded]
         examples = join(loaded)
@@ -102,8 +103,8 @@ class Splits:
             raise UserError("Expected the task of the questions, got none. Set data.task, for example gsm8k.")
         get_task(task)
         if (self.question is None) == (self.questions is None):
-            raise UserError("Expected one of data.question (a text) and data.questions (a file). Set one of them.")
+            raise UserError("Expected either a question or a file of questions. Set --question or --questions.")
         if self.question is not None and not self.question.strip():
-            raise UserError("Expected a question, got an empty text in data.question.")
+            raise UserError("Expected a question, got an empty text in --question.")
         asked = read_questions(Path(self.questions)) if self.questions else [("question-1", str(self.question))]
         return [Example(id=id, question=text, rationale="", answer="", task=task) for id, text in asked]
