@@ -7,7 +7,7 @@ import time
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import lightning as L
 import torch
@@ -20,7 +20,6 @@ from skipthinking.report.files import write_json, write_jsonl
 from skipthinking.runs import RunLogger
 
 if TYPE_CHECKING:
-    from skipthinking.data.module import RationaleDataModule
     from skipthinking.methods import CWT, Distiller
 
 __all__ = ["Annotations", "Answers", "Results", "StartReport"]
@@ -36,8 +35,8 @@ class StartReport(Callback):
         for logger in trainer.loggers:
             if isinstance(logger, RunLogger):
                 logger.forget_from(trainer.global_step)
-        method: Distiller = pl_module  # type: ignore[assignment]
-        data: RationaleDataModule = trainer.datamodule  # type: ignore[attr-defined]
+        method = cast("Distiller", pl_module)
+        data = method.data
         console = Console(highlight=False)
         total = sum(p.numel() for p in method.student.parameters())
         trained = sum(p.numel() for p in method.student.parameters() if p.requires_grad)
@@ -99,14 +98,15 @@ class Results(Callback):
     def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """After ``validate``: predictions_val.jsonl."""
         if trainer.is_global_zero and trainer.state.fn == "validate":
-            write_jsonl(self.folder / "predictions_val.jsonl", map(asdict, pl_module.predictions))  # type: ignore[arg-type]
+            method = cast("Distiller", pl_module)
+            write_jsonl(self.folder / "predictions_val.jsonl", map(asdict, method.predictions))
 
     def on_test_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """After a test: predictions.jsonl with every example once, and summary.json."""
         if not trainer.is_global_zero:
             return
-        method: Distiller = pl_module  # type: ignore[assignment]
-        data: RationaleDataModule = trainer.datamodule  # type: ignore[attr-defined]
+        method = cast("Distiller", pl_module)
+        data = method.data
         set_of = {row.id: name for name, rows in data.test_sets.items() for row in rows}
         order = {id: place for place, id in enumerate(set_of)}
         predictions = sorted(method.predictions, key=lambda p: order[p.id])
@@ -150,8 +150,8 @@ class Answers(Callback):
         """Prints the first answers on the first rank, and writes all of them."""
         from skipthinking.annotate.scoring import gather
 
-        method: Distiller = pl_module  # type: ignore[assignment]
-        data: RationaleDataModule = trainer.datamodule  # type: ignore[attr-defined]
+        method = cast("Distiller", pl_module)
+        data = method.data
         if data.annotating:
             return
         answers = gather({row.id: row for row in method.predictions})
@@ -184,7 +184,7 @@ class Annotations(Callback):
 
     def on_predict_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Annotates on all ranks, writes on the first."""
-        method: CWT = pl_module  # type: ignore[assignment]
+        method = cast("CWT", pl_module)
         if not method.data.annotating:
             return
         if "chunks" not in method.needs:

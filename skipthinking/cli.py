@@ -8,6 +8,7 @@ import logging
 import os
 import shlex
 import sys
+import tempfile
 import warnings
 from pathlib import Path
 from typing import Any, NoReturn
@@ -16,6 +17,7 @@ import lightning as L
 from lightning.pytorch.callbacks import Callback
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from lightning.pytorch.utilities import rank_zero_only
+from lightning.pytorch.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.utilities.warnings import PossibleUserWarning
 
 import skipthinking.annotate.chunks
@@ -78,7 +80,9 @@ class SkipCLI(LightningCLI):
 
     def _parse_ckpt_path(self) -> None:
         """Lightning would let the checkpoint's hyperparameters override the command line; see :meth:`_open`."""
-        return
+        seed = self.config[self.config.subcommand].seed_everything
+        if not isinstance(seed, bool) and not 0 <= seed < 2**32:
+            raise UserError(f"Expected a seed from 0 to {2**32 - 1}, got seed_everything={seed}.")
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         """Adds the run's own options."""
@@ -223,14 +227,20 @@ class SkipCLI(LightningCLI):
 
 
 def _check_writable(folder: Path) -> None:
-    """Looks whether a folder could be made, without making it."""
-    at = folder.absolute()
-    while not at.exists():
-        at = at.parent
-    if not at.is_dir():
-        raise NotADirectoryError(errno.ENOTDIR, "a file is in the way of the run folder", str(at))
-    if not os.access(at, os.W_OK):
-        raise PermissionError(errno.EACCES, "the run folder cannot be written", str(folder))
+    """Looks whether a folder can be written, and leaves no trace of it."""
+    made = [path for path in (folder, *folder.parents) if not path.exists()]
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.NamedTemporaryFile(dir=folder):
+            pass
+    except OSError as error:
+        raise UserError(
+            f"Expected a run folder that can be written, got {error}. Choose another --runs_dir."
+        ) from error
+    finally:
+        for path in made:
+            if path.exists():
+                path.rmdir()
 
 
 def _user_error(error: BaseException | None) -> UserError | None:
@@ -282,6 +292,7 @@ def main(args: list[str] | None = None) -> int:
     warnings.filterwarnings("ignore", category=PossibleUserWarning)  # hints on workers and logging intervals
     warnings.filterwarnings("ignore", message="LightningCLI's args parameter")  # tests and notebooks call main
     warnings.filterwarnings("ignore", message="Be aware that when using `ckpt_path`")  # another --checkpoint_every
+    warnings.filterwarnings("ignore", message="Total length of `list` across ranks is zero")  # no validation set
     warnings.filterwarnings("ignore", message=".*LeafSpec.*is deprecated")  # between lightning and torch
     try:
         SkipCLI(
@@ -294,6 +305,8 @@ def main(args: list[str] | None = None) -> int:
                 "log_every_n_steps": 10, "max_epochs": 10,
             },
         )  # fmt: skip
+    except MisconfigurationException as error:
+        return _fail(f"Expected settings that Lightning can run, got: {' '.join(str(error).split())}")
     except ValueError as error:
         mendable = _user_error(error)
         if mendable is None:

@@ -18,11 +18,18 @@ def in_one_line(message: str) -> str:
     unknown = _unknown_class(message)
     if unknown:
         return f"Expected a class for {unknown[0]}, got {unknown[1]!r}, which is none."
+    key, value = re.search(r'Parser key "([\w.]+)"', message), re.search(r"Given value: (.*)\s*$", message)
+    types = re.findall(r"Expected an? <class '([\w.]+)'>", message)
+    choices = re.findall(r"Expected a typing.Literal\[(.*?)\]", message)
+    if key and value and (types or choices):
+        wanted = [*choices, *("null" if name == "NoneType" else name for name in types)]
+        return f"Expected {' or '.join(wanted)} for {key.group(1)}, got {value.group(1)!r}."
     return " ".join(line.strip() for line in message.splitlines() if line.strip())
 
 
 def _unknown_class(message: str) -> tuple[str, str] | None:
-    if "Expected a dot import path string" not in message:
+    types = set(re.findall(r"Expected a <class '([\w.]+)'>", message))
+    if "Expected a dot import path string" not in message or types - {"NoneType"}:
         return None
     key, value = re.search(r'Parser key "([\w.]+)"', message), re.search(r"Given value: ([\w.]+)\s*$", message)
     return (key.group(1), value.group(1)) if key and value else None

@@ -54,6 +54,19 @@ def test_a_mistyped_option_names_the_nearest_one(
 
 
 @pytest.mark.parametrize(
+    ("words", "line"),
+    [
+        (["--trainer.max_epochs", "abc"], "error: Expected int or null for trainer.max_epochs, got 'abc'."),
+        (["--model", "CTW"], "error: Expected a class for model, got 'CTW', which is none. Did you mean 'CWT'?"),
+    ],
+)
+def test_a_wrong_type_is_told_in_a_plain_sentence(
+    words: list[str], line: str, run: Callable[..., int], capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert _told(run, capsys, *words) == line
+
+
+@pytest.mark.parametrize(
     ("words", "named"),
     [
         (["--data.batch_size", "many"], "batch_size"),
@@ -72,6 +85,10 @@ def test_a_mistyped_option_names_the_nearest_one(
         (["--ckpt_path", "nowhere.ckpt"], "nowhere.ckpt"),
         (["--ckpt_path", __file__], "checkpoint"),
         (["--trainer.max_epochs", "-1"], "trainer.max_epochs"),
+        (["--trainer.max_epochs", "-5"], "max_epochs"),
+        (["--model.optimizer.lr", "-1"], "model.optimizer"),
+        (["--seed_everything", "-1"], "seed_everything"),
+        (["--runs_dir", "/proc/nowhere"], "/proc/nowhere"),
     ],
 )  # fmt: skip
 def test_a_wrong_value_names_its_option(

@@ -5,13 +5,13 @@ from __future__ import annotations
 import os
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, cast
 
 import lightning as L
 import numpy as np
 import torch
 from lightning.pytorch.callbacks import GradientAccumulationScheduler
-from torch.utils.data import DataLoader
+from torch.utils.data import DataLoader, Dataset
 from tqdm import tqdm
 
 from skipthinking.data.batches import EvalBatch, PlannedBatches, ResumableLoader, instance_length
@@ -136,12 +136,12 @@ class RationaleDataModule(L.LightningDataModule):
     def method(self) -> Distiller:
         """The method that this data is cut for."""
         assert self.trainer is not None
-        return self.trainer.lightning_module  # type: ignore[return-value]
+        return cast("Distiller", self.trainer.lightning_module)
 
     @property
     def staged(self) -> CWT:
         """The same where it needs chunks or stages, which says that it is of this kind."""
-        return self.method  # type: ignore[return-value]
+        return cast("CWT", self.method)
 
     def setup(self, stage: str) -> None:
         """Loads and encodes what the stage needs; the student trains its tokenizer first, if it has none."""
@@ -326,7 +326,7 @@ class RationaleDataModule(L.LightningDataModule):
         ]
         mine = batches[trainer.global_rank :: trainer.world_size]
         # A rank without a batch would leave the evaluation loop and its collectives: it gets an empty one.
-        return DataLoader(mine or [EvalBatch(ids=[], prompts=[])], batch_size=None)  # type: ignore[arg-type]
+        return DataLoader(cast("Dataset[EvalBatch]", mine or [EvalBatch(ids=[], prompts=[])]), batch_size=None)
 
     def val_dataloader(self) -> DataLoader[EvalBatch] | list[Any]:
         """Prompts of the validation examples."""

@@ -127,7 +127,8 @@ class Distiller(L.LightningModule, ABC):
     @property
     def data(self) -> RationaleDataModule:
         """The data module of the running trainer."""
-        return self.trainer.datamodule  # type: ignore[attr-defined]
+        trainer: Any = self.trainer
+        return trainer.datamodule
 
     @property
     def annotations(self) -> Path:
@@ -170,7 +171,10 @@ class Distiller(L.LightningModule, ABC):
 
     def configure_optimizers(self) -> Any:
         """The optimizer over the trainable parameters, and its schedule."""
-        optimizer = self.optimizer(parameter for parameter in self.parameters() if parameter.requires_grad)
+        try:
+            optimizer = self.optimizer(parameter for parameter in self.parameters() if parameter.requires_grad)
+        except ValueError as error:
+            raise UserError(f"Expected settings that fit the optimizer, got: {error}. Mend model.optimizer.") from error
         if self.scheduler is None:
             return optimizer
         schedule = self.scheduler(optimizer)
