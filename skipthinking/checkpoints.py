@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import pickle
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from skipthinking.records import UserError
 
-__all__ = ["read_checkpoint"]
+__all__ = ["check_shapes", "read_checkpoint"]
 
 
 def read_checkpoint(path: str | Path, option: str) -> dict[str, Any]:
@@ -34,3 +36,17 @@ def read_checkpoint(path: str | Path, option: str) -> dict[str, Any]:
             f"Expected a checkpoint of this framework, got {str(path)!r}: {reason} Mend {option}."
         ) from error
     return found
+
+
+def check_shapes(found: Mapping[str, Tensor], expected: Mapping[str, Tensor]) -> None:
+    """Sees that the weights of a checkpoint fit a student.
+
+    Raises:
+        UserError: One has another shape.
+    """
+    for name, value in found.items():
+        if name in expected and expected[name].shape != value.shape:
+            raise UserError(
+                f"Expected the weights of this student, got a checkpoint with {name} of shape {tuple(value.shape)}, "
+                f"here {tuple(expected[name].shape)}. Use the run's own config.yaml."
+            )

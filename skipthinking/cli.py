@@ -14,10 +14,11 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 import lightning as L
+import yaml
 from lightning.pytorch.callbacks import Callback
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from lightning.pytorch.utilities import rank_zero_only
-from lightning.pytorch.utilities.exceptions import MisconfigurationException
+from lightning.pytorch.utilities.exceptions import MisconfigurationException, SIGTERMException
 from lightning.pytorch.utilities.warnings import PossibleUserWarning
 
 import skipthinking.annotate.chunks
@@ -66,10 +67,15 @@ class Parser(LightningArgumentParser):
 class SkipTrainer(L.Trainer):
     """A trainer with one command more."""
 
-    def annotate(self, model: L.LightningModule, datamodule: RationaleDataModule, ckpt_path: str | None = None) -> None:
+    def annotate(
+        self, model: L.LightningModule, datamodule: RationaleDataModule, ckpt_path: str | None = None,
+        weights_only: bool | None = None,
+    ) -> None:  # fmt: skip
         """Searches chunks and skips of the training examples with the student as it is; writes annotations.jsonl."""
         datamodule.annotating = True
-        self.predict(model, datamodule=datamodule, ckpt_path=ckpt_path, return_predictions=False)
+        self.predict(
+            model, datamodule=datamodule, ckpt_path=ckpt_path, weights_only=weights_only, return_predictions=False
+        )
 
 
 class SkipCLI(LightningCLI):
@@ -89,14 +95,21 @@ class SkipCLI(LightningCLI):
         parser.add_argument("--run", type=str, default="run", help="Name of the run: its folder is RUNS_DIR/RUN.")
         parser.add_argument("--runs_dir", type=str, default="runs", help="Where run folders live.")
         parser.add_argument("--evaluate", type=bool, default=True, help="After fit, test and export the student.")
+        parser.add_argument("--untrained", type=bool, default=False, help="Evaluate a student without a checkpoint.")
         parser.add_argument("--question", type=str | None, default=None, help="For predict: what to ask.")
         parser.add_argument("--questions", type=str | None, default=None, help="For predict: a file of questions.")
         parser.add_argument("--checkpoint_every", type=int, default=500, help="Optimiser steps between checkpoints.")
 
     @property
     def folder(self) -> Path:
-        """The run folder."""
-        return Path(self._get(self.config, "runs_dir")) / self._get(self.config, "run")
+        """The run folder: where the config of a finished run lies, else RUNS_DIR/RUN."""
+        run = self._get(self.config, "run")
+        for path in self._get(self.config, "config") or [] if self.subcommand != "fit" else []:
+            home = Path(path.absolute).parent
+            saved = (home / "checkpoints").is_dir() and yaml.safe_load(Path(path.absolute).read_text())
+            if saved and saved.get("run") == run:
+                return home
+        return Path(self._get(self.config, "runs_dir")) / run
 
     def instantiate_trainer(self, **kwargs: Any) -> L.Trainer:
         """A trainer that logs to the run folder, whatever loggers the config adds."""
@@ -105,7 +118,8 @@ class SkipCLI(LightningCLI):
         every = self._get(self.config, "checkpoint_every")
         if every < 1:
             raise UserError(f"Expected at least 1 step between checkpoints, got checkpoint_every={every}.")
-        self._get(self.config_init, "trainer")["logger"] = [RunLogger(self.folder), *extra]
+        own_log = [RunLogger(self.folder)] if self.subcommand == "fit" else []
+        self._get(self.config_init, "trainer")["logger"] = [*own_log, *extra] or False
         self._get(self.config_init, "trainer")["default_root_dir"] = str(self.folder)
         own: list[Callback] = [kind(self.folder) for kind in (Interrupts, Results, Answers, Annotations)]
         own += [StartReport(), *checkpoints(self.folder, every)]
@@ -168,7 +182,11 @@ class SkipCLI(LightningCLI):
             _say(f"checkpoint: {last}")
             return str(last)
         if given in (None, "last"):
-            _say(f"checkpoint: none in {self.folder}, the student is as it was before training")
+            if not self._get(self.config, "untrained"):
+                raise UserError(
+                    f"Expected a trained run, got no checkpoint in {self.folder}. Train it, give --ckpt_path, or take "
+                    "the student as it is before training by --untrained true."
+                )
             return None
         return given
 
@@ -187,7 +205,7 @@ class SkipCLI(LightningCLI):
         now = _flat(json.loads(self.parser.dump(self.config, format="json", skip_unset=False))[self.subcommand])
         then = _flat(json.loads(own["config"]).get("fit", json.loads(own["config"])))
         for key in sorted(then.keys() & now.keys()):
-            if key.startswith("model.") and then[key] != now[key]:
+            if key.startswith(("model.", "data.", "seed_everything")) and then[key] != now[key]:
                 wins = "checkpoint's optimizer state" if ".optimizer." in key else "command line"
                 _say(f"note: {key} is {now[key]!r} here and {then[key]!r} in {path}; the {wins} wins")
 
@@ -293,6 +311,8 @@ def main(args: list[str] | None = None) -> int:
     warnings.filterwarnings("ignore", message="LightningCLI's args parameter")  # tests and notebooks call main
     warnings.filterwarnings("ignore", message="Be aware that when using `ckpt_path`")  # another --checkpoint_every
     warnings.filterwarnings("ignore", message="Total length of `list` across ranks is zero")  # no validation set
+    warnings.filterwarnings("ignore", message="fan_in_fan_out is set to")  # peft puts it right itself
+    warnings.filterwarnings("ignore", message=".*is_gradient_checkpointing.* is deprecated")  # inside of peft
     warnings.filterwarnings("ignore", message=".*LeafSpec.*is deprecated")  # between lightning and torch
     try:
         SkipCLI(
@@ -319,6 +339,9 @@ def main(args: list[str] | None = None) -> int:
     except (KeyboardInterrupt, SystemExit) as stop:
         if isinstance(stop, KeyboardInterrupt) or isinstance(stop.__context__, KeyboardInterrupt):
             return 130  # Lightning exits with 1 after Ctrl-C
+        if isinstance(stop, SIGTERMException):
+            print("stopped by SIGTERM. Go on: the same command with --ckpt_path last.", file=sys.stderr, flush=True)
+            return 143  # and with 0 after this
         raise
     return 0
 

@@ -110,8 +110,8 @@ class Prediction:
         new_tokens: Number of generated tokens, EOS included.
         finished: Whether EOS came before the limit on new tokens.
         stages: The stages of the completion, as (name, text) pairs.
-        skipped: Share of the teacher's chunks that the student left out; None where it names no stages, or the example
-            has no rationale.
+        skipped: Share of the teacher's chunks that the student left out; None where there is no answer, the method
+            names no stages, or the example has no rationale.
     """
 
     id: str

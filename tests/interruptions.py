@@ -18,7 +18,8 @@ class Interrupt(Callback):
 
     Args:
         step: The step.
-        how: ``crash`` raises, ``kill`` sends SIGKILL, ``ctrl_c`` sends SIGINT.
+        how: ``crash`` raises, ``kill`` sends SIGKILL, ``ctrl_c`` SIGINT, ``terminate``
+            SIGTERM.
     """
 
     def __init__(self, step: int, how: str = "crash") -> None:
@@ -30,4 +31,5 @@ class Interrupt(Callback):
             return
         if self.how == "crash":
             raise PulledPlugError
-        os.kill(os.getpid(), signal.SIGKILL if self.how == "kill" else signal.SIGINT)
+        signals = {"kill": signal.SIGKILL, "ctrl_c": signal.SIGINT, "terminate": signal.SIGTERM}
+        os.kill(os.getpid(), signals[self.how])

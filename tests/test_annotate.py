@@ -40,7 +40,7 @@ def test_annotations_hold_every_training_example_in_whole_chunks(architecture: s
 def test_annotations_are_those_of_the_run(run: Run, tmp_path: Path) -> None:
     """What the checkpoint holds is told, not searched again."""
     stt = ["--model", "STT", "--model.warmup_epochs", 2, "--model.gap_epochs", 0, "--trainer.max_epochs", 3]
-    words = [*stt, *SETTINGS, "--model.verifier", "test_stt.EveryOther"]
+    words = [*stt, *SETTINGS, "--model.verifier", "verifiers.EveryOther"]
     assert run("fit", *words, "--evaluate", "false") == 0
     import torch
 
@@ -80,5 +80,5 @@ def test_show_names_what_is_wrong(
 
 
 def test_a_method_without_chunks_has_no_annotations(run: Run, capsys: pytest.CaptureFixture[str]) -> None:
-    assert run("annotate") == 2
+    assert run("annotate", "--untrained", "true") == 2
     assert "FullCoT" in capsys.readouterr().err

@@ -163,7 +163,7 @@ def test_a_source_or_student_out_of_reach_is_named(
 
 
 def test_an_empty_validation_split_is_told(run: Callable[..., int], capsys: pytest.CaptureFixture[str]) -> None:
-    assert "data.val_size" in _told(run, capsys, "--data.val_size", 0, command="validate")
+    assert "data.val_size" in _told(run, capsys, "--data.val_size", 0, "--untrained", "true", command="validate")
 
 
 def test_predict_without_a_question_is_told(run: Callable[..., int], capsys: pytest.CaptureFixture[str]) -> None:

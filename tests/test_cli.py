@@ -189,3 +189,47 @@ def test_an_end_token_that_stands_for_unknown_ones_too_is_not_unknown(
     own = ["--model.student", "Pretrained", "--model.student.name", student]
     assert run("fit", "--run", "b", *own, "--trainer.max_epochs", 1) == 0
     assert "unknown" not in capsys.readouterr().out
+
+
+def test_a_runs_config_means_that_run_wherever_it_lies(
+    trained: Path, run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from skipthinking.__main__ import main
+
+    before = (trained / "predictions.jsonl").read_text()
+    moved = tmp_path / "mo ved"
+    trained.rename(moved)
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    (moved / "predictions.jsonl").unlink()
+    log = (moved / "metrics.csv").read_text()
+    assert main(["test", "--config", str(moved / "config.yaml")]) == 0
+    assert (moved / "predictions.jsonl").read_text() == before
+    assert (moved / "metrics.csv").read_text() == log  # the log is that of training
+    assert not list((tmp_path / "elsewhere").iterdir())
+    assert main(["annotate", "--config", str(moved / "config.yaml")]) == 0
+    assert (moved / "annotations.jsonl").exists()
+
+
+def test_a_student_without_training_is_evaluated_only_when_asked(
+    run: Run, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run("test") == 2
+    assert "--untrained" in capsys.readouterr().err
+    assert not (tmp_path / "tiny").exists()
+    assert run("test", "--untrained", "true") == 0
+
+
+def test_weights_of_another_size_are_told_in_a_line(
+    trained: Path, run: Run, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run("test", "--model.student.config.n_embd", 32, config=trained / "config.yaml") == 2
+    assert "of shape" in capsys.readouterr().err
+
+
+def test_a_resumed_run_says_what_data_settings_changed(
+    trained: Path, run: Run, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = ["--ckpt_path", "last", "--data.batch_size", 2, "--trainer.max_epochs", 3, "--evaluate", "false"]
+    assert run("fit", *words, config=trained / "config.yaml") == 0
+    assert "data.init_args.batch_size is 2 here and 4 in" in capsys.readouterr().out

@@ -25,8 +25,7 @@ def _block(language: str) -> str:
 def test_the_method_of_the_readme_trains(
     run: Callable[..., int], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    head = "from skipthinking.data.cutting import instance\nfrom skipthinking.methods import Distiller\n\n\n"
-    (tmp_path / "my_package.py").write_text(head + _block("python"))
+    (tmp_path / "my_package.py").write_text(_block("python"))
     monkeypatch.syspath_prepend(str(tmp_path))
     assert run("fit", "--model", "my_package.LastStepOnly", "--trainer.max_epochs", 1) == 0
     shown = capsys.readouterr().out.split("its targets between")[1]

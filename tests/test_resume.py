@@ -92,6 +92,17 @@ def test_ctrl_c_keeps_a_checkpoint_and_says_how_to_go_on(
     _assert_same(tmp_path / "tiny", oracle)
 
 
+def test_sigterm_is_no_success_and_the_run_goes_on(
+    oracle: Path, run: Callable[..., int], spawn: Callable[..., Any], tmp_path: Path
+) -> None:
+    stopped = spawn("fit", *HARD, "--checkpoint_every", 1, "--trainer.callbacks+=interruptions.Interrupt",
+                    "--trainer.callbacks.step", 5, "--trainer.callbacks.how", "terminate")  # fmt: skip
+    assert stopped.returncode == 143, stopped.stderr
+    assert "--ckpt_path last" in stopped.stderr
+    assert run("fit", *HARD, "--ckpt_path", "last") == 0
+    _assert_same(tmp_path / "tiny", oracle)
+
+
 def test_a_second_run_in_the_same_folder_is_refused(run: Callable[..., int], tmp_path: Path) -> None:
     assert run("fit", "--trainer.max_epochs", 1) == 0
     before = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}

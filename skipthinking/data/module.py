@@ -305,7 +305,7 @@ class RationaleDataModule(L.LightningDataModule):
         """Restores both, so that a resumed run neither searches again nor differs."""
         self._stage_losses, self._searched = state_dict["stage_losses"], state_dict["searched"]
         if state_dict["chunks"] is not None:
-            self._chunks = {id: tuple((i, j) for i, j in spans) for id, spans in state_dict["chunks"].items()}
+            self._chunks |= {id: tuple((i, j) for i, j in spans) for id, spans in state_dict["chunks"].items()}
 
     # ------------------------------------------------------------------------------------ evaluation
 

@@ -19,7 +19,7 @@ from torch.optim.lr_scheduler import ReduceLROnPlateau
 from tqdm import tqdm
 
 from skipthinking.annotate.scoring import gather
-from skipthinking.checkpoints import read_checkpoint
+from skipthinking.checkpoints import check_shapes, read_checkpoint
 from skipthinking.data.batches import Batch, EvalBatch
 from skipthinking.data.encoding import Codec
 from skipthinking.losses import weighted_likelihood
@@ -247,7 +247,8 @@ class Distiller(L.LightningModule, ABC):
         assert self.codec is not None
         completion = self.codec.decode(ids)
         made = graded(example, completion, self.answer_text(completion), new_tokens=len(ids), finished=finished)
-        skipped = self.skipped_share(completion, self.data.teacher_chunks.get(example.id, 0))
+        chunks = self.data.teacher_chunks.get(example.id, 0)
+        skipped = self.skipped_share(completion, chunks) if made.extracted is not None else None
         return replace(made, stages=self.stages_of(completion), skipped=skipped)
 
     def on_validation_epoch_start(self) -> None:
@@ -336,6 +337,7 @@ class Distiller(L.LightningModule, ABC):
         self.target_tokens, self.context_tokens = checkpoint["skipthinking"]["tokens"]
         self.steps_per_epoch = checkpoint["skipthinking"]["steps_per_epoch"]
         self.steps_before = checkpoint["global_step"]
+        check_shapes(checkpoint["state_dict"], self.state_dict())
         if self.student.lora is not None:
             trained = {name for name, parameter in self.named_parameters() if parameter.requires_grad}
             if trained != set(checkpoint["state_dict"]):

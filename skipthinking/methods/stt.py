@@ -84,8 +84,9 @@ class STT(CWT):
             return None
         if self.kept is None:
             self.kept = self._search(encoded, chunks)
+        everything = super().kept_in_the_end(encoded, chunks)
         return {
-            row.id: range(len(chunks[row.id])) if self._replayed(row.id, epoch) else self.kept[row.id]
+            row.id: everything[row.id] if self._replayed(row.id, epoch) else self.kept.get(row.id, everything[row.id])
             for row in encoded
         }
 
@@ -93,9 +94,10 @@ class STT(CWT):
         self, encoded: Sequence[Encoded], chunks: Mapping[str, Sequence[Span]]
     ) -> Mapping[str, Sequence[int]]:
         """What the skip search of the run kept; a search with the student as it is, if there was none."""
+        everything = super().kept_in_the_end(encoded, chunks)
         if self.control == "no_skip":
-            return super().kept_in_the_end(encoded, chunks)
-        return self.kept or self._search(encoded, chunks)
+            return everything
+        return {**everything, **(self.kept or self._search(encoded, chunks))}
 
     def _with_gaps(self, id: str, epoch: int, chunks: int) -> list[int]:
         rng = random.Random(f"gaps/{self.data.seed}/{epoch}/{id}")

@@ -95,6 +95,7 @@ def summary(run: str) -> None:
     """Prints the summary of a finished run.
 
     Args:
-        run: Run folder.
+        run: Run folder, or the name of a run under runs.
     """
-    print_summary(Path(run))
+    folder = Path(run)
+    print_summary(folder if folder.exists() else Path("runs") / run)

@@ -11,25 +11,12 @@ import pytest
 import torch
 from interruptions import PulledPlugError
 
-from skipthinking.annotate.skips import Verifier
 from skipthinking.methods import STT
 from skipthinking.records import UserError
 from skipthinking.students import FromScratch
 
 Run = Callable[..., int]
 STT_RUN = ["--model", "STT", "--model.warmup_epochs", 2, "--model.gap_epochs", 1, "--trainer.max_epochs", 4]
-
-
-class EveryOther(Verifier):
-    """Lets the chunks at odd places go, of every example."""
-
-    def begin(self, rows: Any, scene: Any) -> set[str]:
-        """All are right."""
-        return {row.id for row in rows}
-
-    def verify(self, trials: Any, scene: Any) -> dict[str, bool]:
-        """By place."""
-        return {row.id: drop % 2 == 1 for row, _, drop in trials}
 
 
 def _state(folder: Path) -> dict[str, Any]:
@@ -60,7 +47,7 @@ def test_what_is_kept_is_what_is_trained_on(run: Run, tmp_path: Path) -> None:
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(STT, "cut", spy)
-        assert run("fit", *STT_RUN, "--model.verifier", "test_stt.EveryOther", "--data.stage_sampling", "all") == 0
+        assert run("fit", *STT_RUN, "--model.verifier", "verifiers.EveryOther", "--data.stage_sampling", "all") == 0
     assert _state(tmp_path / "tiny")["skipthinking"]["kept"]
     late = [row for row in shown if row[0] >= 2]
     assert late
@@ -105,7 +92,7 @@ def test_the_name_of_a_stage_behind_a_random_gap_is_no_target(run: Run) -> None:
 @pytest.mark.parametrize("step", [9, 12, 14, 18])
 def test_resume_around_the_searches_changes_no_bit(step: int, run: Run, tmp_path: Path) -> None:
     # 5 steps an epoch: chunk search before step 5, gaps to step 10, skip search before step 11.
-    words = [*STT_RUN, "--model.verifier", "test_stt.EveryOther", "--model.replay", 0.3,
+    words = [*STT_RUN, "--model.verifier", "verifiers.EveryOther", "--model.replay", 0.3,
              "--data.chunker", "SearchChunks", "--data.chunker.refresh_every_n_epochs", 1,
              "--model.warmup_epochs", 2, "--model.gap_epochs", 0]  # fmt: skip
     assert run("fit", "--run", "oracle", *words) == 0
@@ -157,7 +144,7 @@ def test_the_search_reads_no_test_or_validation_example_and_no_ground_truth(run:
 
 
 def test_random_skip_takes_as_much(run: Run, tmp_path: Path) -> None:
-    words = [*STT_RUN, "--model.verifier", "test_stt.EveryOther", "--evaluate", "false"]
+    words = [*STT_RUN, "--model.verifier", "verifiers.EveryOther", "--evaluate", "false"]
     assert run("fit", "--run", "search", *words) == 0
     assert run("fit", "--run", "random", *words, "--model.control", "random_skip") == 0
     one, two = (_state(tmp_path / name)["skipthinking"]["kept"] for name in ("search", "random"))
