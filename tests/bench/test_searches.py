@@ -28,11 +28,11 @@ MARKER = " [{}]"
 
 
 class World:
-    """A student of the quickstart's size, trained with gaps on 64 examples until it knows them."""
+    """A student of the quickstart's size, trained with gaps on 24 examples until it knows them."""
 
     def __init__(self) -> None:
         torch.manual_seed(0)
-        rows = generate("arithmetic", split="train", size=64)
+        rows = generate("arithmetic", split="train", size=24)
         config = {"hidden_size": 128, "intermediate_size": 384, "num_hidden_layers": 3, "num_attention_heads": 4,
                   "max_position_embeddings": 512}  # fmt: skip
         self.student: Any = FromScratch("llama", config)
@@ -43,7 +43,7 @@ class World:
         self.stages = Stages(MARKER, codec.inline)
         self.chunks = {row.id: AverageChunks(12).chunk(row) for row in self.encoded}
         optimizer, rng = torch.optim.AdamW(self.student.parameters(), lr=2e-3), random.Random(0)
-        for _ in range(60):
+        for _ in range(300):
             shown = []
             for row in self.encoded:
                 stages = self.stages.tokens(row, self.chunks[row.id])
