@@ -163,9 +163,8 @@ class Answers(Callback):
             console.print(row.question, style="bold", markup=False)
             for name, text in row.stages:
                 console.print(f"  {name:>9}  {text}", markup=False)
-            console.print(
-                f"  {'answer':>9}  {row.extracted or row.extracted_lenient or 'none'} ({row.new_tokens} new tokens)\n"
-            )
+            told = f"{row.new_tokens} new tokens" if row.new_tokens else "the question fills the student's context"
+            console.print(f"  {'answer':>9}  {row.extracted or row.extracted_lenient or 'none'} ({told})\n")
         if data.splits.questions:
             path = self.folder / "answers.jsonl"
             write_jsonl(path, map(asdict, rows))

@@ -138,6 +138,9 @@ class SkipCLI(LightningCLI):
 
     def before_fit(self) -> None:
         """Opens the run folder and reads all text, so that bad input is told before anything is written."""
+        name = self._get(self.config, "run")
+        if not name or Path(name).name != name:
+            raise UserError(f"Expected the name of a folder, got --run {name!r}. Say where it lies by --runs_dir.")
         last = self.folder / "checkpoints" / "last.ckpt"
         given = self._get(self.config_init, "ckpt_path")
         first = _first_rank()

@@ -88,6 +88,8 @@ def test_a_wrong_type_is_told_in_a_plain_sentence(
         (["--trainer.max_epochs", "-5"], "max_epochs"),
         (["--model.optimizer.lr", "-1"], "model.optimizer"),
         (["--seed_everything", "-1"], "seed_everything"),
+        (["--run", "../elsewhere"], "--runs_dir"),
+        (["--run", ""], "--runs_dir"),
         (["--runs_dir", "/proc/nowhere"], "/proc/nowhere"),
     ],
 )  # fmt: skip

@@ -80,6 +80,11 @@ def test_predict_shows_the_stages_of_an_answer(trained: Path, run: Run, capsys: 
     assert "8 new tokens" in out
 
 
+def test_a_question_that_fills_the_context_is_told(trained: Path, run: Run, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run("predict", "--question", "very " * 600, config=trained / "config.yaml") == 0
+    assert "the question fills the student's context" in " ".join(capsys.readouterr().out.split())
+
+
 def test_predict_answers_a_file(trained: Path, run: Run, tmp_path: Path) -> None:
     asked = _rows(trained / "predictions.jsonl")
     (tmp_path / "asked.jsonl").write_text(
