@@ -162,7 +162,7 @@ class Likelihood(_Contexts):
     Of a token that it was not sure of, such as the first word of one of many phrasings, the likelihood changes with
     anything. The names of stages are not judged: the training that follows teaches them anew.
 
-    Nothing is generated, and no context is read twice. Of a chunk that the next stage misses only that stage is scored.
+    Nothing is generated, no context is read twice, and no text is read on when it is lost.
 
     Args:
         max_rise: Nats per token.
@@ -172,51 +172,42 @@ class Likelihood(_Contexts):
         if max_rise <= 0:
             raise UserError(f"Expected a rise above 0, got model.verifier.init_args.max_rise={max_rise}.")
         self.max_rise = max_rise
-        self._with: dict[str, list[NDArray[np.float32]]] = {}  # NLL per stage, names left out, as the text now is
+        self._with: dict[str, list[NDArray[np.float32]]] = {}  # NLL per stage, as the text now is; of names, infinite
         self._without: dict[str, list[NDArray[np.float32]]] = {}
 
     def _look(self, rows: Sequence[Rationale]) -> list[bool]:
-        texts = [row.join(range(len(row.stages))) for row in rows]
-        found = self._reader.score(range(len(rows)), texts, [0] * len(rows))
-        self._with, right = {}, []
-        for row, scores in zip(rows, found, strict=True):
-            parts = _contents(scores, row, range(len(row.stages)))
-            self._with[row.id] = [part[:, 0] for part in parts]
-            right.append(bool(parts[-1][:, 1].all()))
-        return right
+        found = self._reader.score([row.join(range(len(row.stages))) for row in rows], [0] * len(rows))
+        self._with = {
+            row.id: _judged(scores, row, range(len(row.stages))) for row, scores in zip(rows, found, strict=True)
+        }
+        return [_answered(row, scores) for row, scores in zip(rows, found, strict=True)]
 
     def verify(self, trials: Sequence[Trial]) -> list[bool]:
-        """The stage behind each gap; where that one stays likely, all the rest."""
+        """One pass over the texts without the chunks, each as far as they may still be kept."""
         self._only(trials)
-        self._without = {}
-        near = [trial.row.stages[trial.after[0]] for trial in trials]
-        found = self._reader.score(range(len(trials)), near, [trial.forced for trial in trials])
-        likely = [
-            self._stays(scores[:, 0], self._with[trial.row.id][trial.after[0]])
-            for trial, scores in zip(trials, found, strict=True)
-        ]
-        open_ = [row for row, ok in enumerate(likely) if ok]
-        if open_:
-            tried = [trials[row] for row in open_]
-            found = self._reader.score(open_, [trial.row.join(trial.after) for trial in tried], [0] * len(tried))
-            for row, trial, scores in zip(open_, tried, found, strict=True):
-                likely[row] = self._judge(trial, _contents(scores, trial.row, trial.after))
-        return likely
+        was = [np.concatenate([self._with[trial.row.id][stage] for stage in trial.after]) for trial in trials]
+
+        def hopeless(row: int, scores: NDArray[np.float32]) -> bool:
+            return not self._stays(scores[:, 0], was[row])
+
+        texts = [trial.row.join(trial.after) for trial in trials]
+        found = self._reader.score(texts, [0] * len(texts), hopeless)
+        self._without, verdicts = {}, []
+        for trial, before, scores in zip(trials, was, found, strict=True):
+            whole = len(scores) == len(before) and _answered(trial.row, scores)
+            verdicts.append(whole and self._stays(scores[:, 0], before))
+            if verdicts[-1]:
+                parts = _judged(scores, trial.row, trial.after)
+                self._without[trial.row.id] = [*self._with[trial.row.id][: trial.after[0]], *parts]
+        return verdicts
 
     def _stays(self, now: NDArray[np.float32], was: NDArray[np.float32]) -> bool:
-        """No token that was more likely than not rises much."""
-        return bool((now - was)[was < np.log(2)].max(initial=0.0) <= 10 * self.max_rise)
-
-    def _judge(self, trial: Trial, parts: Sequence[NDArray[np.float32]]) -> bool:
-        self._without[trial.row.id] = list(self._with[trial.row.id])
-        for stage, part in zip(trial.after, parts, strict=True):
-            self._without[trial.row.id][stage] = part[:, 0]
-        now, was = (
-            np.concatenate([values[trial.row.id][stage] for stage in trial.after])
-            for values in (self._without, self._with)
-        )
-        right = parts[-1][:, 1].all()
-        return bool(right and (now - was).mean() < self.max_rise and self._stays(now, was))
+        """Whether a text stays likely, as far as it was read; what is still to come has an NLL of at least nothing."""
+        judged, known = np.isfinite(was), was[: len(now)]
+        rise = now[judged[: len(now)]].sum(dtype=np.float64) - was[judged].sum(dtype=np.float64)
+        sure = known < np.log(2)
+        worst = (now - known)[sure].max(initial=0.0)
+        return bool(rise < self.max_rise * judged.sum() and worst <= 10 * self.max_rise)
 
     def settle(self, trials: Sequence[Trial], removed: Sequence[bool]) -> None:
         """The text without the chunk is what the next one is compared with."""
@@ -241,8 +232,9 @@ class Answer(_Contexts):
         return self._right([trial.row for trial in trials], [trial.row.join(trial.after) for trial in trials])
 
     def _right(self, rows: Sequence[Rationale], texts: Sequence[NDArray[np.int64]]) -> list[bool]:
-        first = [len(text) - len(row.stages[-1]) + row.openings[-1] for row, text in zip(rows, texts, strict=True)]
-        return [bool(scores[:, 1].all()) for scores in self._reader.score(range(len(texts)), texts, first)]
+        first = [len(text) - len(row.stages[-1]) for row, text in zip(rows, texts, strict=True)]
+        found = self._reader.score(texts, first)
+        return [_answered(row, scores) for row, scores in zip(rows, found, strict=True)]
 
 
 class Rollout(Verifier):
@@ -284,10 +276,17 @@ def _longest(rows: Sequence[Rationale]) -> int:
     return max(len(row.stages) for row in rows)
 
 
-def _contents(values: NDArray[Any], row: Rationale, stages: Sequence[int]) -> list[NDArray[Any]]:
-    """Values per token of some stages, per stage, without those of its name."""
-    parts = np.split(values, np.cumsum([len(row.stages[stage]) for stage in stages])[:-1])
-    return [part[row.openings[stage] :] for stage, part in zip(stages, parts, strict=True)]
+def _judged(scores: NDArray[np.float32], row: Rationale, stages: Sequence[int]) -> list[NDArray[np.float32]]:
+    """NLL per token of some stages, per stage; infinite for their names, which are not judged."""
+    parts = np.split(scores[:, 0].copy(), np.cumsum([len(row.stages[stage]) for stage in stages])[:-1])
+    for stage, part in zip(stages, parts, strict=True):
+        part[: row.openings[stage]] = np.inf
+    return parts
+
+
+def _answered(row: Rationale, scores: NDArray[np.float32]) -> bool:
+    """Whether the answer stage is right greedily; that it comes next is not judged."""
+    return bool(scores[len(scores) - len(row.stages[-1]) + row.openings[-1] :, 1].all())
 
 
 def search_skips(

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from skipthinking.students import LoRA
+from skipthinking.students import LoRA, reading
 from skipthinking.students.reading import CachedReader, PlainReader, reader
 from tests.students.tiny import ARCHITECTURES, CAUSAL, scratch
 
@@ -18,16 +18,17 @@ def _ids(rng: np.random.Generator, length: int) -> Any:
 
 
 @torch.no_grad()
-def _play(made: Any, seed: int) -> list[Any]:
+def _play(made: Any, seed: int, impatient: bool = False) -> list[Any]:
     """Grows, scores and narrows at random; the same for every reader of a seed."""
     rng = np.random.default_rng(seed)
     found, rows = [], 5
-    for _ in range(5):
+    for turn in range(5):
         for row in range(rows):
             made.grow(row, _ids(rng, int(rng.integers(0, 4))))
-        asked = list(range(rows)) if rng.random() < 0.6 else sorted(rng.choice(rows, 2, replace=False).tolist())
-        texts = [_ids(rng, int(rng.integers(1, 6))) for _ in asked]
-        found += made.score(asked, texts, [int(rng.integers(0, len(text))) for text in texts])
+        texts = [_ids(rng, int(rng.integers(1, 8))) for _ in range(rows)]
+        first = [int(rng.integers(0, len(text))) for text in texts]
+        enough = (lambda row, scores, turn=turn: (row + turn) % 2 == 0) if impatient else None
+        found += made.score(texts, first, enough)
         if rows == 5 and rng.random() < 0.5:
             made.narrow([3, 0, 2])
             rows = 3
@@ -48,6 +49,18 @@ def test_cached_contexts_are_read_as_whole_ones(architecture: str, lora: LoRA | 
         assert isinstance(cached, CachedReader)
         for ours, theirs in zip(_play(cached, seed), _play(plain, seed), strict=True):
             np.testing.assert_allclose(ours, theirs, atol=2e-5)
+
+
+@pytest.mark.parametrize("architecture", CAUSAL)
+def test_pieces_are_the_beginning_of_the_whole(architecture: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(reading, "_PIECE", 2)
+    student, shorter = scratch(architecture), 0
+    for seed in range(6):
+        parts, plain = _play(reader(student, _prompts(), 40), seed, True), _play(PlainReader(student, _prompts()), seed)
+        for ours, theirs in zip(parts, plain, strict=True):
+            shorter += len(ours) < len(theirs)
+            np.testing.assert_allclose(ours, theirs[: len(ours)], atol=2e-5)
+    assert shorter
 
 
 @pytest.mark.parametrize("architecture", ARCHITECTURES)
@@ -71,5 +84,5 @@ def test_contexts_are_forwarded_once() -> None:
     )
     made = reader(student, [np.arange(1, 30)], 40)
     for _ in range(3):
-        made.score([0], [np.arange(1, 4)], [0])
+        made.score([np.arange(1, 4)], [0])
     assert tokens == [29 + 2, 1 + 2, 1 + 2]
