@@ -62,6 +62,8 @@ def test_only_students_know_transformers() -> None:
         "from skipthinking.__main__ import main; main(['generate', '--help'])",
         "from skipthinking.__main__ import main; main('generate --task coin_flip --size 3 --out x.jsonl'.split())",
         "from skipthinking.__main__ import main; main(['summary', '--run', 'nowhere'])",
+        "from skipthinking.__main__ import main; main(['compare', 'nowhere'])",
+        "from skipthinking.__main__ import main; main(['suite', '--config', 'nowhere.yaml'])",
     ],
 )  # fmt: skip
 def test_tools_start_without_torch(line: str, tmp_path: object) -> None:
