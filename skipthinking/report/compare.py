@@ -21,6 +21,9 @@ def compare(
     baseline: str | None = None,
     format: Literal["table", "markdown", "latex", "csv"] | None = None,
     out: str | None = None,
+    html: str | None = None,
+    figures: str | None = None,
+    examples: int = 60,
     differences: bool = False,
     allow_different_tests: bool = False,
 ) -> None:
@@ -31,6 +34,9 @@ def compare(
         baseline: Method to take paired differences of accuracy against.
         format: How the table is written; by default as the name of the file says, else for reading.
         out: File to write; by default the table is printed.
+        html: File for a page with the table, charts, chunks and skips, and answers side by side; it needs no network.
+        figures: Folder for figures (SVG and PDF), which need matplotlib: pip install 'skipthinking[report]'.
+        examples: Most examples of a test set whose answers the page shows.
         differences: Also list the settings in which the methods differ.
         allow_different_tests: Compare runs that answered different examples of a test set.
 
@@ -39,6 +45,8 @@ def compare(
     """
     if not runs:
         raise UserError("Expected run folders, got none. Say which: python -m skipthinking compare runs/*")
+    if examples < 0:
+        raise UserError(f"Expected a number of examples, got --examples {examples}.")
     found = compare_runs(runs, baseline, allow_different_tests)
     for folder, reason in found.left_out.items():
         print(f"left out: {folder}: {reason}", file=sys.stderr)
@@ -48,5 +56,15 @@ def compare(
     else:
         write_text(Path(out), text)
         print(f"{len(found.rows)} rows in {out}", file=sys.stderr)
+    if html is not None:
+        from skipthinking.report.page import page
+
+        write_text(Path(html), page(found, examples))
+        print(f"report: {html}", file=sys.stderr)
+    if figures is not None:
+        from skipthinking.report.figures import figures as draw
+
+        for path in draw(found, Path(figures)):
+            print(f"figure: {path}", file=sys.stderr)
     if differences:
         print(f"\n{settings_table(found)}", end="")

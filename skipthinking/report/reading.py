@@ -11,6 +11,7 @@ from typing import Any
 import yaml
 
 from skipthinking.records import UserError
+from skipthinking.report.files import lines_of
 from skipthinking.report.summary import read_summary
 
 __all__ = ["SUITE_FILE", "Run", "flat", "read_run", "read_runs"]
@@ -152,12 +153,14 @@ def _config(path: Path) -> Any:
 def _answers(path: Path, sets: Mapping[str, Mapping[str, Any]]) -> dict[str, dict[str, dict[str, Any]]]:
     """Predictions by test set and id; they must be those that the summary counts."""
     found: dict[str, dict[str, dict[str, Any]]] = {name: {} for name in sets}
-    for number, line in enumerate(_text(path).split("\n")[:-1], 1):
+    for number, line in enumerate(lines_of(_text(path)), 1):
         try:
             row = json.loads(line)
         except json.JSONDecodeError as error:
             raise UserError(f"Expected JSON, got {error.msg} ({path}:{number}). Run `test` on it again.") from error
         _need(row, _ANSWER, Path(f"{path}:{number}"))
+        if not all(isinstance(stage, list) and len(stage) == 2 for stage in row["stages"]):
+            raise UserError(f"Expected stages as pairs, got {row['stages']} ({path}:{number}). Run `test` on it again.")
         found.setdefault(row["set"], {})[row["id"]] = row
     for name, rows in found.items():
         told = sets.get(name, {"n": 0, "accuracy": 0.0})

@@ -12,7 +12,7 @@ from dataclasses import asdict, fields
 from skipthinking.report.comparing import Comparison, Row
 from skipthinking.report.intervals import DRAWS
 
-__all__ = ["FORMATS", "settings_table"]
+__all__ = ["FORMATS", "cells", "notes", "settings_rows", "settings_table"]
 
 
 def _share(value: float | None) -> str:
@@ -144,14 +144,19 @@ def _csv(comparison: Comparison) -> str:
     return text.getvalue()
 
 
-def settings_table(comparison: Comparison) -> str:
-    """The settings that differ and their values, as Markdown."""
+def settings_rows(comparison: Comparison) -> list[list[str]]:
+    """The settings that differ: key, then the value of every method."""
     methods = list(dict.fromkeys(group.method for group in comparison.groups))
-    rows = [
+    return [
         [key, *(json.dumps(values[method], ensure_ascii=False) if method in values else "" for method in methods)]
         for key, values in comparison.differences.items()
     ]
-    return _markdown_table(["setting", *methods], rows)
+
+
+def settings_table(comparison: Comparison) -> str:
+    """The settings that differ and their values, as Markdown."""
+    methods = dict.fromkeys(group.method for group in comparison.groups)
+    return _markdown_table(["setting", *methods], settings_rows(comparison))
 
 
 FORMATS: dict[str, Callable[[Comparison], str]] = {

@@ -110,8 +110,13 @@ def _finished(plan: Suite, run: Planned) -> bool:
 
 def _compare(plan: Suite) -> None:
     """Writes comparison.csv and comparison.md into the runs folder, and prints the table."""
-    tested = [run for run in plan.runs.values() if run.evaluate and (plan.runs_dir / run.name / SUITE_FILE).exists()]
-    done = [run for run in tested if _finished(plan, run)]
+    tested = [run for run in plan.runs.values() if run.evaluate]
+    done = []
+    for run in tested:
+        try:
+            done += [run] if _finished(plan, run) else []
+        except UserError as error:  # not chosen, and changed since
+            print(f"left out: {error}", file=sys.stderr)
     if not done:
         return
     baseline = plan.baseline if any(run.method == plan.baseline for run in done) else None
@@ -120,7 +125,7 @@ def _compare(plan: Suite) -> None:
         print(f"left out: {folder}: {reason}", file=sys.stderr)
     for name in ("csv", "markdown"):
         write_text(plan.runs_dir / f"comparison.{'csv' if name == 'csv' else 'md'}", FORMATS[name](found))
-    print(f"\n{FORMATS['table'](found)}\n{len(done)} of {sum(run.evaluate for run in plan.runs.values())} runs; "
+    print(f"\n{FORMATS['table'](found)}\n{len(done)} of {len(tested)} runs; "
           f"also in {plan.runs_dir / 'comparison.md'} and .csv")  # fmt: skip
 
 
