@@ -112,7 +112,7 @@ BAD: dict[str, Callable[[Path], object]] = {
     "half a summary": _truncate("summary.json"),
     "half of the answers": _truncate("predictions.jsonl"),
     "an answer less": lambda folder: (folder / "predictions.jsonl").write_text(
-        "".join((folder / "predictions.jsonl").read_text().splitlines(keepends=True)[1:])
+        "".join(line for line in (folder / "predictions.jsonl").open() if "sums-1" not in line)  # a wrong one
     ),
     "an older version": lambda folder: (folder / "summary.json").write_text(
         json.dumps({k: v for k, v in json.loads((folder / "summary.json").read_text()).items() if k != "target_tokens"})
