@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP = $(VENV)/.installed
 
-.PHONY: help quickstart test lint bench clean
+.PHONY: help quickstart results test lint bench clean
 .DEFAULT_GOAL := help
 
 help:  ## list the targets
@@ -12,6 +12,9 @@ help:  ## list the targets
 
 quickstart: $(STAMP)  ## install, train a small student on arithmetic stories, test it, and show what came out
 	$(BIN)/python -m skipthinking fit --config experiments/quickstart.yaml --ckpt_path last
+
+results: $(STAMP)  ## rerun the table of the README, go on where it stopped, and compare
+	$(BIN)/python -m skipthinking suite --config experiments/suites/results.yaml
 
 test: $(VENV)/.tested  ## install what tests need and run them
 	HF_HUB_OFFLINE=1 WANDB_MODE=offline $(BIN)/python -m pytest
@@ -34,5 +37,5 @@ $(STAMP): setup.cfg constraints.txt
 	@touch $@
 
 $(VENV)/.tested: $(STAMP)
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[dev,math]'
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[dev,math,report]'
 	@touch $@

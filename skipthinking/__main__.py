@@ -6,8 +6,10 @@ import importlib
 import sys
 
 TOOLS = {
+    "compare": "skipthinking.report.compare:compare",
     "generate": "skipthinking.tools.generate:generate",
     "show": "skipthinking.report.show:show",
+    "suite": "skipthinking.tools.suite:suite",
     "summary": "skipthinking.report.summary:summary",
 }
 TRAINING = ("fit", "validate", "test", "predict", "annotate")
@@ -25,6 +27,8 @@ training commands (options: COMMAND --help):
 tools:
   generate   write examples of a built-in task as JSONL
   summary    print the summary of a finished run
+  compare    compare finished runs: compare runs/*
+  suite      methods x tasks x seeds: run what is not done yet, and compare
   show       draw annotated examples: stages, loss per step, skipped chunks
 
 examples:
@@ -66,22 +70,16 @@ def main(args: list[str] | None = None) -> int:
 
 
 def _tool(name: str, words: list[str]) -> int:
-    from jsonargparse import auto_cli
-
     from skipthinking.records import UserError
+    from skipthinking.tools.parsing import call
 
     module, function = TOOLS[name].split(":")
     try:
-        auto_cli(
-            getattr(importlib.import_module(module), function),
-            args=words,
-            as_positional=False,
-            prog=f"skipthinking {name}",
-        )
+        code = call(getattr(importlib.import_module(module), function), f"skipthinking {name}", words)
     except (UserError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
-    return 0
+    return int(code or 0)
 
 
 if __name__ == "__main__":

@@ -11,7 +11,7 @@ import sys
 import tempfile
 import warnings
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
 import lightning as L
 import yaml
@@ -33,9 +33,10 @@ import skipthinking.students  # noqa: F401
 from skipthinking.callbacks import Annotations, Answers, Results, StartReport
 from skipthinking.checkpoints import read_checkpoint
 from skipthinking.data.module import RationaleDataModule
-from skipthinking.hints import in_one_line, nearest_key
+from skipthinking.hints import OneLineErrors
 from skipthinking.methods import Distiller
 from skipthinking.records import UserError
+from skipthinking.report.reading import flat
 from skipthinking.report.summary import print_summary
 from skipthinking.runs import Interrupts, RunConfig, RunLogger, checkpoints
 
@@ -55,13 +56,8 @@ _DISK = {
 }
 
 
-class Parser(LightningArgumentParser):
+class Parser(OneLineErrors, LightningArgumentParser):
     """Says what is wrong in one line, with the nearest valid key."""
-
-    def error(self, message: str, ex: Exception | None = None) -> NoReturn:
-        """Prints the error and exits with code 2."""
-        print(f"error: {in_one_line(message)}{nearest_key(message, self)}", file=sys.stderr)
-        sys.exit(2)
 
 
 class SkipTrainer(L.Trainer):
@@ -205,8 +201,8 @@ class SkipCLI(LightningCLI):
                 "Use the config.yaml of its run."
             )
         self.model.student.restore_tokenizer(own["tokenizer"])
-        now = _flat(json.loads(self.parser.dump(self.config, format="json", skip_unset=False))[self.subcommand])
-        then = _flat(json.loads(own["config"]).get("fit", json.loads(own["config"])))
+        now = flat(json.loads(self.parser.dump(self.config, format="json", skip_unset=False))[self.subcommand])
+        then = flat(json.loads(own["config"]).get("fit", json.loads(own["config"])))
         for key in sorted(then.keys() & now.keys()):
             if key.startswith(("model.", "data.", "seed_everything")) and then[key] != now[key]:
                 wins = "checkpoint's optimizer state" if ".optimizer." in key else "command line"
@@ -289,14 +285,6 @@ def _wandb_key() -> bool:
         return any("wandb" in host for host in netrc.netrc().hosts)
     except (FileNotFoundError, netrc.NetrcParseError):
         return False
-
-
-def _flat(value: Any, at: str = "") -> dict[str, Any]:
-    if not isinstance(value, dict):
-        return {at: value}
-    return {
-        key: leaf for name, part in value.items() for key, leaf in _flat(part, f"{at}.{name}" if at else name).items()
-    }
 
 
 def main(args: list[str] | None = None) -> int:

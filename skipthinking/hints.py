@@ -1,4 +1,4 @@
-"""The nearest valid key for a mistyped option."""
+"""Errors of a command line in one line, with the nearest valid key for a mistyped option."""
 
 from __future__ import annotations
 
@@ -7,10 +7,20 @@ import importlib
 import inspect
 import re
 import sys
+from collections.abc import Iterable
 from dataclasses import is_dataclass
-from typing import Any
+from typing import Any, NoReturn
 
-__all__ = ["in_one_line", "nearest_key"]
+__all__ = ["OneLineErrors", "in_one_line", "nearest", "nearest_key"]
+
+
+class OneLineErrors:
+    """Makes a parser say what is wrong in one line, with the nearest valid key."""
+
+    def error(self, message: str, ex: Exception | None = None) -> NoReturn:
+        """Prints the error and exits with code 2."""
+        print(f"error: {in_one_line(message)}{nearest_key(message, self)}", file=sys.stderr)
+        sys.exit(2)
 
 
 def in_one_line(message: str) -> str:
@@ -46,7 +56,7 @@ def nearest_key(message: str, parser: Any) -> str:
     """A sentence that names the valid key nearest to the wrong one in a parser's message; empty if none is near."""
     unknown = _unknown_class(message)
     if unknown:
-        return _hint(unknown[1], _classes())
+        return nearest(unknown[1], _classes())
     found = re.search(r"(?:does not accept option|[Oo]ption|[Uu]nrecognized arguments:) ['\"]?(?:--)?([\w.]+)", message)
     if not found:
         return ""
@@ -57,10 +67,11 @@ def nearest_key(message: str, parser: Any) -> str:
         known = _parameters(getattr(importlib.import_module(module), name))
     else:
         known = _options(parser)
-    return _hint(wrong, known)
+    return nearest(wrong, known)
 
 
-def _hint(wrong: str, known: set[str]) -> str:
+def nearest(wrong: str, known: Iterable[str]) -> str:
+    """A sentence that names the known word nearest to a wrong one; empty if none is near."""
     near = difflib.get_close_matches(wrong, sorted(known), n=1, cutoff=0.5)
     return f" Did you mean {near[0]!r}?" if near else ""
 

@@ -11,22 +11,9 @@ from torch import Tensor
 from torchmetrics import Metric
 
 from skipthinking.records import Prediction
+from skipthinking.report.intervals import wilson
 
-__all__ = ["AnswerScores", "scores", "wilson"]
-
-
-def wilson(successes: int, trials: int, z: float = 1.959964) -> tuple[float, float]:
-    """Wilson's score interval of a proportion (95% by default).
-
-    >>> [round(x, 3) for x in wilson(19, 20)]
-    [0.764, 0.991]
-    """
-    if trials == 0:
-        return (0.0, 1.0)
-    share, spread = successes / trials, z * z / trials
-    centre = (share + spread / 2) / (1 + spread)
-    half = z / (1 + spread) * math.sqrt(share * (1 - share) / trials + spread / (4 * trials))
-    return (max(0.0, centre - half), min(1.0, centre + half))
+__all__ = ["AnswerScores", "scores"]
 
 
 def scores(predictions: Sequence[Prediction]) -> dict[str, float]:

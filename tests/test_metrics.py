@@ -9,8 +9,9 @@ import statistics
 import pytest
 import torch
 
-from skipthinking.metrics import AnswerScores, by_group, scores, wilson
+from skipthinking.metrics import AnswerScores, by_group, scores
 from skipthinking.records import Prediction
+from skipthinking.report.intervals import wilson
 
 
 def prediction(id: str, **values: object) -> Prediction:

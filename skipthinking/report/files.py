@@ -8,7 +8,16 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-__all__ = ["write_json", "write_jsonl", "write_text"]
+__all__ = ["lines_of", "write_json", "write_jsonl", "write_text"]
+
+
+def lines_of(text: str) -> list[str]:
+    """Lines as JSON lines have them: nothing but a line feed ends one.
+
+    >>> lines_of("a\\u2028b\\nc\\n"), lines_of("a"), lines_of("")
+    (['a\\u2028b', 'c'], ['a'], [])
+    """
+    return text.removesuffix("\n").split("\n") if text else []
 
 
 def write_text(path: Path, text: str) -> None:

@@ -7,8 +7,9 @@ from pathlib import Path
 from typing import Any
 
 from skipthinking.records import DataError, UserError
+from skipthinking.report.files import lines_of
 
-__all__ = ["show"]
+__all__ = ["colour_of", "read_annotations", "show"]
 
 _NEEDED = ("id", "question", "steps", "nll", "chunks", "kept", "answer")
 _SCALE = ((0.05, "green"), (0.2, "yellow"), (0.5, "dark_orange"), (float("inf"), "red"))  # mean token NLL up to
@@ -26,7 +27,7 @@ def show(file: str, n: int = 3, start: int = 0, id: str | None = None) -> None:
     Raises:
         UserError: The file is missing or damaged, or no example is left to show.
     """
-    rows = _read(Path(file))
+    rows = read_annotations(Path(file))
     chosen = [row for row in rows if row["id"] == id] if id is not None else rows[start : start + max(0, n)]
     if not chosen:
         raise UserError(f"Expected an example to show, got none of {len(rows)} ({file}). Mend --id, --start or --n.")
@@ -51,8 +52,7 @@ def _draw(console: Any, row: dict[str, Any]) -> None:
         kept = number in row["kept"]
         line = Text(f"  [{number + 1}] ", style="bold" if kept else "dim strike")
         for step in range(first, end):
-            colour = next(name for bound, name in _SCALE if row["nll"][step] <= bound)
-            line.append(row["steps"][step], style=colour if kept else "dim strike")
+            line.append(row["steps"][step], style=colour_of(row["nll"][step]) if kept else "dim strike")
             line.append(f" {row['nll'][step]:.2f}  ", style="dim")
         if not kept:
             line.append("skipped", style="dim")
@@ -60,18 +60,48 @@ def _draw(console: Any, row: dict[str, Any]) -> None:
     console.print(f"  {row['answer']}\n", style="bold", markup=False)
 
 
-def _read(path: Path) -> list[dict[str, Any]]:
+def colour_of(nll: float) -> str:
+    """The colour of a mean token NLL in nats."""
+    return next(name for bound, name in _SCALE if nll <= bound)
+
+
+def read_annotations(path: Path) -> list[dict[str, Any]]:
+    """Reads what ``annotate`` wrote.
+
+    Raises:
+        UserError: The file is missing or damaged.
+    """
     if not path.is_file():
         raise UserError(f"Expected what `annotate` wrote, got {str(path)!r}, which does not exist. Run it first.")
+    try:
+        lines = lines_of(path.read_text(encoding="utf-8"))
+    except UnicodeDecodeError as error:
+        raise DataError(f"Expected text, got {error.reason} ({path}). Run `annotate` again.") from error
     rows = []
-    with path.open(encoding="utf-8") as lines:
-        for number, line in enumerate(lines, 1):
-            try:
-                row = json.loads(line)
-            except ValueError as error:
-                raise DataError(f"Expected JSON, got {error} ({path}:{number}). Run `annotate` again.") from error
-            missing = [key for key in _NEEDED if not isinstance(row, dict) or key not in row]
-            if missing:
-                raise DataError(f"Expected {', '.join(_NEEDED)}, got no {missing[0]} ({path}:{number}).")
-            rows.append(row)
+    for number, line in enumerate(lines, 1):
+        try:
+            row = json.loads(line)
+        except ValueError as error:
+            raise DataError(f"Expected JSON, got {error} ({path}:{number}). Run `annotate` again.") from error
+        missing = [key for key in _NEEDED if not isinstance(row, dict) or key not in row]
+        if missing:
+            raise DataError(f"Expected {', '.join(_NEEDED)}, got no {missing[0]} ({path}:{number}).")
+        if not _sound(row):
+            raise DataError(f"Expected chunks of steps with a loss each, got others ({path}:{number}).")
+        rows.append(row)
     return rows
+
+
+def _sound(row: dict[str, Any]) -> bool:
+    """Whether chunks are spans of the steps, kept ones are among them, and every step has its loss."""
+    steps, losses, chunks, kept = (row[key] for key in ("steps", "nll", "chunks", "kept"))
+    if not all(isinstance(values, list) for values in (steps, losses, chunks, kept)):
+        return False
+    spans = all(isinstance(span, list) and len(span) == 2 and set(map(type, span)) == {int} for span in chunks)
+    return (
+        len(losses) == len(steps)
+        and all(isinstance(value, (int, float)) and value >= 0 for value in losses)
+        and spans
+        and all(0 <= first <= end <= len(steps) for first, end in chunks)
+        and all(type(place) is int and 0 <= place < len(chunks) for place in kept)
+    )

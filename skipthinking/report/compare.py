@@ -1,0 +1,70 @@
+"""The command ``compare``."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Literal
+
+from skipthinking.records import UserError
+from skipthinking.report.comparing import compare_runs
+from skipthinking.report.files import write_text
+from skipthinking.report.tables import FORMATS, settings_table
+
+__all__ = ["compare"]
+
+_BY_SUFFIX = {".md": "markdown", ".tex": "latex", ".csv": "csv", ".txt": "table"}
+
+
+def compare(
+    *runs: str,
+    baseline: str | None = None,
+    format: Literal["table", "markdown", "latex", "csv"] | None = None,
+    out: str | None = None,
+    html: str | None = None,
+    figures: str | None = None,
+    examples: int = 60,
+    differences: bool = False,
+    allow_different_tests: bool = False,
+) -> None:
+    """Compares finished runs: methods over seeds, with intervals, on the same test examples.
+
+    Args:
+        runs: Run folders. Those that are unfinished or damaged are named and left out.
+        baseline: Method to take paired differences of accuracy against.
+        format: How the table is written; by default as the name of the file says, else for reading.
+        out: File to write; by default the table is printed.
+        html: File for a page with the table, charts, chunks and skips, and answers side by side; it needs no network.
+        figures: Folder for figures (SVG and PDF), which need matplotlib: pip install 'skipthinking[report]'.
+        examples: Most examples of a test set whose answers the page shows.
+        differences: Also list the settings in which the methods differ.
+        allow_different_tests: Compare runs that answered different examples of a test set.
+
+    Raises:
+        UserError: No run is left, the baseline is none of them, test examples differ, or a file cannot be written.
+    """
+    if not runs:
+        raise UserError("Expected run folders, got none. Say which: python -m skipthinking compare runs/*")
+    if examples < 0:
+        raise UserError(f"Expected a number of examples, got --examples {examples}.")
+    found = compare_runs(runs, baseline, allow_different_tests)
+    for folder, reason in found.left_out.items():
+        print(f"left out: {folder}: {reason}", file=sys.stderr)
+    text = FORMATS[format or _BY_SUFFIX.get(Path(out or "").suffix, "table")](found)
+    if out is None:
+        print(text, end="")
+    else:
+        write_text(Path(out), text)
+        print(f"{len(found.rows)} rows in {out}", file=sys.stderr)
+    if html is not None:
+        from skipthinking.report.page import page
+
+        write_text(Path(html), page(found, examples))
+        print(f"report: {html}", file=sys.stderr)
+    if figures is not None:
+        from skipthinking.report.figures import figures as draw
+
+        for path in draw(found, Path(figures)):
+            print(f"figure: {path}", file=sys.stderr)
+    if differences:
+        print(f"\n{settings_table(found)}", end="")

@@ -1,0 +1,279 @@
+"""Laws of the HTML report: it says what the table says, needs nothing else, and works in a browser."""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+import subprocess
+from collections.abc import Callable
+from html.parser import HTMLParser
+from pathlib import Path
+from typing import Any
+
+import pytest
+from run_folders import write_run
+
+from skipthinking.__main__ import main
+from skipthinking.report.charts import HEIGHT, WIDTH, Axis, curves, scatter, ticks
+from skipthinking.report.comparing import compare_runs
+from skipthinking.report.page import page
+from skipthinking.report.tables import cells
+
+EVIL = "<script>evil()</script> & \"quotes\" 'too' {{ 1 }}"
+BROWSER = next(filter(None, map(shutil.which, ("chromium-headless-shell", "chromium", "google-chrome"))), None)
+ANNOTATED = {
+    "id": "a", "question": "1 + 1?", "steps": ["We see.", "One and", "one is 2."], "nll": [0.9, 0.03, 0.3],
+    "chunks": [[0, 1], [1, 3]], "kept": [1], "answer": "So 2.",
+}  # fmt: skip
+
+
+@pytest.fixture
+def folders(tmp_path: Path) -> list[str]:
+    """Two methods on the same five examples, one of them with two seeds; then another test set."""
+    runs = [
+        write_run(tmp_path / "a0", seed=0, correct=[1, 1, 0, 0, 1], tokens=10),
+        write_run(tmp_path / "a1", seed=1, correct=[1, 0, 0, 0, 1], tokens=12),
+        write_run(tmp_path / "b", EVIL, correct=[1, 0, 1, 0, 0], tokens=30),
+        write_run(tmp_path / "c", test="words", correct=[0, 1]),
+    ]
+    for place, run in enumerate(runs):
+        rows = [f"{step},{4 / (step + 1) + place}," for step in range(30)]
+        (run / "metrics.csv").write_text("\n".join(["step,train/loss,val/accuracy", *rows, "30,,0.5", "31,"]) + "\n")
+    (runs[0] / "annotations.jsonl").write_text(json.dumps(ANNOTATED) + "\n")
+    return list(map(str, runs))
+
+
+class Seen(HTMLParser):
+    """Tags, attributes and text of a page; closing tags must fit."""
+
+    VOID = ("meta", "input", "path", "circle", "polyline")
+
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.open: list[str] = []
+        self.tags: list[tuple[str, dict[str, str | None]]] = []
+        self.words: list[tuple[str, str]] = []
+        self.feed(text)
+        assert not self.open
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.append((tag, dict(attrs)))
+        if tag not in self.VOID:
+            self.open.append(tag)
+
+    def handle_endtag(self, tag: str) -> None:
+        if tag not in self.VOID:
+            assert self.open.pop() == tag
+
+    def handle_data(self, data: str) -> None:
+        self.words.append((self.open[-1] if self.open else "", data))
+
+
+def test_page_is_one_file_that_asks_for_nothing(folders: list[str]) -> None:
+    text = page(compare_runs(folders), 60)
+    seen = Seen(text)
+    for tag, attributes in seen.tags:
+        assert tag not in {"link", "img", "iframe", "object", "embed"}
+        assert not {"src", "href", "srcset", "data"} & attributes.keys()
+    assert "default-src 'none'" in text
+    assert not re.search(r"url\(|@import|https?://", text)
+
+
+def test_no_text_of_a_run_becomes_markup(folders: list[str]) -> None:
+    for file in ("predictions.jsonl", "annotations.jsonl"):
+        path = Path(folders[0], file)
+        rows = [json.loads(line) for line in path.read_text().splitlines()]
+        for row in rows:
+            row.update(question=EVIL, answer=EVIL)
+            row["stages" if "stages" in row else "steps"] = [[EVIL, EVIL]] if "stages" in row else [EVIL] * 3
+        path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    seen = Seen(page(compare_runs(folders, allow_different_tests=True), 60))
+    assert sum(tag == "script" for tag, _ in seen.tags) == 1
+    assert sum(EVIL in words for _, words in seen.words) > 10
+
+
+def test_page_shows_the_table_the_notes_and_what_is_left_out(folders: list[str], tmp_path: Path) -> None:
+    found = compare_runs([*folders, str(tmp_path / "nowhere")], "CWT")
+    words = [text.strip() for _, text in Seen(page(found, 60)).words]
+    headings, rows = cells(found)
+    for cell in [*headings, *(cell for row in rows for cell in row)]:
+        assert cell in words
+    assert any("paired bootstrap" in text for text in words)
+    assert any("nowhere" in text for text in words)
+
+
+def test_skipped_chunks_are_struck_out(folders: list[str]) -> None:
+    text = page(compare_runs(folders), 60)
+    chunks = re.findall(r'<span class="chunk k\d( gone)?">(.*?)\n', text)
+    assert [bool(gone) for gone, _ in chunks] == [True, False]
+    assert ["We see." in chunks[0][1], "one is 2." in chunks[1][1]] == [True, True]
+    assert re.findall(r'class="step (\w+)"', chunks[0][1] + chunks[1][1]) == [
+        "red", "green", "dark_orange"  # 0.9, 0.03 and 0.3 nats
+    ]  # fmt: skip
+
+
+def test_examples_on_which_methods_differ_come_first_and_all_kinds_come(folders: list[str]) -> None:
+    kinds = re.findall(r'data-test="sums" data-kind="(\w+)"', page(compare_runs(folders), 3))
+    assert kinds == ["mixed", "wrong", "right"]
+    assert len(re.findall("<article", page(compare_runs(folders), 60))) == 5 + 2
+    assert "<article" not in page(compare_runs(folders), 0)
+
+
+def test_same_runs_give_the_same_bytes(folders: list[str]) -> None:
+    assert page(compare_runs(folders), 60) == page(compare_runs(folders), 60)
+
+
+@pytest.mark.parametrize("damage", [b"", b"\xff\xfe", b"step,train/loss\n1,nan\n2,x\n", b'{"id": 1}\n', b"[[\n"])
+def test_damaged_logs_and_annotations_cost_a_picture_only(damage: bytes, folders: list[str]) -> None:
+    for folder in folders:
+        for name in ("metrics.csv", "annotations.jsonl"):
+            Path(folder, name).write_bytes(damage)
+    text = page(compare_runs(folders), 60)
+    assert "training loss" not in text
+    assert 'class="chunk' not in text
+
+
+# -------------------------------------------------------------------------------------------------- charts
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "log"), [(0, 1, False), (-3.7, 12, False), (99.5, 99.9, False), (0.1, 7, True)]
+)
+def test_axis_keeps_order_and_ends(low: float, high: float, log: bool) -> None:
+    axis = Axis(low=low, high=high, start=300, end=20, label="", log=log)
+    assert (axis.at(low), axis.at(high)) == (300, 20)
+    places = [place for place, _ in axis.marks]
+    assert places == sorted(places, reverse=True)
+    assert 3 <= len(places) <= 12
+    assert all(20 <= place <= 300 for place in places)
+    assert all(abs(axis.at(float(text)) - place) < 0.2 for place, text in axis.marks)
+
+
+def test_ticks_are_round() -> None:
+    assert ticks(0, 1) == [0, 0.2, 0.4, 0.6, 0.8, 1.0]
+    assert ticks(93.1, 97.9) == [94, 95, 96, 97]
+
+
+def test_dots_and_curves_lie_inside(folders: list[str]) -> None:
+    found = compare_runs(folders)
+    colours = {"CWT": 0, EVIL: 1}
+    chart = scatter(found.rows[:2], found.groups[:2], colours)
+    assert [dot.label for dot in chart.dots] == ["", "", "CWT", EVIL]  # two seeds, their mean, another method
+    assert chart.dots[2].x < chart.dots[3].x  # fewer tokens
+    means = [dot.y for dot in chart.dots[:2]]
+    assert chart.dots[2].y == pytest.approx(sum(means) / 2, abs=0.11)
+    for dot in chart.dots:
+        assert 0 < dot.x < WIDTH
+        assert 0 < dot.y < HEIGHT
+    loss = curves(found, "train/loss", "loss", colours)
+    assert loss is not None
+    assert len(loss.lines) == 4
+    first = [tuple(map(float, point.split(","))) for point in loss.lines[0].points.split()]
+    assert len(first) == 30
+    assert [y for _, y in first] == sorted(y for _, y in first)  # the loss falls; pixels count from the top
+    assert curves(found, "val/accuracy", "", colours) is None  # a single value is no curve
+
+
+def _ratio(one: str, other: str) -> float:
+    """WCAG's contrast ratio of two colours."""
+
+    def light(colour: str) -> float:
+        digits = colour[1:] if len(colour) == 7 else "".join(2 * digit for digit in colour[1:])
+        parts = [int(digits[place : place + 2], 16) / 255 for place in (0, 2, 4)]
+        linear = [part / 12.92 if part <= 0.04045 else ((part + 0.055) / 1.055) ** 2.4 for part in parts]
+        return 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2]
+
+    high, low = sorted((light(one), light(other)), reverse=True)
+    return (high + 0.05) / (low + 0.05)
+
+
+def test_every_colour_of_text_is_readable_in_light_and_dark(folders: list[str]) -> None:
+    text = page(compare_runs(folders), 0)
+    light, dark = (dict(re.findall(r"--(\w+): (#\w+)", part)) for part in re.findall(r":root \{(.*?)\}", text, re.S))
+    assert light.keys() == dark.keys()
+    for theme in (light, dark):
+        for name in ("ink", "dim", "right", "wrong", *(f"k{number}" for number in range(8))):
+            for ground in ("card", "page"):
+                assert _ratio(theme[name], theme[ground]) >= 4.5, (name, ground)  # WCAG AA
+
+
+# ------------------------------------------------------------------------------------------------- browser
+
+PROBE = """<script>
+const told = {errors: []};
+onerror = message => { told.errors.push(message) };
+const visible = selector => all(selector).filter(one => one.getClientRects().length);
+const use = (id, value) => { by(id).value = value; by("filter").dispatchEvent(new Event("input")); };
+const kinds = () => visible("article").map(one => one.dataset.test[0] + one.dataset.kind[0]).sort().join(" ");
+told.all = kinds();
+use("outcome", "mixed"); told.mixed = kinds();
+use("outcome", "0-"); told.first_wrong = kinds();
+use("test", "words"); told.words = kinds(); told.count = by("count").textContent;
+use("test", ""); use("outcome", ""); use("find", "3 + 1"); told.found = kinds();
+use("find", ""); all(".show")[1].checked = false; use("find", "");
+told.answers = visible(".answer").length;
+told.overflow = document.documentElement.scrollWidth - innerWidth;
+told.ground = getComputedStyle(document.body).backgroundColor;
+told.charts = visible("svg").every(one => one.getBBox().width <= one.viewBox.baseVal.width);
+document.title = JSON.stringify(told);
+</script>"""
+
+
+@pytest.fixture
+def browse(folders: list[str], tmp_path: Path) -> Callable[..., dict[str, Any]]:
+    """Opens the report in a headless browser and returns what a script saw in it."""
+    if BROWSER is None:
+        pytest.skip("no Chromium on this machine")
+    text = page(compare_runs(folders, "CWT"), 60)
+    (tmp_path / "page.html").write_text(text.replace("</body>", f"{PROBE}</body>"))
+
+    def call(width: int, dark: bool) -> dict[str, Any]:
+        settings = [f"--window-size={width},900", f"--blink-settings=preferredColorScheme={int(not dark)}"]
+        line = [BROWSER, "--headless", "--no-sandbox", "--disable-gpu", f"--user-data-dir={tmp_path / 'profile'}",
+                *settings, "--dump-dom", (tmp_path / "page.html").as_uri()]  # fmt: skip
+        done = subprocess.run(line, capture_output=True, text=True, timeout=120)
+        told = re.search("<title>(.*?)</title>", done.stdout)
+        assert told, done.stderr
+        return json.loads(told.group(1).replace("&amp;", "&"))
+
+    return call
+
+
+def test_filters_work_in_a_browser(browse: Callable[..., dict[str, Any]]) -> None:
+    told = browse(1280, dark=False)
+    # On sums CWT's first seed was right on 0, 1 and 4, the other method on 0 and 2; only CWT answered words.
+    assert told["all"] == "sm sm sm sr sw wr ww"
+    assert told["mixed"] == "sm sm sm"
+    assert told["first_wrong"] == "sm sw ww"
+    assert (told["words"], told["count"]) == ("ww", "1 examples")
+    assert told["found"] == "sw"
+    assert told["answers"] == 5 + 2  # without the second method's
+    assert told["errors"] == []
+    assert told["charts"]
+
+
+@pytest.mark.parametrize("width", [500, 1280])
+def test_page_fits_its_window_and_follows_the_theme(width: int, browse: Callable[..., dict[str, Any]]) -> None:
+    light, dark = browse(width, dark=False), browse(width, dark=True)
+    assert light["overflow"] <= 0
+    assert light["ground"] == "rgb(246, 246, 244)"
+    assert dark["ground"] == "rgb(21, 24, 28)"
+
+
+# ------------------------------------------------------------------------------------------------- figures
+
+
+def test_command_writes_page_and_figures(folders: list[str], tmp_path: Path) -> None:
+    pytest.importorskip("matplotlib")
+    out = tmp_path / "out"
+    words = ["--html", str(out / "report.html"), "--figures", str(out), "--baseline", "CWT"]
+    assert main(["compare", *folders, *words]) == 0
+    made = {path.name: path.read_bytes() for path in out.iterdir()}
+    assert set(made) == {
+        "report.html", *(f"{n}.{k}" for n in ("accuracy_sums", "accuracy_words", "loss") for k in ("svg", "pdf"))
+    }  # fmt: skip
+    assert made["loss.pdf"].startswith(b"%PDF")
+    assert b"<svg" in made["accuracy_sums.svg"]
+    assert main(["compare", *folders, *words]) == 0
+    assert {path.name: path.read_bytes() for path in out.iterdir()} == made
