@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import resource
 from collections.abc import Callable
 from pathlib import Path
@@ -90,6 +91,9 @@ def test_a_wrong_type_is_told_in_a_plain_sentence(
         (["--model.optimizer.lr", "-1"], "model.optimizer"),
         (["--seed_everything", "-1"], "seed_everything"),
         (["--run", "../elsewhere"], "--runs_dir"),
+        (["--trainer.max_epochs", "0"], "trainer.max_epochs=0"),
+        (["--ckpt_path", os.curdir], "is a folder"),
+        (["--trainer.devices", "999", "--trainer.strategy", "ddp"], "trainer.devices=999"),
         (["--trainer.limit_train_batches", "3", "--trainer.accumulate_grad_batches", "2"], "a multiple of 2"),
         (["--trainer.limit_train_batches", "0.5", "--trainer.accumulate_grad_batches", "2"], "a multiple of 2"),
         (["--run", ""], "--runs_dir"),
@@ -100,6 +104,13 @@ def test_a_wrong_value_names_its_option(
     words: list[str], named: str, run: Callable[..., int], capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:
     assert named in _told(run, capsys, *words)
+
+
+def test_an_empty_config_file_is_told(
+    run: Callable[..., int], capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    (tmp_path / "empty.yaml").write_text("")
+    assert "an empty one" in _told(run, capsys, "--config", tmp_path / "empty.yaml")
 
 
 # --------------------------------------------------------------------------------------------------- data
