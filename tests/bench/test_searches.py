@@ -171,14 +171,17 @@ def _plain_skips(world: World, row: Encoded, max_rise: float = 0.05) -> list[int
         parts = zip(nll.split(lengths), hit.split(lengths), strict=True)
         return {s: (part[1:], right[1:]) for s, (part, right) in zip(shown, parts, strict=True)}  # a name is one token
 
-    if not scores(kept)[last][1].all():
+    whole = scores(kept)
+    if not whole[last][1].all():
         return kept[:-1]
     for drop in range(last):
         before, without = scores(kept), [s for s in kept if s != drop]
         after, later = scores(without), [s for s in without if s > drop]
         rise = torch.cat([after[s][0] - before[s][0] for s in later])
-        sure = torch.cat([before[s][0] for s in later]) < np.log(2)
-        if after[last][1].all() and rise.mean() < max_rise and not (rise[sure] > 10 * max_rise).any():
+        lost = (after[last][0] - whole[last][0] > max_rise).any()
+        for s in later[:-1]:
+            lost = lost or (after[s][0] - whole[s][0] > 10 * max_rise)[whole[s][0] < np.log(2)].any()
+        if after[last][1].all() and rise.mean() < max_rise and not lost:
             kept = without
     return kept[:-1]
 
