@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import random
 import time
+from collections.abc import Iterator
 from itertools import combinations, pairwise
 from typing import Any
 
@@ -62,8 +64,12 @@ class World:
 
 
 @pytest.fixture(scope="module")
-def world() -> World:
-    return World()
+def world() -> Iterator[World]:
+    """Both sides of a comparison may use the whole machine."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(os.cpu_count() or 1)
+    yield World()
+    torch.set_num_threads(before)
 
 
 def _timed(world: World, work: Any) -> tuple[Any, float, int]:
