@@ -6,6 +6,7 @@ import json
 import os
 import re
 import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -34,6 +35,7 @@ def test_a_job_of_two_tasks_is_requeued_and_goes_on_where_it_was(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Lightning takes this for SLURM; one of the two tasks gets the signal, both stop at the same step."""
+    _command(tmp_path, "python", f'exec {sys.executable} "$@"')
     _command(tmp_path, "scontrol", f'echo "$@" >> {tmp_path}/asked')
     _command(tmp_path, "srun", """for rank in 0 1; do
   SLURM_PROCID=$rank SLURM_LOCALID=$rank "$@" & jobs[$rank]=$!
