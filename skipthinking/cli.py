@@ -35,11 +35,12 @@ from skipthinking.callbacks import Annotations, Answers, Results, StartReport
 from skipthinking.checkpoints import read_checkpoint
 from skipthinking.data.module import RationaleDataModule
 from skipthinking.hints import OneLineErrors
+from skipthinking.interrupts import Interrupts
 from skipthinking.methods import Distiller
 from skipthinking.records import UserError
 from skipthinking.report.reading import flat
 from skipthinking.report.summary import print_summary
-from skipthinking.runs import Interrupts, RunConfig, RunLogger, checkpoints, release_folders
+from skipthinking.runs import RunConfig, RunLogger, checkpoints, release_folders
 
 __all__ = ["SkipCLI", "main"]
 

@@ -1,13 +1,10 @@
-"""The run folder: its log, its config, its checkpoints, and how it is left on Ctrl-C."""
+"""The run folder: its log, its config, its checkpoints."""
 
 from __future__ import annotations
 
 import csv
 import io
 import json
-import signal
-import sys
-import threading
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -23,7 +20,7 @@ from lightning.pytorch.utilities import rank_zero_only
 from skipthinking.records import UserError
 from skipthinking.report.files import write_text
 
-__all__ = ["Interrupts", "RunConfig", "RunLogger", "checkpoints", "release_folders"]
+__all__ = ["RunConfig", "RunLogger", "checkpoints", "release_folders"]
 
 _HELD: list[FileLock] = []
 
@@ -155,55 +152,3 @@ def checkpoints(folder: Path, every: int) -> list[Callback]:
         ModelCheckpoint(every_n_train_steps=every, **common),
         ModelCheckpoint(every_n_epochs=1, save_on_train_epoch_end=True, **common),
     ]
-
-
-class Interrupts(Callback):
-    """On Ctrl-C finishes the optimiser step, saves it, and says how to go on; a second Ctrl-C stops at once.
-
-    With several processes there is no moment that all of them know of: the last regular checkpoint counts.
-
-    Args:
-        folder: The run folder.
-    """
-
-    def __init__(self, folder: Path) -> None:
-        self.path = folder / "checkpoints" / "last.ckpt"
-        self.asked = self.saved = False
-        self._before: Any = None
-
-    def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Listens."""
-        if trainer.world_size > 1 or threading.current_thread() is not threading.main_thread():
-            return
-
-        def ask(number: int, frame: Any) -> None:
-            if self.asked or not trainer.training:
-                raise KeyboardInterrupt
-            self.asked = True
-            print("\nstopping after this step; Ctrl-C again stops at once", file=sys.stderr, flush=True)
-
-        self._before = signal.signal(signal.SIGINT, ask)
-
-    def on_train_batch_end(self, trainer: L.Trainer, *args: Any) -> None:
-        """Saves where an optimiser step is complete."""
-        if self.asked and not trainer.fit_loop.epoch_loop._should_accumulate():
-            trainer.save_checkpoint(self.path)
-            self.saved = True
-
-    def on_train_batch_start(self, *args: Any) -> None:
-        """Stops before the next micro-batch, when the step is logged."""
-        if self.saved:
-            raise KeyboardInterrupt
-
-    def on_exception(self, trainer: L.Trainer, pl_module: L.LightningModule, exception: BaseException) -> None:
-        """Says how to go on."""
-        self.on_train_end(trainer, pl_module)
-        if isinstance(exception, KeyboardInterrupt) and trainer.is_global_zero and trainer.state.fn == "fit":
-            how = "Go on: the same command with --ckpt_path last." if self.path.exists() else "No checkpoint yet."
-            print(f"stopped at step {trainer.global_step}. {how}", file=sys.stderr, flush=True)
-
-    def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Stops listening."""
-        if self._before is not None:
-            signal.signal(signal.SIGINT, self._before)
-            self._before = None

@@ -20,34 +20,36 @@ class Interrupt(Callback):
     Args:
         step: The step.
         how: ``crash`` raises, ``kill`` sends SIGKILL, ``ctrl_c`` SIGINT, ``terminate``
-            SIGTERM.
+            SIGTERM, ``requeue`` SIGUSR1.
+        rank: The process that does it.
     """
 
-    def __init__(self, step: int, how: str = "crash") -> None:
-        self.step, self.how = step, how
+    def __init__(self, step: int, how: str = "crash", rank: int = 0) -> None:
+        self.step, self.how, self.rank = step, how, rank
 
     def on_train_batch_end(self, trainer: Any, *args: Any) -> None:
         """Ends the run."""
-        if trainer.global_step != self.step:
+        if trainer.global_step != self.step or trainer.global_rank != self.rank:
             return
         if self.how == "crash":
             raise PulledPlugError
         signals = {"kill": signal.SIGKILL, "ctrl_c": signal.SIGINT, "terminate": signal.SIGTERM}
-        os.kill(os.getpid(), signals[self.how])
+        os.kill(os.getpid(), {**signals, "requeue": signal.SIGUSR1}[self.how])
 
 
 class AskParent(Callback):
-    """Has the parent process get Ctrl-C when an optimiser step is done, and gives it time to pass it on.
+    """Sends the parent process a signal when an optimiser step is done, and gives it time to pass it on.
 
     Args:
         step: The step.
+        name: The signal.
     """
 
-    def __init__(self, step: int) -> None:
-        self.step = step
+    def __init__(self, step: int, name: str = "SIGINT") -> None:
+        self.step, self.number = step, signal.Signals[name]
 
     def on_train_batch_end(self, trainer: Any, *args: Any) -> None:
         """Asks."""
         if trainer.global_step == self.step:
-            os.kill(os.getppid(), signal.SIGINT)
+            os.kill(os.getppid(), self.number)
             time.sleep(1)

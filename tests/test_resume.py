@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -95,11 +96,39 @@ def test_ctrl_c_keeps_a_checkpoint_and_says_how_to_go_on(
 def test_sigterm_is_no_success_and_the_run_goes_on(
     oracle: Path, run: Callable[..., int], spawn: Callable[..., Any], tmp_path: Path
 ) -> None:
-    stopped = spawn("fit", *HARD, "--checkpoint_every", 1, "--trainer.callbacks+=interruptions.Interrupt",
+    stopped = spawn("fit", *HARD, "--trainer.callbacks+=interruptions.Interrupt",
                     "--trainer.callbacks.step", 5, "--trainer.callbacks.how", "terminate")  # fmt: skip
     assert stopped.returncode == 143, stopped.stderr
     assert "--ckpt_path last" in stopped.stderr
+    assert torch.load(tmp_path / "tiny" / "checkpoints" / "last.ckpt", weights_only=True)["global_step"] == 5
     assert run("fit", *HARD, "--ckpt_path", "last") == 0
+    _assert_same(tmp_path / "tiny", oracle)
+
+
+@pytest.fixture
+def scontrol(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A stand-in for SLURM's command, and the file where it notes what it was asked."""
+    (tmp_path / "scontrol").write_text(f'#!/bin/sh\necho "$@" >> {tmp_path}/asked\n')
+    (tmp_path / "scontrol").chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}{os.pathsep}{os.environ['PATH']}")
+    monkeypatch.setenv("SLURM_JOB_ID", "42")
+    return tmp_path / "asked"
+
+
+def test_a_requeued_job_changes_no_bit(
+    oracle: Path, run: Callable[..., int], spawn: Callable[..., Any], tmp_path: Path, scontrol: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    monkeypatch.setenv("SLURM_ARRAY_JOB_ID", "40")
+    monkeypatch.setenv("SLURM_ARRAY_TASK_ID", "7")
+    stopped = spawn("fit", *HARD, "--data.num_workers", 2, "--trainer.callbacks+=interruptions.Interrupt",
+                    "--trainer.callbacks.step", 5, "--trainer.callbacks.how", "requeue")  # fmt: skip
+    assert stopped.returncode == 130, stopped.stderr
+    assert "job 40_7 is queued again" in stopped.stderr
+    assert scontrol.read_text() == "requeue 40_7\n"
+    assert not list((tmp_path / "tiny").glob("hpc*"))  # Lightning's own handler saves these, wherever the step is
+    assert torch.load(tmp_path / "tiny" / "checkpoints" / "last.ckpt", weights_only=True)["global_step"] == 5
+    assert run("fit", *HARD, "--data.num_workers", 2, "--ckpt_path", "last") == 0
     _assert_same(tmp_path / "tiny", oracle)
 
 

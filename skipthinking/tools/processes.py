@@ -19,10 +19,12 @@ from tqdm import tqdm
 
 from skipthinking.report.files import write_json
 from skipthinking.report.reading import SUITE_FILE
+from skipthinking.slurm import requeue
 from skipthinking.tools.plan import Planned, Suite
 
 __all__ = ["run_all"]
 
+_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)
 _TAIL = 12  # lines of a failed run's log
 
 
@@ -56,7 +58,7 @@ def run_all(
         Why runs failed, by name, and whether Ctrl-C or SIGTERM stopped the rest.
     """
     waiting, under_way, failed = list(runs), list[Running](), dict[str, str]()
-    began = time.monotonic()
+    began, codes = time.monotonic(), list[int]()
     with _Stop(under_way) as stop, tqdm(total=len(runs), unit="run", leave=False, disable=None) as bar:
         while under_way or (waiting and not stop.asked):
             for run in [] if stop.asked else list(waiting):
@@ -76,6 +78,7 @@ def run_all(
             for one in [one for one in under_way if one.process.poll() is not None]:
                 under_way.remove(one)
                 bar.update()
+                codes.append(one.process.returncode)
                 said = _close(plan, one, failed, stopped=bool(stop.asked))
                 left = len(waiting) + len(under_way)
                 minutes = (time.monotonic() - began) / (len(runs) - left) * left / 60
@@ -84,18 +87,23 @@ def run_all(
                 sys.stdout.flush()
             time.sleep(0.1)
             bar.refresh()
+        stop.close(codes)
     return failed, bool(stop.asked)
 
 
 class _Stop:
-    """Passes Ctrl-C and SIGTERM on to the runs under way as Ctrl-C: they end their step and save it."""
+    """Passes signals on to the runs under way, which end their step and save it: SIGTERM and Ctrl-C as Ctrl-C.
+
+    SIGUSR1 is SLURM's word that time is over. A run that gets it has the job requeued; :meth:`close` does where none
+    could.
+    """
 
     def __init__(self, under_way: Sequence[Running]) -> None:
-        self.under_way, self.asked = under_way, 0
+        self.under_way, self.asked, self.time_over = under_way, 0, False
         self._before: dict[int, Any] = {}
 
     def __enter__(self) -> _Stop:
-        self._before = {number: signal.signal(number, self._ask) for number in (signal.SIGINT, signal.SIGTERM)}
+        self._before = {number: signal.signal(number, self._ask) for number in _SIGNALS}
         return self
 
     def __exit__(self, *error: object) -> None:
@@ -104,9 +112,17 @@ class _Stop:
 
     def _ask(self, number: int, frame: FrameType | None) -> None:
         self.asked += 1
+        self.time_over |= number == signal.SIGUSR1
         for one in self.under_way:
-            if one.process.poll() is None:
+            if one.process.poll() is None and number == signal.SIGUSR1:
+                one.process.send_signal(number)  # to the first process alone; its workers would die of it
+            elif one.process.poll() is None:
                 os.killpg(one.process.pid, signal.SIGINT)
+
+    def close(self, codes: Sequence[int]) -> None:
+        """Has the job requeued if no run did: those that SIGUSR1 killed had not begun to listen."""
+        if self.time_over and 130 not in codes:
+            requeue()
 
 
 def _start(plan: Suite, run: Planned, words: Sequence[str], at_once: int) -> Running | None:

@@ -137,7 +137,8 @@ set -euo pipefail
 options=("$@") job=
 mkdir -p {runs_dir}
 submit() {{
-  job=$(sbatch --parsable "${{options[@]}}" ${{job:+--dependency=afterany:$job}} --requeue --job-name {name} "$@")
+  job=$(sbatch --parsable "${{options[@]}}" ${{job:+--dependency=afterany:$job}} --job-name {name} --requeue \\
+    --open-mode append --signal B:USR1@180 "$@")
 }}
 level() {{
   submit --array "0-$(($# - 1))" --output {runs_dir}/slurm-%A_%a.txt \\

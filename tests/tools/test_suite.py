@@ -139,6 +139,22 @@ def test_ctrl_c_stops_and_the_same_command_goes_on(tmp_path: Path) -> None:
     assert noted(tmp_path, folder.name)["finished"]
 
 
+def test_a_suite_in_a_slurm_job_saves_and_is_requeued(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "scontrol").write_text(f'#!/bin/sh\necho "$@" >> {tmp_path}/asked\n')
+    (tmp_path / "scontrol").chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
+    monkeypatch.setenv("SLURM_JOB_ID", "42")
+    callback = (
+        "--trainer.callbacks+=interruptions.AskParent --trainer.callbacks.step 7 --trainer.callbacks.name SIGUSR1"
+    )
+    command = write(tmp_path, words=f"--trainer.max_epochs 3 {callback}", seeds=[0])
+    line = [sys.executable, "-m", "skipthinking", *command, "--only", "flips-full_cot-0"]
+    assert subprocess.run(line, timeout=200).returncode == 130
+    folder = tmp_path / "runs" / "flips-full_cot-0"
+    assert "stopped at step 7" in (folder / "log.txt").read_text()
+    assert (tmp_path / "asked").read_text() == "requeue 42\n"  # by the run; the suite saw that it did
+
+
 def test_a_run_that_another_process_holds_is_not_started_twice(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
