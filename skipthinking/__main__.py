@@ -9,6 +9,7 @@ TOOLS = {
     "generate": "skipthinking.tools.generate:generate",
     "show": "skipthinking.report.show:show",
     "summary": "skipthinking.report.summary:summary",
+    "teach": "skipthinking.tools.teach:teach",
 }
 TRAINING = ("fit", "validate", "test", "predict", "annotate")
 HELP = """usage: python -m skipthinking COMMAND [--config FILE] [options]
@@ -25,6 +26,7 @@ training commands (options: COMMAND --help):
 tools:
   generate   write examples of a built-in task as JSONL
   summary    print the summary of a finished run
+  teach      ask a teacher for rationales, and write those with the right answer
   show       draw annotated examples: stages, loss per step, skipped chunks
 
 examples:
@@ -69,6 +71,7 @@ def _tool(name: str, words: list[str]) -> int:
     from jsonargparse import auto_cli
 
     from skipthinking.records import UserError
+    from skipthinking.tools.parsing import ToolParser
 
     module, function = TOOLS[name].split(":")
     try:
@@ -77,6 +80,7 @@ def _tool(name: str, words: list[str]) -> int:
             args=words,
             as_positional=False,
             prog=f"skipthinking {name}",
+            parser_class=ToolParser,
         )
     except (UserError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
