@@ -84,7 +84,7 @@ class Job:
                 self._ask(records, places, retry_failed, total, left)
             tally = Tally()
             write_jsonl(self.out, self._rows(records, tally))
-        write_json(self.out.with_suffix(".report"), self._settings() | asdict(tally))
+        write_json(self.out.with_suffix(".report"), self._settings() | tally.as_json())
         print(f"wrote {self.out}")
 
     def _ask(self, records: RecordFile, places: dict[str, Place], retry_failed: bool, total: int, left: int) -> None:

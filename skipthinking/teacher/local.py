@@ -21,7 +21,8 @@ class Local(Client):
     """A model of transformers, run here in batches.
 
     Every completion has random numbers of its own, from its seed, so that but for rounding it does not depend on which
-    others share its batch. Drawing is Gumbel-max: the best of logits / temperature + Gumbel noise is a draw from their softmax.
+    others share its batch. Drawing is Gumbel-max: the best of logits / temperature + Gumbel noise is a draw from the
+    softmax.
 
     A model with a chat template gets the chat; one without, such as a student that learned a Plain template, the bare
     texts.

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from typing import Any
 
 from skipthinking.data.importing import count
@@ -62,6 +62,11 @@ class Tally:
         self.prompt_tokens += row.get("prompt_tokens") or 0
         self.completion_tokens += row.get("completion_tokens") or 0
         self.seconds += row.get("seconds") or 0.0
+
+    def as_json(self) -> dict[str, Any]:
+        """The counts by name."""
+        values = {name.name: getattr(self, name.name) for name in fields(self)}
+        return {name: dict(value) if isinstance(value, Counter) else value for name, value in values.items()}
 
     def lines(self) -> list[str]:
         """The report."""
