@@ -28,17 +28,20 @@ class Prompt(ABC):
     """How a question is put to the teacher.
 
     Args:
-        text: The user's turn.
+        text: The user's turn; the class's own by default.
         system: The system's turn, if there is one.
 
     Raises:
         UserError: A place is missing in the text.
     """
 
+    own_text: str
+    """The user's turn where none is given."""
     places: tuple[str, ...] = ("question",)
     """What the text must have."""
 
-    def __init__(self, text: str, system: str | None = None) -> None:
+    def __init__(self, text: str | None = None, system: str | None = None) -> None:
+        text = self.own_text if text is None else text
         for place in self.places:
             if f"{{{place}}}" not in text:
                 raise UserError(f"Expected a text with {{{place}}} in it, got {text!r} (prompt.text). Add it.")
@@ -77,14 +80,11 @@ class ZeroShot(Prompt):
     "Question: {question}\\nAnswer:".
 
     Args:
-        text: The user's turn.
+        text: The user's turn; "{question} Let's think step by step. ..." by default.
         system: The system's turn, if there is one.
     """
 
-    def __init__(
-        self, text: str = f"{{question}}\n\nLet's think step by step. {_HOW}", system: str | None = None
-    ) -> None:
-        super().__init__(text, system)
+    own_text = f"{{question}}\n\nLet's think step by step. {_HOW}"
 
     def values(self, example: Example) -> Mapping[str, str]:
         """Nothing more."""
@@ -99,17 +99,11 @@ class FewShot(ZeroShot):
     Args:
         exemplars: File of questions with rationales and answers, in any format that ``fit`` reads.
         shots: Number of exemplars, from the top of the file.
-        text: The user's turn, for exemplars too.
+        text: The user's turn, for exemplars too; that of ZeroShot by default.
         system: The system's turn, if there is one.
     """
 
-    def __init__(
-        self,
-        exemplars: str,
-        shots: int = 8,
-        text: str = f"{{question}}\n\nLet's think step by step. {_HOW}",
-        system: str | None = None,
-    ) -> None:
+    def __init__(self, exemplars: str, shots: int = 8, text: str | None = None, system: str | None = None) -> None:
         super().__init__(text, system)
         if shots < 1:
             raise UserError(f"Expected at least 1 exemplar, got prompt.shots={shots}. Use ZeroShot for none.")
@@ -143,19 +137,15 @@ class Rationalise(Prompt):
     """The answer is given, and a rationale for it is asked for (STaR's hint; Zelikman et al., 2022, arXiv 2203.14465).
 
     Args:
-        text: The user's turn, with {answer}.
+        text: The user's turn, with {answer}; the class's own by default.
         system: The system's turn, if there is one.
     """
 
+    own_text = (
+        "{question}\n\nThe correct answer is {answer}. Explain step by step how to find it, as if you did not know it "
+        f"beforehand. {_HOW}"
+    )
     places = ("question", "answer")
-
-    def __init__(
-        self,
-        text: str = "{question}\n\nThe correct answer is {answer}. Explain step by step how to find it, as if you did "
-        f"not know it beforehand. {_HOW}",
-        system: str | None = None,
-    ) -> None:
-        super().__init__(text, system)
 
     def values(self, example: Example) -> Mapping[str, str]:
         """The answer as it stands in an answer sentence."""
@@ -167,19 +157,17 @@ class Rewrite(Prompt):
 
     Args:
         steps: The number.
-        text: The user's turn, with {rationale} and {steps}.
+        text: The user's turn, with {rationale} and {steps}; the class's own by default.
         system: The system's turn, if there is one.
     """
 
+    own_text = (
+        "{question}\n\nThis is a solution:\n{rationale}\n\nRewrite it in {steps} steps of one sentence each, with "
+        f"nothing left out that the answer needs. {_HOW}"
+    )
     places = ("question", "rationale", "steps")
 
-    def __init__(
-        self,
-        steps: int,
-        text: str = "{question}\n\nThis is a solution:\n{rationale}\n\nRewrite it in {steps} steps of one sentence "
-        f"each, with nothing left out that the answer needs. {_HOW}",
-        system: str | None = None,
-    ) -> None:
+    def __init__(self, steps: int, text: str | None = None, system: str | None = None) -> None:
         super().__init__(text, system)
         if steps < 1:
             raise UserError(f"Expected at least 1 step, got prompt.steps={steps}.")

@@ -160,7 +160,7 @@ def completion(body: dict[str, Any], answer: Answer) -> str:
 
 
 def questions(path: Path, count: int) -> Path:
-    """A file of additions in GSM8K's format, which has no ids and no rationale but the calculator's."""
+    """A file of additions in GSM8K's format, with ids."""
     rows = [
         {"id": f"q{i}", "question": f"What is {i} + {2 * i}?", "answer": f"By adding. #### {3 * i}"}
         for i in range(count)

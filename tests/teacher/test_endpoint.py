@@ -19,6 +19,7 @@ from skipthinking.teacher.retries import Patience, TransientError, retry_after
 
 pytest.importorskip("openai")
 
+Captured = pytest.CaptureFixture[str]
 PASSING = {
     "429": Answer(status=429, body='{"error": {"message": "slow down"}}'),
     "429 with Retry-After": Answer(status=429, headers={"Retry-After": "0.05"}),
@@ -66,9 +67,7 @@ FINAL = {
 
 
 @pytest.mark.parametrize("fault", FINAL.values(), ids=FINAL)
-def test_what_cannot_pass_stops_at_once_with_its_cause(
-    fault: Answer, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_what_cannot_pass_stops_at_once_with_its_cause(fault: Answer, tmp_path: Path, capsys: Captured) -> None:
     with Loopback(lambda number, body: fault if number >= 2 else Answer()) as server:
         assert teach(tmp_path, server, "--client.concurrency", 1) == 2
         assert server.count == 3
@@ -84,9 +83,7 @@ def test_what_cannot_pass_stops_at_once_with_its_cause(
     assert len(rows(tmp_path / "out.jsonl")) == 6
 
 
-def test_a_refused_question_is_recorded_and_the_others_go_on(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_a_refused_question_is_recorded_and_the_others_go_on(tmp_path: Path, capsys: Captured) -> None:
     long = Answer(status=400, body=json.dumps({"error": {"message": "context length exceeded"}}))
     with Loopback(lambda number, body: long if total(body["messages"][-1]["content"]) == 6 else Answer()) as server:
         assert teach(tmp_path, server) == 0
@@ -117,7 +114,7 @@ def test_failed_questions_are_retried_alone(tmp_path: Path) -> None:
         assert len(rows(tmp_path / "out.jsonl")) == 3
 
 
-def test_failures_in_a_row_end_the_run(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_failures_in_a_row_end_the_run(tmp_path: Path, capsys: Captured) -> None:
     with Loopback(lambda number, body: Answer(status=500, body="broken")) as server:
         words = ["--client.tries", 2, "--stop_after", 4, "--client.concurrency", 1]
         assert teach(tmp_path, server, *words, count=50) == 2
@@ -132,9 +129,7 @@ def test_a_reply_between_failures_starts_the_count_anew(tmp_path: Path) -> None:
         assert teach(tmp_path, server, "--stop_after", 3, "--client.concurrency", 1, count=12) == 0
 
 
-def test_an_empty_completion_is_counted_and_never_a_rationale(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_an_empty_completion_is_counted_and_never_a_rationale(tmp_path: Path, capsys: Captured) -> None:
     empty = Answer(body='{"choices": [{"message": {"content": null}, "finish_reason": "stop"}]}')
     bare = Answer(texts=["Therefore, the answer is 0."])
     with Loopback(lambda number, body: {0: empty, 1: bare}.get(number, Answer())) as server:
@@ -221,7 +216,7 @@ def test_no_more_requests_are_under_way_than_allowed(tmp_path: Path) -> None:
 
 def test_the_key_is_sent_and_is_nowhere_else(
     tmp_path: Path,
-    capsys: pytest.CaptureFixture[str],
+    capsys: Captured,
     caplog: pytest.LogCaptureFixture,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
@@ -255,7 +250,7 @@ def test_the_key_is_sent_and_is_nowhere_else(
 
 @pytest.mark.parametrize("key", [f"{KEY}\nx", f"{KEY} x", f"{KEY}ä"])
 def test_a_key_that_no_header_takes_is_told_without_showing_it(
-    key: str, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+    key: str, tmp_path: Path, capsys: Captured, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("TEST_KEY", key)
     with Loopback() as server:
@@ -284,7 +279,7 @@ def test_a_key_with_a_line_end_around_it_is_taken(tmp_path: Path, monkeypatch: p
     ],
 )
 def test_a_key_in_the_wrong_place_is_refused_and_not_repeated(
-    words: list[str], hidden: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    words: list[str], hidden: str, tmp_path: Path, capsys: Captured
 ) -> None:
     with Loopback() as server:
         assert teach(tmp_path, server, *words) == 2
@@ -292,7 +287,7 @@ def test_a_key_in_the_wrong_place_is_refused_and_not_repeated(
 
 
 def test_without_a_key_openai_itself_is_not_asked(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, capsys: Captured, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.delenv("TEST_KEY")
     with Loopback() as server:
