@@ -34,8 +34,8 @@ class Endpoint(Client):
         key_env: Name of the environment variable with the key. The key itself belongs in no file; it is taken out of
             whatever the server sends back.
         concurrency: Requests that are under way at once.
-        samples_per_request: Most samples asked for by the field n; all of a question's by default. Whatever a server
-            leaves out of n is asked for again, so 1 only spares it the question.
+        samples_per_request: Most samples asked for by the field n; all of a question's by default. What a server
+            that ignores n leaves out is asked for one after the other; with 1 it is at once.
         timeout: Seconds after which an attempt has failed.
         tries: Attempts at a request, the first one included.
         first_wait: Seconds before the second attempt, doubled before each that follows, less up to a half at random.
@@ -106,8 +106,7 @@ class Endpoint(Client):
 
     def body(self, request: Request) -> dict[str, Any]:
         """The request's body."""
-        n = min(len(request.missing), self.samples_per_request or len(request.missing))
-        sampling = request.sampling
+        sampling, n = request.sampling, len(request.missing)
         fields = {"model": self.model, "messages": request.messages, "temperature": sampling.temperature}
         fields |= {"max_tokens": sampling.max_tokens, "seed": request.seed, "n": n if n > 1 else None, **self.extra}
         return {name: value for name, value in fields.items() if value is not None}

@@ -90,7 +90,8 @@ class Job:
     def _ask(self, records: RecordFile, places: dict[str, Place], retry_failed: bool, total: int, left: int) -> None:
         print(f"asking for {left} of {total} completions ({self.records})", file=sys.stderr)
         narrowed = (request.only(lambda key: _open(key, places, retry_failed)) for request in self.requests())
-        stream = (request for request in narrowed if request.keys)
+        size = self.client.samples_per_request
+        stream = (part for request in narrowed for part in request.parts(size))
         with tqdm(total=total, initial=total - left, unit="completion", delay=2, leave=False) as bar:
             asyncio.run(self._send(stream, _Keeper(self, records, bar)))
 

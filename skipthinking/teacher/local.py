@@ -50,6 +50,7 @@ class Local(Client):
         if batch_size < 1:
             raise UserError(f"Expected a batch of at least 1, got client.batch_size={batch_size}.")
         self.name, self.dtype, self.device, self.width = name, dtype, device, batch_size
+        self.samples_per_request = 1
         self.attention, self.revision, self.trust_remote_code = attention, revision, trust_remote_code
         self._student: Any = None
         self._waiting: list[tuple[Request, Tensor, asyncio.Future[Reply]]] = []
@@ -81,7 +82,7 @@ class Local(Client):
         self._student = None
 
     async def complete(self, request: Request) -> Reply:
-        """Waits for the others that ask in the same moment, and runs one batch for all: one completion each."""
+        """Waits for the others that ask in the same moment, and runs one batch for all."""
         import torch
 
         prompt = torch.tensor(self._encode(request.messages))

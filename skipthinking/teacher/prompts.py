@@ -28,8 +28,8 @@ class Prompt(ABC):
     """How a question is put to the teacher.
 
     Args:
-        text: The user's turn; the class's own by default.
-        system: The system's turn, if there is one.
+        text: The user's turn; empty for the class's own.
+        system: The system's turn; empty for none.
 
     Raises:
         UserError: A place is missing in the text.
@@ -40,8 +40,8 @@ class Prompt(ABC):
     places: tuple[str, ...] = ("question",)
     """What the text must have."""
 
-    def __init__(self, text: str | None = None, system: str | None = None) -> None:
-        text = self.own_text if text is None else text
+    def __init__(self, text: str = "", system: str = "") -> None:
+        text = text or self.own_text
         for place in self.places:
             if f"{{{place}}}" not in text:
                 raise UserError(f"Expected a text with {{{place}}} in it, got {text!r} (prompt.text). Add it.")
@@ -80,8 +80,8 @@ class ZeroShot(Prompt):
     "Question: {question}\\nAnswer:".
 
     Args:
-        text: The user's turn; "{question} Let's think step by step. ..." by default.
-        system: The system's turn, if there is one.
+        text: The user's turn; empty for "{question} Let's think step by step. ...".
+        system: The system's turn; empty for none.
     """
 
     own_text = f"{{question}}\n\nLet's think step by step. {_HOW}"
@@ -99,11 +99,11 @@ class FewShot(ZeroShot):
     Args:
         exemplars: File of questions with rationales and answers, in any format that ``fit`` reads.
         shots: Number of exemplars, from the top of the file.
-        text: The user's turn, for exemplars too; that of ZeroShot by default.
-        system: The system's turn, if there is one.
+        text: The user's turn, for exemplars too; empty for that of ZeroShot.
+        system: The system's turn; empty for none.
     """
 
-    def __init__(self, exemplars: str, shots: int = 8, text: str | None = None, system: str | None = None) -> None:
+    def __init__(self, exemplars: str, shots: int = 8, text: str = "", system: str = "") -> None:
         super().__init__(text, system)
         if shots < 1:
             raise UserError(f"Expected at least 1 exemplar, got prompt.shots={shots}. Use ZeroShot for none.")
@@ -137,8 +137,8 @@ class Rationalise(Prompt):
     """The answer is given, and a rationale for it is asked for (STaR's hint; Zelikman et al., 2022, arXiv 2203.14465).
 
     Args:
-        text: The user's turn, with {answer}; the class's own by default.
-        system: The system's turn, if there is one.
+        text: The user's turn, with {answer}; empty for the class's own.
+        system: The system's turn; empty for none.
     """
 
     own_text = (
@@ -157,8 +157,8 @@ class Rewrite(Prompt):
 
     Args:
         steps: The number.
-        text: The user's turn, with {rationale} and {steps}; the class's own by default.
-        system: The system's turn, if there is one.
+        text: The user's turn, with {rationale} and {steps}; empty for the class's own.
+        system: The system's turn; empty for none.
     """
 
     own_text = (
@@ -167,7 +167,7 @@ class Rewrite(Prompt):
     )
     places = ("question", "rationale", "steps")
 
-    def __init__(self, steps: int, text: str | None = None, system: str | None = None) -> None:
+    def __init__(self, steps: int, text: str = "", system: str = "") -> None:
         super().__init__(text, system)
         if steps < 1:
             raise UserError(f"Expected at least 1 step, got prompt.steps={steps}.")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -73,6 +73,12 @@ class Request:
         text = f"{self.sampling.seed}/{self.example.id}/{self.missing[0]}"
         return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=4).digest(), "big") >> 1
 
+    def parts(self, size: int | None) -> Iterator[Request]:
+        """The same in requests of so many samples at most; none where no sample is missing."""
+        size = size or len(self.keys) or 1
+        for at in range(0, len(self.keys), size):
+            yield replace(self, missing=self.missing[at : at + size], keys=self.keys[at : at + size])
+
     def only(self, wanted: Callable[[str], bool]) -> Request:
         """The same for those samples whose fingerprints are wanted."""
         left = [i for i, key in enumerate(self.keys) if wanted(key)]
@@ -114,6 +120,8 @@ class Client(ABC):
 
     width: int
     """Requests that are under way at once."""
+    samples_per_request: int | None
+    """Most samples of one request; None for no limit."""
 
     @property
     def retries(self) -> int:
