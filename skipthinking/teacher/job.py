@@ -92,7 +92,7 @@ class Job:
         narrowed = (request.only(lambda key: _open(key, places, retry_failed)) for request in self.requests())
         size = self.client.samples_per_request
         stream = (part for request in narrowed for part in request.parts(size))
-        with tqdm(total=total, initial=total - left, unit="completion", delay=2, leave=False) as bar:
+        with tqdm(total=total, initial=total - left, unit=" completions", delay=2, leave=False) as bar:
             asyncio.run(self._send(stream, _Keeper(self, records, bar)))
 
     async def _send(self, stream: Iterator[Request], keep: Callable[[list[Outcome]], None]) -> None:
