@@ -17,6 +17,7 @@ from skipthinking.teacher.retries import Patience, TransientError, retry_after
 
 __all__ = ["Endpoint"]
 
+_OPENAI = "https://api.openai.com/v1"  # said here: the client would take another one from its own variable
 _HIDDEN = "[key]"
 _NO_KEY = "none"  # servers of one's own ask for none, openai's client insists on one
 _SECRET = 8  # characters; a shorter key is a placeholder, and its letters are in every text
@@ -97,7 +98,7 @@ class Endpoint(Client):
                 "Expected the package openai, got none. Install it: pip install 'skipthinking[teacher]'."
             ) from error
         self._client = openai.AsyncOpenAI(
-            api_key=self._key or _NO_KEY, base_url=self.base_url, max_retries=0, timeout=None
+            api_key=self._key or _NO_KEY, base_url=self.base_url or _OPENAI, max_retries=0, timeout=None
         )
 
     async def close(self) -> None:
@@ -140,7 +141,7 @@ class Endpoint(Client):
         code, told = _error_of(_decoded(content))
         cause = self._clean(f"HTTP {status}: {told}" if told else f"HTTP {status}")
         if status in _FINAL or code in _FINAL_CODES:
-            where = self.base_url or "api.openai.com"
+            where = self.base_url or _OPENAI
             return UserError(
                 f"Expected model {self.model!r} at {where} with the key of {self.key_env}, got {cause}. Mend "
                 "client.model, client.base_url, the key or the account; the same command goes on from here."

@@ -5,19 +5,20 @@ from __future__ import annotations
 import asyncio
 import json
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 from tqdm import tqdm
 
+from skipthinking.data.importing import count
 from skipthinking.records import Example, UserError
 from skipthinking.report.files import write_json, write_jsonl
 from skipthinking.teacher.asking import Outcome, ask
 from skipthinking.teacher.choosing import Keep, judge
 from skipthinking.teacher.prompts import Prompt
-from skipthinking.teacher.records import Place, RecordFile, answered, failed
+from skipthinking.teacher.records import Place, RecordFile, answered, failed, index
 from skipthinking.teacher.requests import Client, Request, Sampling, request_for
 from skipthinking.teacher.tally import Tally, rationales
 
@@ -57,15 +58,23 @@ class Job:
         """One for every example, made as it is needed."""
         return (request_for(self.client, self.prompt, example, self.sampling) for example in self.examples)
 
-    def show(self) -> None:
+    def open_parts(self, places: Mapping[str, Place], retry_failed: bool) -> Iterator[Request]:
+        """The requests to send: for what is not on record, or for what has failed."""
+        for request in self.requests():
+            left = request.only(lambda key: _open(key, places, retry_failed))
+            yield from left.parts(self.client.samples_per_request)
+
+    def show(self, retry_failed: bool) -> None:
         """Prints the first prompt and how much there is to ask; touches no file and asks nobody."""
-        total = sum(len(request.keys) for request in self.requests())
-        first = next(self.requests())
-        for message in first.messages:
+        places = index(self.records) if self.records.exists() else {}
+        for message in next(self.requests()).messages:
             print(f"[{message['role']}]\n{message['content']}\n")
-        print(f"{total} completions of {len(self.examples)} questions from {json.dumps(dict(self.client.identity))}")
-        if self.records.exists():
-            print(f"some of them may be on record already: {self.records}")
+        total = sum(len(request.keys) for request in self.requests())
+        parts = [len(part.keys) for part in self.open_parts(places, retry_failed)]
+        print(
+            f"{total} completions of {count(len(self.examples), 'question')}, {total - sum(parts)} of them on record; "
+            f"{count(len(parts), 'request')} to {json.dumps(dict(self.client.identity))}"
+        )
 
     def run(self, retry_failed: bool) -> None:
         """Asks what is not on record, and writes the rationales.
@@ -79,7 +88,7 @@ class Job:
         total = sum(len(request.keys) for request in self.requests())  # and every prompt can be made
         with RecordFile(self.records) as records:
             places = records.index()
-            left = sum(_open(key, places, retry_failed) for request in self.requests() for key in request.keys)
+            left = sum(len(part.keys) for part in self.open_parts(places, retry_failed))
             if left:
                 self._ask(records, places, retry_failed, total, left)
             tally = Tally()
@@ -89,11 +98,8 @@ class Job:
 
     def _ask(self, records: RecordFile, places: dict[str, Place], retry_failed: bool, total: int, left: int) -> None:
         print(f"asking for {left} of {total} completions ({self.records})", file=sys.stderr)
-        narrowed = (request.only(lambda key: _open(key, places, retry_failed)) for request in self.requests())
-        size = self.client.samples_per_request
-        stream = (part for request in narrowed for part in request.parts(size))
         with tqdm(total=total, initial=total - left, unit=" completions", delay=2, leave=False) as bar:
-            asyncio.run(self._send(stream, _Keeper(self, records, bar)))
+            asyncio.run(self._send(self.open_parts(places, retry_failed), _Keeper(self, records, bar)))
 
     async def _send(self, stream: Iterator[Request], keep: Callable[[list[Outcome]], None]) -> None:
         await self.client.open()
@@ -146,7 +152,7 @@ class _Keeper:
         self.bar.update(len(rows))
 
 
-def _open(key: str, places: dict[str, Place], retry_failed: bool) -> bool:
+def _open(key: str, places: Mapping[str, Place], retry_failed: bool) -> bool:
     """Whether a completion is to be asked for."""
     place = places.get(key)
     return place is not None and place.failed if retry_failed else place is None

@@ -73,8 +73,11 @@ class Local(Client):
             revision=self.revision,
             trust_remote_code=self.trust_remote_code,
         )
-        self._student.prepare()
-        self._student.build()
+        try:
+            self._student.prepare()
+            self._student.build()
+        except UserError as error:
+            raise UserError(str(error).replace("model.student.name", "client.name")) from error
         self._student.eval().to(self.device or ("cuda" if torch.cuda.is_available() else "cpu"))
 
     async def close(self) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import fcntl
 import json
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from io import FileIO
 from pathlib import Path
@@ -15,7 +15,7 @@ from typing import Any
 from skipthinking.records import DataError, UserError
 from skipthinking.teacher.requests import Completion, Reply, Request
 
-__all__ = ["Place", "RecordFile", "answered", "failed"]
+__all__ = ["Place", "RecordFile", "answered", "failed", "index"]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -97,36 +97,14 @@ class RecordFile:
         os.fsync(self._file.fileno())
 
     def index(self) -> dict[str, Place]:
-        """Where the completion of every fingerprint stands; of several lines the last counts."""
-        places: dict[str, Place] = {}
-        for number, (offset, row) in enumerate(self._rows(), 1):
-            said = (row.get("key"), row.get("text", row.get("error"))) if isinstance(row, dict) else (None,)
-            if not all(isinstance(value, str) for value in said):
-                raise DataError(
-                    f"Expected a record file, got a line without key and text ({self.path}:{number}). Give another "
-                    "--out, or move the file away."
-                )
-            places[row["key"]] = Place(offset=offset, failed="error" in row)
-        return places
+        """What :func:`index` says of the file."""
+        return index(self.path)
 
     def read(self, place: Place) -> tuple[Completion | None, dict[str, Any]]:
         """The completion at a place, None for a failure, and its whole line."""
         self._lines.seek(place.offset)
         row = json.loads(self._lines.readline())
         return (None if place.failed else Completion(text=row["text"], finish=row.get("finish"))), row
-
-    def _rows(self) -> Iterator[tuple[int, Any]]:
-        offset = 0
-        with self.path.open("rb") as lines:
-            for number, line in enumerate(lines, 1):
-                try:
-                    yield offset, json.loads(line)
-                except ValueError as error:
-                    raise DataError(
-                        f"Expected a JSON object, got {' '.join(str(error).split())} ({self.path}:{number}). Remove "
-                        "the line; its question is asked again."
-                    ) from error
-                offset += len(line)
 
     def _mend(self) -> None:
         """Drops a last line that a kill cut short; one that lacks nothing but its end is kept."""
@@ -146,3 +124,37 @@ class RecordFile:
             self._file.truncate(size - len(torn))
         else:
             self._file.write(b"\n")
+
+
+def index(path: Path) -> dict[str, Place]:
+    """Where the completion of every fingerprint stands; of several lines the last counts. A torn last line is left out.
+
+    Raises:
+        DataError: The file holds something other than records.
+    """
+    places: dict[str, Place] = {}
+    offset = 0
+    with path.open("rb") as lines:
+        for number, line in enumerate(lines, 1):
+            if line.endswith(b"\n"):
+                row = _parsed(line, f"{path}:{number}")
+                places[row["key"]] = Place(offset=offset, failed="error" in row)
+                offset += len(line)
+    return places
+
+
+def _parsed(line: bytes, where: str) -> dict[str, Any]:
+    try:
+        row = json.loads(line)
+    except ValueError as error:
+        raise DataError(
+            f"Expected a JSON object, got {' '.join(str(error).split())} ({where}). Remove the line; its question is "
+            "asked again."
+        ) from error
+    said = (row.get("key"), row.get("text", row.get("error"))) if isinstance(row, dict) else (None,)
+    if not all(isinstance(value, str) for value in said):
+        raise DataError(
+            f"Expected a record file, got a line without key and text ({where}). Give another --out, or move the file "
+            "away."
+        )
+    return row

@@ -104,10 +104,10 @@ class Patience:
                 if failures == self.tries:
                     raise RefusedError(f"{error} ({failures} tries)" if failures > 1 else str(error)) from error
                 if not self.retries:
-                    print(f"a request failed and is sent again, as all will be: {error}", file=sys.stderr)
+                    print(
+                        f"sent again, as all that fails in passing, up to {self.tries} times: {error}", file=sys.stderr
+                    )
                 self.retries += 1
-                if error.after is not None:
-                    self._until = max(self._until, time.monotonic() + error.after)
-                else:
-                    await asyncio.sleep(self.wait(failures))
+                self._until = max(self._until, time.monotonic() + (error.after or 0.0))
+                await asyncio.sleep(self.wait(failures))
         raise AssertionError

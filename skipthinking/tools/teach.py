@@ -77,7 +77,7 @@ def teach(
         out=Path(out),
     )
     if dry_run:
-        job.show()
+        job.show(retry_failed)
         return
     try:
         job.run(retry_failed)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import socket
 import threading
@@ -15,6 +16,7 @@ from typing import Any
 
 from skipthinking.__main__ import main
 
+os.environ["NO_PROXY"] = "127.0.0.1"
 KEY = "sk-not-for-anyones-eyes-0123"
 
 

@@ -15,7 +15,7 @@ from loopback import rows
 
 from skipthinking.__main__ import main
 from skipthinking.records import Example, UserError
-from skipthinking.students import FromScratch
+from skipthinking.students import FromScratch, Student
 from skipthinking.tasks import generate
 from skipthinking.teacher.asking import Outcome, ask
 from skipthinking.teacher.local import Local
@@ -70,6 +70,18 @@ def test_a_completion_does_not_depend_on_its_batch(folder: Path) -> None:
     assert len(set(alone.values())) > 12
     assert _texts(Local(str(folder), batch_size=5), _examples(12), samples=2) == alone
     assert _texts(Local(str(folder), batch_size=24), _examples(12), samples=2) == alone
+
+
+def test_batches_are_full(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    sizes, generate = [], Student.generate
+
+    def spy(self: Any, prompts: Any, *args: Any, **settings: Any) -> Any:
+        sizes.append(len(prompts))
+        return generate(self, prompts, *args, **settings)
+
+    monkeypatch.setattr(Student, "generate", spy)
+    _texts(Local(str(folder), batch_size=5), _examples(4), samples=6)
+    assert sizes == [5, 5, 5, 5, 4]
 
 
 def test_another_seed_says_something_else_and_temperature_0_is_greedy(folder: Path) -> None:
@@ -171,7 +183,9 @@ def test_a_model_out_of_reach_is_told(tmp_path: Path, capsys: pytest.CaptureFixt
     path = tmp_path / "q.jsonl"
     path.write_text(json.dumps({"question": "Two?", "answer": "#### 2"}) + "\n")
     assert _teach(path, tmp_path / "nowhere", tmp_path) == 2
-    assert "nowhere" in capsys.readouterr().err.splitlines()[-1]
+    told = capsys.readouterr().err.splitlines()[-1]
+    assert "nowhere" in told
+    assert "Mend client.name" in told
     assert [entry.name for entry in tmp_path.iterdir()] == ["q.jsonl"]
     with pytest.raises(UserError, match="batch_size"):
         Local("x", batch_size=0)

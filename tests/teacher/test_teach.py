@@ -216,8 +216,24 @@ def test_a_dry_run_shows_the_first_prompt_and_touches_nothing(tmp_path: Path, ca
         assert server.count == 0
     out = capsys.readouterr().out
     assert out.startswith("[system]\nYou add.\n\n[user]\nWhat is 0 + 0?\n")
-    assert "18 completions of 6 questions" in out
+    assert "18 completions of 6 questions, 0 of them on record; 6 requests to " in out
     assert [path.name for path in tmp_path.iterdir()] == ["questions.jsonl"]
+
+
+def test_a_dry_run_counts_what_is_left(tmp_path: Path, capsys: Captured) -> None:
+    with Loopback() as server:
+        assert teach(tmp_path, server, "--samples", 3) == 0
+        records = tmp_path / "out.records"
+        torn = records.read_bytes() + b'{"key": "'
+        records.write_bytes(torn)
+        words = ["--samples", 4, "--client.samples_per_request", 1]
+        capsys.readouterr()
+        assert teach(tmp_path, server, *words, "--dry_run", "true") == 0
+        assert "24 completions of 6 questions, 18 of them on record; 6 requests to " in capsys.readouterr().out
+        assert records.read_bytes() == torn
+        before = server.count
+        assert teach(tmp_path, server, *words) == 0
+        assert server.count == before + 6
 
 
 # --------------------------------------------------------------------------------------------------- mistakes
