@@ -85,6 +85,6 @@ async def _send(client: Client, request: Request) -> Outcome:
 def _check(failures: int, stop_after: int, cause: str) -> None:
     if failures >= stop_after:
         raise UserError(
-            f"Expected replies, got {failures} failures in a row, the last of them: {cause.rstrip('.')}. Mend the cause; "
+            f"Expected replies, got {failures} failures in a row, the last of them: {cause.rstrip('.')}. Mend that; "
             "then the same command goes on, and with --retry_failed true it asks again what failed."
         )

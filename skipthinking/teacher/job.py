@@ -109,6 +109,7 @@ class Job:
             await self.client.close()
 
     def _rows(self, records: RecordFile, tally: Tally) -> Iterator[dict[str, Any]]:
+        """All rows, then the report; where there is no row an error, so that an older file stays."""
         yield from rationales(self.requests(), records, records.index(), self.keep, self.lenient, tally)
         print("\n".join(tally.lines()))
         if not tally.answered:

@@ -104,9 +104,7 @@ class Patience:
                 if failures == self.tries:
                     raise RefusedError(f"{error} ({failures} tries)" if failures > 1 else str(error)) from error
                 if not self.retries:
-                    print(
-                        f"sent again, as all that fails in passing, up to {self.tries} times: {error}", file=sys.stderr
-                    )
+                    print(f"what fails in passing is sent {self.tries} times: {error}", file=sys.stderr)
                 self.retries += 1
                 self._until = max(self._until, time.monotonic() + (error.after or 0.0))
                 await asyncio.sleep(self.wait(failures))
