@@ -164,7 +164,7 @@ def test_the_report_counts_every_completion_once(tmp_path: Path, capsys: Capture
             0: [right, loud, "I add. Therefore, the answer is 0. Bye!", right],
             1: ["Therefore, the answer is 4.", "No idea.", "", "It is 3."],
         }
-        return Answer(texts=texts.get(number, [right] * 4), finish="length" if number == 2 else "stop")
+        return Answer(texts=texts.get(number, [right] * 4), finish="length" if number == 2 else "stop", wait=0.02)
 
     with Loopback(mixed) as server:
         assert teach(tmp_path, server, "--samples", 4, "--keep", "Correct") == 0
@@ -182,6 +182,10 @@ def test_the_report_counts_every_completion_once(tmp_path: Path, capsys: Capture
     assert found["tokens"] == "60 read, 120 written"
     said = json.loads((tmp_path / "out.report").read_text())
     assert said["verdicts"] == {"correct": 16, "wrong": 1, "unparsable": 3, "cut off": 4}
+    took = [row.get("seconds") for row in rows(tmp_path / "out.records")]
+    assert said["seconds"] == pytest.approx(sum(seconds or 0 for seconds in took))
+    assert sum(seconds is not None for seconds in took) == 6  # one per request
+    assert 6 * 0.02 < said["seconds"] < 6
     assert (said["kept"], said["seed"], said["teacher"]["model"]) == (5, 0, "adder")
     texts = [row["rationale"] for row in rows(tmp_path / "out.jsonl") if row["id"].startswith("q0")]
     assert texts == ["We add the two numbers.", "I add."]
