@@ -70,7 +70,7 @@ class Endpoint(Client):
         self.extra = dict(extra or {})
         self._patience = Patience(tries, first_wait, longest_wait, longest_pause)
         self._client: Any = None
-        self._key = ""
+        self._key, self._answered = "", False
         _check_address(base_url)
         _check_name(key_env)
 
@@ -134,13 +134,17 @@ class Endpoint(Client):
             raise self._failure(error.status_code, error.response.headers, error.response.content) from None
         except openai.APIConnectionError as error:
             raise TransientError(self._clean(f"no connection: {error.__cause__ or error}")) from None
-        return read_reply(self._hide(_decoded(response.content)), len(request.missing), time.monotonic() - start)
+        reply = read_reply(self._hide(_decoded(response.content)), len(request.missing), time.monotonic() - start)
+        self._answered = True
+        return reply
 
     def _failure(self, status: int, headers: Mapping[str, str], content: bytes) -> Exception:
         """What an HTTP error means: for this attempt, for this question, or for all."""
         code, told = _error_of(_decoded(content))
         cause = self._clean(f"HTTP {status}: {told}" if told else f"HTTP {status}")
-        if status in _FINAL or code in _FINAL_CODES:
+        # Some servers say 400 of an unknown model. Once there was a reply, it is the question.
+        unknown = not self._answered and status in (400, 422) and _names(told, self.model)
+        if status in _FINAL or code in _FINAL_CODES or unknown:
             where = self.base_url or _OPENAI
             return UserError(
                 f"Expected model {self.model!r} at {where} with the key of {self.key_env}, got {cause}. Mend "
@@ -207,6 +211,10 @@ def _error_of(content: str) -> tuple[str | None, str]:
         return None, str(error)
     code = error.get("code") if isinstance(error.get("code"), str) else None
     return code, str(error.get("message") or error.get("detail") or content)
+
+
+def _names(text: str, model: str) -> bool:
+    return re.search(rf"(?<![\w-]){re.escape(model)}(?![\w-])", text) is not None
 
 
 def _check_address(base_url: str | None) -> None:

@@ -26,7 +26,7 @@ PASSING = {
     "408": Answer(status=408),
     "500": Answer(status=500, body="oops"),
     "503": Answer(status=503, body='{"detail": "loading"}'),
-    "timeout": Answer(wait=1.0),
+    "timeout": Answer(wait=2.5),
     "a byte now and then": Answer(drip=0.05),
     "dropped": Answer(drop=True),
     "truncated": Answer(cut=40),
@@ -48,7 +48,7 @@ def _key(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.parametrize("fault", PASSING.values(), ids=PASSING)
 def test_what_passes_is_sent_again_and_every_question_answered_once(fault: Answer, tmp_path: Path) -> None:
     with Loopback(lambda number, body: fault if number in (0, 3) else Answer()) as server:
-        assert teach(tmp_path, server, "--client.timeout", 0.4) == 0
+        assert teach(tmp_path, server, "--client.timeout", 1.0 if fault.wait or fault.drip else 30) == 0
         assert server.count == 6 + 2
     found = rows(tmp_path / "out.jsonl")
     assert [row["id"] for row in found] == [f"q{i}/0" for i in range(6)]
@@ -100,6 +100,16 @@ def test_a_refused_question_is_recorded_and_the_others_go_on(tmp_path: Path, cap
         assert total(server.seen[-1].asked) == 6
     assert len(rows(tmp_path / "out.jsonl")) == 6
     assert "failed               0\n" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("at", [0, 3])
+def test_a_refusal_that_names_the_model_is_the_models_until_there_was_a_reply(at: int, tmp_path: Path) -> None:
+    """transformers serve says 400 of an unknown model; a proxy may name the model in what it says of one question."""
+    refusal = Answer(status=400, body=json.dumps({"detail": "This server has 'subtracter', not 'adder'."}))
+    with Loopback(lambda number, body: refusal if number >= at else Answer()) as server:
+        assert teach(tmp_path, server, "--client.concurrency", 1, "--stop_after", 2) == 2
+        assert server.count == (1 if at == 0 else at + 2)
+    assert (tmp_path / "out.records").exists() == (at > 0)
 
 
 def test_failed_questions_are_retried_alone(tmp_path: Path) -> None:
@@ -165,7 +175,7 @@ def test_nobody_asks_before_retry_after_is_over(form: str, tmp_path: Path) -> No
         assert server.count == 7
         gap = server.seen[1].time - server.seen[0].time
     assert gap >= (wait if form != "date" else wait - 1.05)
-    assert gap < wait + 1.0
+    assert gap < wait + 3.0
 
 
 def test_a_pause_holds_for_all_requests(tmp_path: Path) -> None:
@@ -175,7 +185,7 @@ def test_a_pause_holds_for_all_requests(tmp_path: Path) -> None:
         assert teach(tmp_path, server, "--client.concurrency", 3, count=12) == 0
         assert server.count == 13
         times = sorted(row.time for row in server.seen)
-    assert sum(time < times[0] + 0.45 for time in times) <= 4  # the first three, and one that was on its way
+    assert sum(time < times[0] + 0.45 for time in times) <= 5  # the first three, and what was on its way
 
 
 def test_waits_double_up_to_a_limit_and_up_to_a_half_is_taken_off() -> None:

@@ -102,4 +102,4 @@ def test_an_unknown_model_is_told_by_its_cause(url: str, tmp_path: Path, capsys:
     assert _teach(tmp_path, url, "nobody/nothing") == 2
     told = capsys.readouterr().err.splitlines()[-1]
     assert "nobody/nothing" in told
-    assert not (tmp_path / "out.jsonl").exists()
+    assert [path.name for path in tmp_path.iterdir()] == ["questions.jsonl"]  # nobody else was asked for
