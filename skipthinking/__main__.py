@@ -11,6 +11,7 @@ TOOLS = {
     "show": "skipthinking.report.show:show",
     "suite": "skipthinking.tools.suite:suite",
     "summary": "skipthinking.report.summary:summary",
+    "teach": "skipthinking.tools.teach:teach",
 }
 TRAINING = ("fit", "validate", "test", "predict", "annotate")
 HELP = """usage: python -m skipthinking COMMAND [--config FILE] [options]
@@ -29,6 +30,7 @@ tools:
   summary    print the summary of a finished run
   compare    compare finished runs: compare runs/*
   suite      methods x tasks x seeds: run what is not done yet, and compare
+  teach      ask a teacher for rationales, and write those with the right answer
   show       draw annotated examples: stages, loss per step, skipped chunks
 
 examples:
