@@ -116,7 +116,7 @@ def select(costs: Floats, clusters: Ints, budget: float, diversity: float) -> ND
     r"""A set S with cost :math:`\Delta H(S) \le` budget and at least half of the greatest possible value.
 
     The value f(S) of :func:`value` is non-negative, monotone and submodular, the constraint is a knapsack. This is
-    Greedy+Max (Yaroslavtsev, Zhou and Avdiukhin, AISTATS 2020, arXiv 1910.05646): of every prefix of the density greedy
+    Greedy+Max (Yaroslavtsev, Zhou and Avdiukhin, AISTATS 2020): of every prefix of the density greedy
     with the one question that then adds most and still fits, the best. It has f(S) >= f(OPT) / 2. Proof: let o be OPT's
     dearest question and G_0, G_1, ... the prefixes that leave room for it. All others of OPT fit as well there. If
     f(G_j + o) < f(OPT) / 2 for all of these j, the others would add at least f(OPT) / 2 to G_j, so that each greedy
