@@ -49,8 +49,9 @@ class MaskGenerator(nn.Module):
 
 def _positions(size: int, width: int) -> Tensor:
     """Sines and cosines of the positions, shape (size, width)."""
-    rates = torch.exp(torch.arange(0, width, 2) * (-math.log(10000.0) / width))
-    angles = torch.arange(size)[:, None] * rates[None]
+    # float32 by name: under half precision the default is too coarse to tell positions apart
+    rates = torch.exp(torch.arange(0, width, 2, dtype=torch.float32) * (-math.log(10000.0) / width))
+    angles = torch.arange(size, dtype=torch.float32)[:, None] * rates[None]
     return torch.stack([angles.sin(), angles.cos()], dim=-1).flatten(1)[:, :width]
 
 

@@ -170,7 +170,7 @@ class KeypointWeighter(Distiller):
         nll_N = self._masked_nll(batch, rows, masks_BR)
         chosen_BL = batch.weights_BL > 0
         owner_N = torch.arange(len(rows), device=self.device)[:, None].expand_as(chosen_BL)[chosen_BL]
-        steps_B = torch.tensor([float(len(row.steps)) for row in rows], device=self.device)
+        steps_B = nll_N.new_tensor([len(row.steps) for row in rows])
         answer_B = torch.zeros_like(steps_B).index_add(0, owner_N, nll_N) * steps_B
         masks_B = (masks_BR * inside_BR).sum(dim=1) * chosen_BL.any(dim=1)
         return answer_B, masks_B, torch.sigmoid(logits_BR.detach()[inside_BR]).mean()

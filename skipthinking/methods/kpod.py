@@ -169,6 +169,13 @@ class KPOD(Distiller):
             self.token_weights = read_weights(self._weights_path(Path(self.trainer.default_root_dir)), encoded)
         if self.progressive and self.plan is None:
             self._make_plan(encoded)
+        for kept in (self.token_weights, self.plan):
+            strange = [row.id for row in encoded if kept is not None and row.id not in kept]
+            if strange:
+                raise UserError(
+                    f"Expected the examples that the checkpoint knows, got {strange[0]!r}, which it does not. Go on "
+                    "with the same data, or start a new run."
+                )
         weights = self.token_weights if self.weigh_tokens else None
         return {
             row.id: {
