@@ -82,6 +82,8 @@ def test_clusters_do_not_depend_on_order() -> None:
     groups = [{found[f"q{i:03}"] for i in range(start, 60, 3)} for start in range(3)]
     assert all(len(group) == 1 for group in groups)
     assert len(set.union(*groups)) == 3
+    cloud = {f"q{i:03}": rng.normal(size=4) for i in range(60)}  # here it would matter where k-means begins
+    assert cluster(cloud, 5, seed=1) == cluster(dict(reversed(cloud.items())), 5, seed=1)
 
 
 def test_questions_that_are_all_alike_are_one_cluster() -> None:
