@@ -20,12 +20,12 @@ training commands (options: COMMAND --help):
   validate   answer the validation examples
   test       answer the test sets
   predict    answer --question "..." or a file, --questions FILE
-  annotate   search chunks and skips of the training examples, and write them
+  annotate   search chunks and skips of the training examples, or weigh their tokens, and write them
 
 tools:
   generate   write examples of a built-in task as JSONL
   summary    print the summary of a finished run
-  show       draw annotated examples: stages, loss per step, skipped chunks
+  show       draw annotated examples: stages, loss per step, skipped chunks, token weights
 
 examples:
   python -m skipthinking fit --config experiments/quickstart.yaml

@@ -71,7 +71,7 @@ class SkipTrainer(L.Trainer):
         self, model: L.LightningModule, datamodule: RationaleDataModule, ckpt_path: str | None = None,
         weights_only: bool | None = None,
     ) -> None:  # fmt: skip
-        """Searches chunks and skips of the training examples with the student as it is; writes annotations.jsonl."""
+        """Annotates the training examples with the student as it is; writes annotations.jsonl."""
         datamodule.annotating = True
         self.predict(
             model, datamodule=datamodule, ckpt_path=ckpt_path, weights_only=weights_only, return_predictions=False

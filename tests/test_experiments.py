@@ -62,7 +62,8 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for path in (svamp, gsm8k, hub / "main"):
         path.mkdir(parents=True)
     told = [{"instruction": r.question, "output": f" {r.rationale} The answer is {r.answer}"} for r in train]
-    (svamp / "chatgpt_level6.json").write_text(json.dumps(told))
+    for level in (5, 6):
+        (svamp / f"chatgpt_level{level}.json").write_text(json.dumps(told))
     asked = [{"ID": f"chal-{i}", "Body": r.question.rpartition(". ")[0] + ".", "Equation": "",
               "Question": r.question.rpartition(". ")[2], "Answer": float(r.answer), "Type": ""}
              for i, r in enumerate(test)]  # fmt: skip
@@ -82,7 +83,7 @@ def test_there_are_experiments() -> None:
     assert names >= {
         f"{method}_{student}" for method in ("cwt", "stt") for student in ("phi3", "qwen2", "gpt2", "flan_t5")
     }
-    assert names >= {"kpod_quick", "kpod_phi3", "kpod_llama7b", "kpod_flan_t5_large"}
+    assert names >= {"kpod_quick", "kpod_phi3", "kpod_llama7b", "kpod_flan_t5_large", "kpod_svamp"}
     assert {path.stem for path in ADDED} >= {"wandb"}
 
 

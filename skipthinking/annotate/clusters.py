@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from skipthinking.records import DataError, UserError
 
-__all__ = ["cluster", "glove_embeddings", "input_embeddings"]
+__all__ = ["check_clusters", "cluster", "glove_embeddings", "input_embeddings"]
 
 Vectors = dict[str, NDArray[np.float32]]
 

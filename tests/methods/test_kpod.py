@@ -224,6 +224,20 @@ def test_resume_after_a_kill_in_the_weighter_changes_no_bit(
     _assert_same(tmp_path / "tiny", oracle)
 
 
+def test_resume_after_a_kill_between_the_parts_changes_no_bit(oracle: Path, run: Run, tmp_path: Path) -> None:
+    """The weighter is trained, its annotation is not written; then it is, and the schedule is not."""
+
+    def pull(*_: Any) -> None:
+        raise PulledPlugError
+
+    for kind, place in ((KeypointWeighter, "annotate"), (KPOD, "_make_plan")):
+        with pytest.MonkeyPatch.context() as patch, pytest.raises(PulledPlugError):
+            patch.setattr(kind, place, pull)
+            run("fit", *OWN, "--ckpt_path", "last")
+    assert run("fit", *OWN, "--ckpt_path", "last") == 0
+    _assert_same(tmp_path / "tiny", oracle)
+
+
 @pytest.mark.parametrize("step", [1, 5, 9, 16])
 def test_resume_after_a_kill_in_the_training_changes_no_bit(step: int, oracle: Path, run: Run, tmp_path: Path) -> None:
     with pytest.raises(PulledPlugError):
@@ -413,3 +427,26 @@ def test_wrong_settings_are_refused_by_the_class_itself() -> None:
         KPOD(student=FromScratch(), weighter_epochs=0)
     with pytest.raises(UserError, match="alpha"):
         KeypointWeighter(student=FromScratch(), alpha=-1)
+
+
+# -------------------------------------------------------------------------------- the measure of weights
+
+
+def test_the_measure_of_weights_knows_core_tokens_and_the_area_under_the_curve(
+    oracle: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import runpy
+
+    from conftest import ROOT
+
+    script = runpy.run_path(str(ROOT / "experiments" / "keypoints.py"))
+    # Pairs (positive, negative): (3, 1), (3, 2), (2, 1) are in order, (2, 2) is a tie: 3.5 of 4.
+    assert script["auc"](np.array([1.0, 2.0, 3.0, 2.0]), np.array([False, True, True, False])) == 3.5 / 4
+    tokens, text = [" Add", " 1", "2", " and", " 3", "."], "Add 12 and 3."
+    found = script["core_tokens"](tokens, text, [[4, 6], [11, 12]])  # "12" is two tokens, "3" shares none with "."
+    assert found == [False, True, True, False, True, False]
+    path = oracle / "weighter" / "annotations.jsonl"
+    words = ["keypoints.py", "--file", str(path), "--task", "coin_flip", "--size", "24"]
+    monkeypatch.setattr("sys.argv", words)
+    script["main"]()
+    assert "area under the ROC curve: 0." in capsys.readouterr().out
