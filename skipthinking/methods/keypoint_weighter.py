@@ -44,13 +44,15 @@ class KeypointWeighter(Distiller):
     Departures: the transformer is the given student (the paper: FlanT5-Large), and the generator reads that student's
     input embeddings, as they are (no gradient goes back to them); see MaskGenerator for its layers. The warm-up is
     ours, for a transformer that is not trained yet and to which every token would look useless: it learns to go on
-    from a random part of the rationale, as well as to answer from it, before any part is judged.
+    from a random part of the rationale, as well as to answer from it, before any part is judged. So is the ramp.
 
     Args:
         student: The transformer that predicts the answer: a copy of the student, or another with its tokenizer.
         alpha: Weight of L_m, what keeping a token costs, in nats.
         temperature: Temperature of Gumbel-Softmax.
         warmup_epochs: Epochs before the masks are learned.
+        ramp_epochs: Epochs behind these over which alpha rises from 0: a price that all tokens have to pay before any
+            has shown its worth may mask even those that are worth it.
         train_predictor: Whether the transformer is trained on; else only the generator, and there is no warm-up.
         kwargs: See Distiller.
     """
@@ -61,14 +63,16 @@ class KeypointWeighter(Distiller):
         alpha: float = 0.5,
         temperature: float = 0.5,
         warmup_epochs: int = 0,
+        ramp_epochs: float = 0.0,
         train_predictor: bool = True,
         **kwargs: Any,
     ) -> None:
         super().__init__(student, **kwargs)
-        if not (alpha >= 0 and temperature > 0 and warmup_epochs >= 0):
+        if not (alpha >= 0 and temperature > 0 and warmup_epochs >= 0 and ramp_epochs >= 0):
             raise UserError(
                 "Expected an alpha of at least 0, a temperature above 0 and 0 or more epochs, got "
-                f"alpha={alpha}, temperature={temperature}, warmup_epochs={warmup_epochs} of KeypointWeighter."
+                f"alpha={alpha}, temperature={temperature}, warmup_epochs={warmup_epochs}, ramp_epochs={ramp_epochs} "
+                "of KeypointWeighter."
             )
         if warmup_epochs and not train_predictor:
             raise UserError(
@@ -76,7 +80,7 @@ class KeypointWeighter(Distiller):
                 "train_predictor=false of KeypointWeighter. Change one of them."
             )
         self.alpha, self.temperature = alpha, temperature
-        self.warmup_epochs, self.train_predictor = warmup_epochs, train_predictor
+        self.warmup_epochs, self.ramp_epochs, self.train_predictor = warmup_epochs, ramp_epochs, train_predictor
         self.generator: MaskGenerator | None = None
         self._rows: dict[str, Encoded] = {}
 
@@ -141,7 +145,7 @@ class KeypointWeighter(Distiller):
             share, mean = self._warm_up(batch)
         else:
             answer_B, masks_B, mean = self.losses(batch)
-            share = (answer_B + self.alpha * masks_B).sum() / batch.totals_K[0]
+            share = (answer_B + self.price() * masks_B).sum() / batch.totals_K[0]
             self.log("train/answer_nll", answer_B.detach().mean(), batch_size=len(batch.ids))
         self.check_finite(share, batch, batch_idx)
         self.target_tokens += batch.targets
@@ -150,6 +154,11 @@ class KeypointWeighter(Distiller):
         self.log("train/loss", loss.detach(), prog_bar=True, batch_size=len(batch.ids))
         self.log("train/mean_weight", mean, prog_bar=True, batch_size=len(batch.ids))
         return loss
+
+    def price(self) -> float:
+        """Alpha as it is now. It follows optimiser steps, so that accumulation and ranks change nothing."""
+        done = self.global_step / (self.steps_per_epoch or 1) - self.warmup_epochs
+        return self.alpha * min(1.0, max(0.0, done / self.ramp_epochs)) if self.ramp_epochs else self.alpha
 
     def _warm_up(self, batch: Batch) -> tuple[Tensor, Tensor]:
         """The share of a step's mean token NLL behind random masks; and the mean weight of all tokens."""

@@ -196,6 +196,15 @@ def test_a_batch_counts_its_instances() -> None:
     assert float(batch.totals_K[0]) == pytest.approx(len(world.encoded), rel=1e-6)
 
 
+def test_alpha_rises_behind_the_warm_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    world = World(alpha=0.4, warmup_epochs=1, ramp_epochs=2)
+    world.weighter.steps_per_epoch = 10
+    for step, expected in {10: 0.0, 15: 0.1, 20: 0.2, 30: 0.4, 99: 0.4}.items():
+        monkeypatch.setattr(KeypointWeighter, "global_step", step)
+        assert world.weighter.price() == pytest.approx(expected)
+    assert World(alpha=0.4).weighter.price() == 0.4
+
+
 def test_in_the_warm_up_the_prefix_is_a_target_too() -> None:
     world = World(warmup_epochs=1)
     warm, cold = world.cut([2] * 6, epoch=0), world.cut([2] * 6, epoch=1)
@@ -286,7 +295,7 @@ def test_weights_of_another_tokenizer_are_told(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "wrong", [{"alpha": -1.0}, {"temperature": 0.0}, {"warmup_epochs": -1},
+    "wrong", [{"alpha": -1.0}, {"temperature": 0.0}, {"warmup_epochs": -1}, {"ramp_epochs": -1.0},
               {"warmup_epochs": 1, "train_predictor": False}],
 )  # fmt: skip
 def test_settings_that_make_no_sense_are_named(wrong: dict[str, Any]) -> None:
