@@ -89,6 +89,7 @@ class KPOD(Distiller):
         self.weights_file, self.weighter_epochs = weights, weighter_epochs
         self.weigh_tokens, self.weigh_difficulty, self.progressive = weigh_tokens, weigh_difficulty, progressive
         self.stages, self.clusters, self.glove = stages, clusters, glove
+        self._predictor = (predictor,)  # in a tuple, so that it is no part of this model
         self.schedule = Schedule(
             stages=1 if stages is None else stages,
             exponent=exponent,
@@ -111,7 +112,8 @@ class KPOD(Distiller):
         """The run that learns the token weights: on the same data, with the same trainer, from this run's own config.
 
         It is a run by itself, so that it is logged, killed, resumed and spread over processes as any other; it ends
-        before this one begins, so that neither knows of the other's optimiser or epochs.
+        before this one begins, so that neither knows of the other's optimiser or epochs. Only the command line starts
+        it: a trainer by itself needs ``weights``.
         """
         if self.progressive:
             self._schedule(config["trainer"]["max_epochs"])
@@ -122,6 +124,7 @@ class KPOD(Distiller):
             return None
         if self.weights_file is not None:
             read_weights(Path(self.weights_file), [])  # tells that it is missing
+        self._check_predictor()
         own = config["model"]["init_args"]
         weighter = own["weighter"]
         if isinstance(weighter, str):
@@ -136,6 +139,21 @@ class KPOD(Distiller):
             "checkpoint_every": config["checkpoint_every"], "trainer": trainer, "data": config["data"],
             "model": {**weighter, "init_args": {**weighter.get("init_args", {}), "student": student}},
         }  # fmt: skip
+
+    def _check_predictor(self) -> None:
+        """Sees that the weights will be of the student's tokens, where both tokenizers are there to be compared.
+
+        Raises:
+            UserError: They will not.
+        """
+        (predictor,) = self._predictor
+        if predictor is None or predictor.trains_tokenizer or self.student.trains_tokenizer:
+            return
+        if predictor.make_tokenizer((), ()).get_vocab() != self.student.make_tokenizer((), ()).get_vocab():
+            raise UserError(
+                "Expected a predictor with the student's tokenizer, got one with another vocabulary. Choose a model of "
+                "the student's family for model.predictor, or leave it out."
+            )
 
     def _weights_path(self, folder: Path) -> Path:
         return Path(self.weights_file) if self.weights_file is not None else folder / _WEIGHTER / "annotations.jsonl"

@@ -18,6 +18,7 @@ from skipthinking.annotate.weights import unpack
 from skipthinking.methods import KPOD, KeypointWeighter
 from skipthinking.records import Example, UserError
 from skipthinking.students import FromScratch
+from skipthinking.students.scratch import train_tokenizer
 from skipthinking.tasks import generate
 
 Run = Callable[..., int]
@@ -315,7 +316,9 @@ def test_other_architectures_train(architecture: str, run: Run) -> None:
     assert run("fit", *OWN, *student) == 0
 
 
-def test_lora_trains_and_another_transformer_may_learn_the_weights(run: Run, tmp_path: Path) -> None:
+def test_lora_trains_and_another_transformer_may_learn_the_weights(
+    run: Run, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     assert run("fit", "--run", "base", "--trainer.max_epochs", 1) == 0
     base = tmp_path / "base" / "student"
     student = {"class_path": "Pretrained", "init_args": {"name": str(base), "lora": {"r": 2}}}
@@ -326,6 +329,12 @@ def test_lora_trains_and_another_transformer_may_learn_the_weights(run: Run, tmp
     assert run("fit", "--run", "other", *words, "--model.predictor", json.dumps(small)) == 0
     held = _state(tmp_path / "other" / "weighter")["state_dict"]
     assert held["generator.mask"].shape == (8,)
+    assert not any("predictor" in name for name in _state(tmp_path / "other")["state_dict"])
+    train_tokenizer(["Some other text."], 512, 10).save_pretrained(tmp_path / "strange")
+    small["init_args"]["tokenizer"] = str(tmp_path / "strange")  # type: ignore[index]
+    assert run("fit", "--run", "strange", *words, "--model.predictor", json.dumps(small)) == 2
+    assert "model.predictor" in capsys.readouterr().err
+    assert not (tmp_path / "strange" / "weighter").exists()
 
 
 @pytest.mark.parametrize(
