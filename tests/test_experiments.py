@@ -26,6 +26,9 @@ STUDENTS = {  # hub name: architecture and config of its stand-in; only a tokeni
     "Qwen/Qwen2-1.5B-Instruct": ("qwen2", {"hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 1,
                                            "num_attention_heads": 2, "num_key_value_heads": 2}),
     "openai-community/gpt2": ("gpt2", {"n_embd": 16, "n_layer": 1, "n_head": 2}),
+    "huggyllama/llama-7b": ("llama", {"hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 1,
+                                      "num_attention_heads": 2, "num_key_value_heads": 2}),
+    "google/flan-t5-large": ("t5", {"d_model": 16, "d_kv": 8, "d_ff": 32, "num_layers": 1, "num_heads": 2}),
     "google/flan-t5-base": ("t5", {"d_model": 16, "d_kv": 8, "d_ff": 32, "num_layers": 1, "num_heads": 2}),
     "google/flan-t5-small": None,
 }  # fmt: skip
@@ -59,7 +62,8 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for path in (svamp, gsm8k, hub / "main"):
         path.mkdir(parents=True)
     told = [{"instruction": r.question, "output": f" {r.rationale} The answer is {r.answer}"} for r in train]
-    (svamp / "chatgpt_level6.json").write_text(json.dumps(told))
+    for level in (5, 6):
+        (svamp / f"chatgpt_level{level}.json").write_text(json.dumps(told))
     asked = [{"ID": f"chal-{i}", "Body": r.question.rpartition(". ")[0] + ".", "Equation": "",
               "Question": r.question.rpartition(". ")[2], "Answer": float(r.answer), "Type": ""}
              for i, r in enumerate(test)]  # fmt: skip
@@ -79,6 +83,7 @@ def test_there_are_experiments() -> None:
     assert names >= {
         f"{method}_{student}" for method in ("cwt", "stt") for student in ("phi3", "qwen2", "gpt2", "flan_t5")
     }
+    assert names >= {"kpod_quick", "kpod_phi3", "kpod_llama7b", "kpod_flan_t5_large", "kpod_svamp"}
     assert {path.stem for path in ADDED} >= {"wandb"}
 
 

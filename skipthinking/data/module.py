@@ -228,6 +228,7 @@ class RationaleDataModule(L.LightningDataModule):
             self._searched = epoch
         kept = method.keep(epoch, self.encoded, self._chunks)
         losses = self._losses(epoch) if "stage" in needs and self.stage_sampling == "loss" else {}
+        own = method.own_notes(epoch, self.encoded)
         notes: dict[str, dict[str, Any]] = {}
         for encoded in self.encoded:
             note: dict[str, Any] = {"epoch": epoch}
@@ -240,7 +241,7 @@ class RationaleDataModule(L.LightningDataModule):
                     self.stage_sampling, len(shown) + 1,
                     seed=self.seed, epoch=epoch, id=encoded.id, losses=_of_shown(losses.get(encoded.id), note["kept"]),
                 )  # fmt: skip
-            notes[encoded.id] = note
+            notes[encoded.id] = note | dict(own.get(encoded.id, {}))
         return notes
 
     def searched_chunks(self) -> dict[str, tuple[Span, ...]]:

@@ -165,13 +165,25 @@ class Student(nn.Module, ABC):
 
     # ----------------------------------------------------------------------------------------- use
 
-    def token_nll(self, batch: Batch) -> Tensor:
+    def token_nll(self, batch: Batch, change: Callable[[Tensor], Tensor] | None = None) -> Tensor:
         """NLL of every token with weight > 0, in row-major order, float32, shape (N,).
 
         Only target positions reach the vocabulary. A causal batch is right-padded, so its padding is behind every token
         and needs no mask.
+
+        Args:
+            batch: The batch.
+            change: Changes the input embeddings, shape (B, L, D), before the model sees them: those of prompt and
+                completion but for the last token; of an encoder-decoder student those of the prompt.
         """
-        return target_nll(self.model, *self._inputs(batch))
+        keep, targets, inputs = self._inputs(batch)
+        if change is not None:
+            inputs["inputs_embeds"] = change(self.embeddings(inputs.pop("input_ids")))
+        return target_nll(self.model, keep, targets, inputs)
+
+    def embeddings(self, ids: Tensor) -> Tensor:
+        """Input embeddings of token ids, shape (*ids.shape, D)."""
+        return self.model.get_input_embeddings()(ids)
 
     def token_scores(self, batch: Batch) -> Tensor:
         """NLL of the same tokens, and 1 where greedy decoding would choose them; shape (N, 2)."""
