@@ -22,6 +22,7 @@ from lightning.pytorch.utilities.exceptions import MisconfigurationException, SI
 from lightning.pytorch.utilities.warnings import PossibleUserWarning
 
 import skipthinking.annotate.chunks
+import skipthinking.annotate.cuts
 import skipthinking.annotate.skips
 import skipthinking.data.encoding
 import skipthinking.data.sources

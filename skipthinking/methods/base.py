@@ -57,6 +57,8 @@ class Distiller(L.LightningModule, ABC):
     """Notes that :meth:`cut` looks at: "chunks", "stage"."""
     needs_rationale: bool = True
     """Whether every training example must have a rationale."""
+    concludes: bool = False
+    """Whether what a teacher says between its thinking and the answer is encoded too."""
 
     def __init__(
         self,
@@ -101,6 +103,18 @@ class Distiller(L.LightningModule, ABC):
     ) -> Mapping[str, Sequence[int]] | None:
         """Indices of the chunks that each example shows in an epoch; None where all show all."""
         return None
+
+    def own_notes(self, epoch: int, encoded: Sequence[Encoded]) -> Mapping[str, Mapping[str, Any]]:
+        """More notes for :meth:`cut` in an epoch, per example id: what the method has found out with the student."""
+        return {}
+
+    def grouped(self, epoch: int) -> int:
+        """How many instances that :meth:`cut` makes of an example share a micro-batch, as preference pairs must."""
+        return 1
+
+    def share(self, nll_N: Tensor, batch: Batch) -> Tensor:
+        """A micro-batch's share of the step's loss, from the NLL of its target tokens."""
+        return weighted_likelihood(nll_N, batch.weights_BL, batch.terms_B, batch.totals_K, self.term_weights)
 
     def skipped_share(self, completion: str, chunks: int) -> float | None:
         """Share of the teacher's chunks that the student left out; None where it names no stages."""
@@ -215,8 +229,7 @@ class Distiller(L.LightningModule, ABC):
         Raises:
             UserError: The loss is not finite.
         """
-        nll_N = self.student.token_nll(batch)
-        share = weighted_likelihood(nll_N, batch.weights_BL, batch.terms_B, batch.totals_K, self.term_weights)
+        share = self.share(self.student.token_nll(batch), batch)
         if not torch.isfinite(share):
             raise UserError(
                 f"Expected a finite loss, got {share.item()} at step {self.global_step} (epoch {self.current_epoch}, "

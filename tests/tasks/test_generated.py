@@ -135,7 +135,7 @@ def test_examples_are_the_same_on_every_platform() -> None:
     assert first == FIRST_IDS
 
 
-GAPS = {name: " " for name in NAMES} | {"long_arithmetic": r"(?: |\n\n)"}  # between two steps
+GAPS = dict.fromkeys(NAMES, " ") | {"long_arithmetic": r"(?: |\n\n)"}  # between two steps
 FIRST_IDS = {
     "arithmetic": "arithmetic-train-e4eedac5e08f",
     "coin_flip": "coin_flip-train-d7a9208a8f1c",
@@ -154,10 +154,9 @@ def test_steps_partition_the_rationale(name: str, split: Split) -> None:
         assert (steps[0]["start"], steps[-1]["end"]) == (0, len(example.rationale))
         assert all(a["end"] == b["start"] for a, b in pairwise(steps))
         for step in steps:
-            assert re.fullmatch(rf"{GAPS[name]}?[A-Z][^.!?\n]*\.", example.rationale[step["start"] : step["end"]]), (
-                example
-            )
-            assert (example.rationale[step["start"]] in " \n") == (step["start"] > 0)
+            text = example.rationale[step["start"] : step["end"]]
+            assert re.fullmatch(rf"{GAPS[name]}?[A-Z][^.!?\n]*\.", text), example
+            assert (text[0] in " \n") == (step["start"] > 0)
 
 
 @each_task
