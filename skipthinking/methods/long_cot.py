@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
@@ -28,15 +29,19 @@ CHOSEN, REJECTED = 0, 1  # loss terms
 class LongCoT(Distiller):
     """Efficient long CoT (Wang et al., arXiv 2505.18440): SFT on pruned traces, then DPO against the full ones.
 
-    A trace is thinking in steps, a conclusion and the answer. 0. Full traces for ``warmup_epochs``, for a student that
-    cannot answer yet. 1. Cutting: each trace keeps its shortest prefix of steps from which the student as it then is
-    gives the answer; one without a valid prefix is dropped. 2. ``sft_epochs`` on question -> prefix and conclusion.
+    A trace is thinking in steps, a conclusion and the answer.
+    0. Full traces for ``warmup_epochs``, for a student that cannot answer yet. A share of them breaks off after a
+    random step and goes on with the answer, so that an early answer is familiar before it is judged; that the thinking
+    ends there is no target.
+    1. Cutting: each trace keeps its shortest prefix of steps from which the student as it then is gives the answer. One
+    without a valid prefix is dropped.
+    2. ``sft_epochs`` on question -> prefix and conclusion.
     3. In the epochs that are left DPO on pairs of the pruned (chosen) and the full trace (rejected), plus
     ``sft_weight`` times the likelihood of the pruned one. The reference is the student at the end of step 2; its
     log-probabilities are taken once, so that no second model is needed. What was not shortened is in no pair.
 
-    Each step goes by itself too: SFT alone if ``trainer.max_epochs`` ends with it, DPO alone with ``sft_epochs: 0`` and
-    ``start_from``, whose cuts are taken over if they came from the same cutter.
+    Each goes by itself too, where ``trainer.max_epochs`` ends the run: the next one begins with ``start_from`` that
+    checkpoint, whose cuts are taken over if they came from the same cutter. DPO alone has ``sft_epochs: 0``.
 
     Departures: the paper's text was not at hand, only a digest. The warm-up, beta and the forced answer phrase of the
     validation are ours. The likelihood is a mean over the tokens of the optimiser step, the preference loss a mean
@@ -44,6 +49,7 @@ class LongCoT(Distiller):
 
     Args:
         warmup_epochs: Epochs with full traces before the cut.
+        early_share: Share of their instances that break off.
         sft_epochs: Epochs with pruned traces.
         cutter: Says how many steps are kept; BinaryCut by default.
         beta: How dear it is to move away from the reference in DPO.
@@ -59,6 +65,7 @@ class LongCoT(Distiller):
     def __init__(
         self,
         warmup_epochs: int = 0,
+        early_share: float = 0.0,
         sft_epochs: int = 3,
         cutter: Cutter | None = None,
         beta: float = 0.1,
@@ -73,12 +80,12 @@ class LongCoT(Distiller):
                 "Expected epochs of at least 0, got "
                 f"model.warmup_epochs={warmup_epochs}, model.sft_epochs={sft_epochs}."
             )
-        if beta <= 0 or sft_weight < 0:
+        if beta <= 0 or sft_weight < 0 or not 0 <= early_share <= 1:
             raise UserError(
-                f"Expected beta above 0 and sft_weight of at least 0, got model.beta={beta}, "
-                f"model.sft_weight={sft_weight}."
+                "Expected beta above 0, sft_weight of at least 0 and early_share from 0 to 1, got "
+                f"model.beta={beta}, model.sft_weight={sft_weight}, model.early_share={early_share}."
             )
-        self.warmup_epochs, self.sft_epochs = warmup_epochs, sft_epochs
+        self.warmup_epochs, self.early_share, self.sft_epochs = warmup_epochs, early_share, sft_epochs
         self.cutter, self.beta, self.sft_weight = cutter or BinaryCut(), beta, sft_weight
         self.marks = (open_thinking, close_thinking)
         self.cuts: dict[str, int | None] | None = None
@@ -105,7 +112,7 @@ class LongCoT(Distiller):
     def own_notes(self, epoch: int, encoded: Sequence[Encoded]) -> Mapping[str, Mapping[str, Any]]:
         """How many steps each example keeps, and in DPO the log-probabilities of both sides under the reference."""
         if epoch < self.warmup_epochs:
-            return {}
+            return {row.id: {"early": self._early(row, epoch)} for row in encoded}
         if self.cuts is None:
             self.cuts = self._cut_all(encoded)
         if not self._prefers(epoch):
@@ -114,16 +121,21 @@ class LongCoT(Distiller):
             self.references = self._reference(encoded)
         return {id: {"steps": steps, "pair": self.references.get(id)} for id, steps in self.cuts.items()}
 
+    def _early(self, encoded: Encoded, epoch: int) -> int | None:
+        """After how many steps a trace of the warm-up breaks off, drawn from (seed, epoch, id); None if it does not."""
+        rng = random.Random(f"early/{self.data.seed}/{epoch}/{encoded.id}")
+        return rng.randrange(1, len(encoded.steps) + 1) if rng.random() < self.early_share else None
+
     def on_fit_start(self) -> None:
-        """Sees that the cut will come.
+        """Sees that the plan fits into the run.
 
         Raises:
-            UserError: The run ends before it.
+            UserError: The run ends within the warm-up.
         """
         epochs = self.trainer.max_epochs
-        if epochs is not None and 0 <= epochs <= self.warmup_epochs:
+        if epochs is not None and 0 <= epochs < self.warmup_epochs:
             raise UserError(
-                f"Expected epochs after the warm-up, got trainer.max_epochs={epochs} and "
+                f"Expected at least the warm-up, got trainer.max_epochs={epochs} and "
                 f"model.warmup_epochs={self.warmup_epochs}. Raise the first or lower the second."
             )
 
@@ -234,10 +246,21 @@ class LongCoT(Distiller):
         tokens = trace.completion(len(trace.steps) if steps is None else steps)
         return instance(encoded.id, encoded.prompts[""], [tokens], {0}, term=term)
 
+    def _broken_off(self, encoded: Encoded, steps: int) -> Instance:
+        """Question -> the first steps, and the answer at once; no loss on that the thinking ends there."""
+        trace = self._trace(encoded)
+        parts = [
+            trace.opening,
+            *trace.steps[:steps],
+            trace.asked(0)[len(trace.opening) :],
+            trace.answer[trace.phrase :],
+        ]
+        return instance(encoded.id, encoded.prompts[""], parts, set(range(len(parts))) - {len(parts) - 2})
+
     def cut(self, encoded: Encoded, notes: Mapping[str, Any]) -> list[Instance]:
         """The full trace, the pruned one, or a pair of both; nothing of an example that was dropped."""
         if "steps" not in notes:
-            return [self._instance(encoded, None)]
+            return [self._broken_off(encoded, notes["early"]) if notes["early"] else self._instance(encoded, None)]
         if "pair" not in notes:
             return [] if notes["steps"] is None else [self._instance(encoded, notes["steps"])]
         if notes["pair"] is None:
