@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from functools import cache
 from typing import Any
 
 import numpy as np
@@ -16,6 +17,7 @@ from skipthinking.annotate.store import fingerprint, remembered
 from skipthinking.checkpoints import read_checkpoint
 from skipthinking.data.batches import Batch
 from skipthinking.data.cutting import instance
+from skipthinking.data.encoding import Codec
 from skipthinking.losses import dpo, row_sums
 from skipthinking.methods.base import Distiller
 from skipthinking.records import Encoded, Instance, Span, UserError
@@ -95,6 +97,11 @@ class LongCoT(Distiller):
         """What opens and closes the thinking."""
         return [mark for mark in self.marks if mark]
 
+    def use_codec(self, codec: Codec) -> None:
+        """Tokenizes marks and answer phrases with it from now on, each once."""
+        super().use_codec(codec)
+        self._inline = cache(lambda text: codec.inline(text) if text else np.empty(0, dtype=np.int64))
+
     def room(self, encoded: Encoded, chunks: Sequence[Span]) -> int:
         """The full trace with both marks."""
         trace = self._trace(encoded)
@@ -142,11 +149,10 @@ class LongCoT(Distiller):
     # ------------------------------------------------------------------------- what the student says
 
     def _trace(self, encoded: Encoded) -> Trace:
-        assert self.codec is not None
         end, answer = encoded.steps[-1][1], encoded.tokens[slice(*encoded.answer)]
-        phrase = self.codec.inline(f" {get_task(encoded.task).answer.partition('{answer}')[0].rstrip()}")
+        phrase = self._inline(f" {get_task(encoded.task).answer.partition('{answer}')[0].rstrip()}")
         same = phrase[: len(answer)] == answer[: len(phrase)]
-        opening, closing = (self.codec.inline(mark) if mark else np.empty(0, dtype=np.int64) for mark in self.marks)
+        opening, closing = map(self._inline, self.marks)
         return Trace(
             id=encoded.id,
             prompt=encoded.prompts[""],

@@ -312,7 +312,7 @@ def test_tool_writes_one_example_per_line(tmp_path: Path, capsys: pytest.Capture
     write_examples("coin_flip", "test", 7, 1, None, str(path))
     lines = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
     assert lines == [dataclasses.asdict(example) for example in generate("coin_flip", split="test", size=7, seed=1)]
-    assert set(lines[0]) == {"id", "question", "rationale", "answer", "task", "meta"}
+    assert set(lines[0]) == {"id", "question", "rationale", "answer", "task", "meta", "conclusion"}
     assert [file.name for file in path.parent.iterdir()] == ["data.jsonl"]  # no temporary file is left
     out, err = capsys.readouterr()
     assert out == ""
