@@ -1,10 +1,10 @@
-"""A cutter whose judgement is known beforehand, by class path."""
+"""Cutters whose judgement is known beforehand, by class path."""
 
 from __future__ import annotations
 
 from typing import Any
 
-from skipthinking.annotate.cuts import Cutter
+from skipthinking.annotate.cuts import BinaryCut, Cutter
 
 
 class ByPlace(Cutter):
@@ -17,3 +17,10 @@ class ByPlace(Cutter):
             id: None if place % 5 == 0 else steps if place % 5 == 1 else max(1, steps // 2)
             for place, (id, steps) in enumerate(whole.items())
         }
+
+
+class Indulgent(BinaryCut):
+    """Lets the student answer, and takes every answer for right."""
+
+    def _valid(self, asked: Any, scene: Any) -> dict[str, bool]:
+        return dict.fromkeys(super()._valid(asked, scene), True)
