@@ -1,4 +1,4 @@
-"""Binary cutting against the linear search for the shortest valid prefix: validations, token-forwards, and what differs."""
+"""Binary cutting against the linear search for the shortest valid prefix: what it costs, and what differs."""
 
 from __future__ import annotations
 
@@ -13,7 +13,6 @@ import torch
 
 from skipthinking.annotate.cuts import BinaryCut, TraceScene, shortest_prefixes
 from skipthinking.data.batches import collate
-from skipthinking.data.cutting import instance
 from skipthinking.data.encoding import Codec, Plain
 from skipthinking.data.steps import BlankLines
 from skipthinking.methods import LongCoT
@@ -100,12 +99,13 @@ def test_bisection_costs_fewer_validations_and_may_keep_more() -> None:
             f"{name} {validations / len(sizes):.1f} validations, {world.forwards / len(sizes):.0f} token-forwards"
         )
     ours, theirs = found["bisection"], found["linear"]
-    longer = Counter((ours[id] or 0) - (theirs[id] or 0) for id in sizes if ours[id] is not None)
-    monotone = sum(count for extra, count in longer.items() if extra == 0)
+    extra = Counter((steps or 0) - (theirs[id] or 0) for id, steps in ours.items() if steps is not None)
+    none = [sum(steps is None for steps in kept.values()) for kept in (ours, theirs)]
     print(
-        f"\n{len(sizes)} traces of {sum(sizes.values()) / len(sizes):.1f} steps: {'; '.join(told)}. The same prefix for "
-        f"{monotone}, a longer one for {sum(longer.values()) - monotone} (by steps: {dict(sorted(longer.items()))}), "
-        f"none for {len(sizes) - sum(longer.values())} where the linear search has {sum(k is None for k in theirs.values())}"
+        f"\n{len(sizes)} traces of {sum(sizes.values()) / len(sizes):.1f} steps: {'; '.join(told)}. "
+        f"No valid prefix found for {none[0]}, by the linear search for {none[1]}. "
+        f"Steps more than the linear search keeps, and of how many: {dict(sorted(extra.items()))}"
     )
-    assert all(extra >= 0 for extra in longer)  # never shorter than the shortest
-    assert monotone > len(sizes) / 3
+    assert min(extra) >= 0  # never shorter than the shortest
+    assert none[0] >= none[1]
+    assert extra[0] > len(sizes) / 3
