@@ -139,7 +139,9 @@ class BinaryCut(Cutter):
 
     A prefix is valid if, behind the question, the prefix, the close of the thinking and the answer phrase, the student
     goes on greedily with an answer that the grader accepts. The gold answer is the draft, so that a round is one scored
-    pass over all traces; only for those whose draft is refused is anything generated.
+    pass over all traces; only for those whose draft is refused is anything generated. A round asks one prefix of every
+    trace, so nothing is shared within it; to keep the keys and values from round to round would take those of all
+    traces at once (56 KiB a token for Qwen2.5-7B).
 
     Args:
         answer_tokens: Most tokens of an answer; a longer gold answer has its own length.

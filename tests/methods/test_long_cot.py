@@ -106,11 +106,13 @@ def test_what_became_of_the_traces_is_reported(run: Run, capsys: pytest.CaptureF
     assert "DPO: 12 pairs; 8 examples without two different traces" in out
 
 
-@pytest.mark.parametrize("lora", [False, True])
-def test_dpo_starts_from_the_sft_student(lora: bool, run: Run, tmp_path: Path) -> None:
+@pytest.mark.parametrize("how", ["plain", "lora", "bf16-mixed"])
+def test_dpo_starts_from_the_sft_student(how: str, run: Run, tmp_path: Path) -> None:
     """At its first step no side has moved from the reference, whatever the base of an adapter would say."""
     words = [*LONG, *LLAMA, *SGD, "--evaluate", "false", "--data.batch_size", 32, "--model.beta", 0.5]
-    if lora:
+    if how == "bf16-mixed":
+        words += ["--trainer.precision", how]
+    if how == "lora":
         words += ["--model.student.lora", "{r: 4}", "--model.optimizer.lr", 5.0]
     sft = ["--model.sft_epochs", 3, "--model.warmup_epochs", 0]
     assert run("fit", *words, *sft, "--trainer.max_epochs", 5) == 0
@@ -308,6 +310,21 @@ def test_the_cut_reads_no_test_or_validation_example_and_no_ground_truth(run: Ru
         code = run("fit", *LONG, *words, "--trainer.max_epochs", 1, "--model.warmup_epochs", 0)
     assert code in (0, 2)  # a random student may be right about nothing
     assert len(asked) == 1
+
+
+def test_encoder_decoder_students_are_cut_and_preferred_too(run: Run, tmp_path: Path) -> None:
+    config = "{d_model: 16, d_kv: 8, d_ff: 32, num_layers: 1, num_heads: 2}"
+    words = [
+        "--model.cutter",
+        "cutters.Indulgent",
+        "--model.student.architecture",
+        "t5",
+        "--model.student.config",
+        config,
+    ]
+    assert run("fit", *LONG, *words, "--model.sft_epochs", 1, "--trainer.max_epochs", 2, "--evaluate", "false") == 0
+    assert set(_state(tmp_path / "tiny")["skipthinking"]["cuts"].values()) == {1}
+    assert len(_log(tmp_path / "tiny", "train/margin")) == 5
 
 
 # ----------------------------------------------------------------------------------------------- bad input
