@@ -10,7 +10,7 @@ from skipthinking.annotate.cuts import BinaryCut, Cutter
 class ByPlace(Cutter):
     """Drops every fifth trace, keeps every fifth whole, and of the others the first half of the steps."""
 
-    def cut(self, traces: Any, scene: Any) -> dict[str, int | None]:
+    def cut(self, traces: Any, judge: Any) -> dict[str, int | None]:
         """By place."""
         whole = {trace.id: len(trace.steps) for trace in traces}
         return {
@@ -22,5 +22,5 @@ class ByPlace(Cutter):
 class Indulgent(BinaryCut):
     """Lets the student answer, and takes every answer for right."""
 
-    def _valid(self, asked: Any, scene: Any) -> dict[str, bool]:
-        return dict.fromkeys(super()._valid(asked, scene), True)
+    def _valid(self, asked: Any, judge: Any) -> dict[str, bool]:
+        return dict.fromkeys(super()._valid(asked, judge), True)

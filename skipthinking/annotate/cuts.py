@@ -13,10 +13,9 @@ from numpy.typing import NDArray
 from tqdm import tqdm
 
 from skipthinking.annotate.rollout import complete
-from skipthinking.annotate.skips import Scene
 from skipthinking.records import UserError
 
-__all__ = ["BinaryCut", "Cutter", "FirstAnswer", "FullTrace", "RandomCut", "Trace", "TraceScene", "shortest_prefixes"]
+__all__ = ["BinaryCut", "Cutter", "FirstAnswer", "FullTrace", "Judge", "RandomCut", "Trace", "shortest_prefixes"]
 
 Tokens = NDArray[np.int64]
 Search = Generator[int, bool, int | None]
@@ -57,14 +56,22 @@ class Trace:
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
-class TraceScene(Scene):
+class Judge:
     """Who judges, and how answers are graded.
 
     Attributes:
+        student: The student, frozen by whoever scores with it.
+        right: Whether a text states the answer to the example of that id, in the task's answer sentence.
         mentioned: Whether the last plausible answer in a text is that to the example of that id.
+        rank: This process.
+        ranks: Number of processes.
     """
 
+    student: Any
+    right: Callable[[str, list[int]], bool]
     mentioned: Callable[[str, list[int]], bool]
+    rank: int = 0
+    ranks: int = 1
 
 
 def bisection(steps: int) -> Search:
@@ -85,7 +92,7 @@ def bisection(steps: int) -> Search:
 
 def shortest_prefixes(
     steps: Mapping[str, int],
-    judge: Callable[[Mapping[str, int]], Mapping[str, bool]],
+    ask: Callable[[Mapping[str, int]], Mapping[str, bool]],
     search: Callable[[int], Search] = bisection,
 ) -> tuple[dict[str, int | None], int]:
     """The shortest prefix of every trace that a search finds valid.
@@ -94,7 +101,7 @@ def shortest_prefixes(
 
     Args:
         steps: Number of steps of every trace, at least 1, by example id.
-        judge: A round: from prefix lengths to whether they are valid, both by example id.
+        ask: A round: from prefix lengths to whether they are valid, both by example id.
         search: What to ask; bisection by default.
 
     Returns:
@@ -105,7 +112,7 @@ def shortest_prefixes(
     found: dict[str, int | None] = {}
     validations = 0
     while asked:
-        verdicts = judge(asked)
+        verdicts = ask(asked)
         validations += len(asked)
         following = {}
         for id in asked:
@@ -121,12 +128,12 @@ class Cutter(ABC):
     """Says how many steps of every trace are kept."""
 
     @abstractmethod
-    def cut(self, traces: Sequence[Trace], scene: TraceScene) -> dict[str, int | None]:
+    def cut(self, traces: Sequence[Trace], judge: Judge) -> dict[str, int | None]:
         """Steps to keep by example id; None to drop the example.
 
         Args:
             traces: The traces; each has at least one step.
-            scene: Who judges.
+            judge: Who judges.
         """
 
     def settings(self) -> dict[str, Any]:
@@ -152,31 +159,31 @@ class BinaryCut(Cutter):
             raise UserError(f"Expected at least 1 token, got model.cutter: answer_tokens={answer_tokens}.")
         self.answer_tokens = answer_tokens
 
-    def cut(self, traces: Sequence[Trace], scene: TraceScene) -> dict[str, int | None]:
+    def cut(self, traces: Sequence[Trace], judge: Judge) -> dict[str, int | None]:
         """Bisection, one batched pass a round."""
         by_id = {trace.id: trace for trace in traces}
         rounds = max(len(trace.steps) for trace in traces).bit_length()
-        with tqdm(total=rounds, desc="Binary cutting: round", delay=2, leave=False, disable=scene.rank > 0) as bar:
+        with tqdm(total=rounds, desc="Binary cutting: round", delay=2, leave=False, disable=judge.rank > 0) as bar:
 
-            def judge(asked: Mapping[str, int]) -> dict[str, bool]:
-                verdicts = self._valid({id: (by_id[id], steps) for id, steps in asked.items()}, scene)
+            def ask(asked: Mapping[str, int]) -> dict[str, bool]:
+                verdicts = self._valid({id: (by_id[id], steps) for id, steps in asked.items()}, judge)
                 bar.update()
                 return verdicts
 
-            return shortest_prefixes({trace.id: len(trace.steps) for trace in traces}, judge)[0]
+            return shortest_prefixes({trace.id: len(trace.steps) for trace in traces}, ask)[0]
 
-    def _valid(self, asked: Mapping[str, tuple[Trace, int]], scene: TraceScene) -> dict[str, bool]:
+    def _valid(self, asked: Mapping[str, tuple[Trace, int]], judge: Judge) -> dict[str, bool]:
         begun = {id: trace.asked(steps) for id, (trace, steps) in asked.items()}
         drafts = {id: trace.answer[trace.phrase :] for id, (trace, _) in asked.items()}
         made = complete(
-            scene.student,
+            judge.student,
             {id: trace.prompt for id, (trace, _) in asked.items()},
             begun,
             drafts,
             max_new_tokens={id: len(begun[id]) + max(self.answer_tokens, len(drafts[id])) for id in asked},
-            rank=scene.rank, ranks=scene.ranks, what=None,
+            rank=judge.rank, ranks=judge.ranks, what=None,
         )  # fmt: skip
-        return {id: scene.right(id, [*trace.answer[: trace.phrase], *made[id]]) for id, (trace, _) in asked.items()}
+        return {id: judge.right(id, [*trace.answer[: trace.phrase], *made[id]]) for id, (trace, _) in asked.items()}
 
 
 class RandomCut(BinaryCut):
@@ -191,9 +198,9 @@ class RandomCut(BinaryCut):
         super().__init__(answer_tokens)
         self.seed = seed
 
-    def cut(self, traces: Sequence[Trace], scene: TraceScene) -> dict[str, int | None]:
+    def cut(self, traces: Sequence[Trace], judge: Judge) -> dict[str, int | None]:
         """BinaryCut, and the deal."""
-        found, sizes = super().cut(traces, scene), {trace.id: len(trace.steps) for trace in traces}
+        found, sizes = super().cut(traces, judge), {trace.id: len(trace.steps) for trace in traces}
         kept = {id: steps for id, steps in found.items() if steps is not None}
         shares = [steps / sizes[id] for id, steps in kept.items()]
         random.Random(f"cuts/{self.seed}").shuffle(shares)
@@ -203,14 +210,14 @@ class RandomCut(BinaryCut):
 class FirstAnswer(Cutter):
     """Control: up to the first step whose last plausible answer is the gold one, whatever the student makes of it."""
 
-    def cut(self, traces: Sequence[Trace], scene: TraceScene) -> dict[str, int | None]:
+    def cut(self, traces: Sequence[Trace], judge: Judge) -> dict[str, int | None]:
         """Reads the text alone; a trace that never mentions the answer is dropped."""
-        return {trace.id: self._first(trace, scene) for trace in traces}
+        return {trace.id: self._first(trace, judge) for trace in traces}
 
     @staticmethod
-    def _first(trace: Trace, scene: TraceScene) -> int | None:
+    def _first(trace: Trace, judge: Judge) -> int | None:
         for place, step in enumerate(trace.steps):
-            if scene.mentioned(trace.id, step.tolist()):
+            if judge.mentioned(trace.id, step.tolist()):
                 return place + 1
         return None
 
@@ -218,6 +225,6 @@ class FirstAnswer(Cutter):
 class FullTrace(Cutter):
     """Control: nothing is cut."""
 
-    def cut(self, traces: Sequence[Trace], scene: TraceScene) -> dict[str, int | None]:
+    def cut(self, traces: Sequence[Trace], judge: Judge) -> dict[str, int | None]:
         """All steps."""
         return {trace.id: len(trace.steps) for trace in traces}

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from torch import Tensor
 
-from skipthinking.annotate.cuts import BinaryCut, Cutter, Trace, TraceScene
+from skipthinking.annotate.cuts import BinaryCut, Cutter, Judge, Trace
 from skipthinking.annotate.scoring import score_tokens
 from skipthinking.annotate.store import fingerprint, remembered
 from skipthinking.checkpoints import read_checkpoint
@@ -173,7 +173,7 @@ class LongCoT(Distiller):
             self.say(f"cuts: those of {self.start_from}")
             found = {row.id: earlier["cuts"][row.id] for row in encoded}
         else:
-            key = fingerprint(encoded, {**self._settings(), "answer": "greedy"}, self.student)
+            key = fingerprint(encoded, self._settings(), self.student)
             found = remembered(self.annotations / "cuts.jsonl", key, lambda: self._search(encoded))
         self._report(encoded, found)
         return found
@@ -188,13 +188,14 @@ class LongCoT(Distiller):
             assert self.codec is not None
             return get_task(examples[id].task).grade(self.codec.decode(tokens), examples[id].answer)
 
-        scene = TraceScene(
+        judge = Judge(
             student=self.student,
             right=lambda id, tokens: grade(id, tokens).correct,
             mentioned=lambda id, tokens: grade(id, tokens).correct_lenient,
-            max_new_tokens=self.max_new_tokens, rank=self.global_rank, ranks=self.trainer.world_size,
-        )  # fmt: skip
-        return self.cutter.cut([self._trace(row) for row in encoded], scene)
+            rank=self.global_rank,
+            ranks=self.trainer.world_size,
+        )
+        return self.cutter.cut([self._trace(row) for row in encoded], judge)
 
     def _report(self, encoded: Sequence[Encoded], found: Mapping[str, int | None]) -> None:
         """Says what became of the traces.

@@ -16,9 +16,9 @@ from skipthinking.annotate.cuts import (
     BinaryCut,
     FirstAnswer,
     FullTrace,
+    Judge,
     RandomCut,
     Trace,
-    TraceScene,
     shortest_prefixes,
 )
 from skipthinking.data.batches import collate
@@ -119,10 +119,10 @@ class World:
     def grade(self, id: str, tokens: list[int]) -> Any:
         return get_task("long_arithmetic").grade(self.codec.decode(tokens), self.by_id[id].answer)
 
-    def scene(self, **other: Any) -> TraceScene:
+    def judge_by(self, **other: Any) -> Judge:
         judges = {"right": lambda id, tokens: self.grade(id, tokens).correct,
                   "mentioned": lambda id, tokens: self.grade(id, tokens).correct_lenient}  # fmt: skip
-        return TraceScene(**{"student": self.student, "max_new_tokens": 300, **judges, **other})
+        return Judge(**{"student": self.student, **judges, **other})
 
     @torch.no_grad()
     def says(self, trace: Trace, steps: int) -> str:
@@ -162,7 +162,7 @@ def test_binary_cut_is_bisection_with_plain_greedy_answers(world: World) -> None
         ]
         for trace in world.traces
     }
-    found = BinaryCut().cut(world.traces, world.scene())
+    found = BinaryCut().cut(world.traces, world.judge_by())
     assert found == _searched(truth)[0]
     verdicts = {valid for row in truth.values() for valid in row}
     assert verdicts == {True, False}
@@ -170,12 +170,12 @@ def test_binary_cut_is_bisection_with_plain_greedy_answers(world: World) -> None
 
 
 def test_a_student_that_is_never_right_leaves_nothing(world: World) -> None:
-    found = BinaryCut().cut(world.traces, world.scene(right=lambda id, tokens: False))
+    found = BinaryCut().cut(world.traces, world.judge_by(right=lambda id, tokens: False))
     assert set(found.values()) == {None}
 
 
 def test_any_number_of_ranks_finds_the_same(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
-    whole = BinaryCut().cut(world.traces, world.scene())
+    whole = BinaryCut().cut(world.traces, world.judge_by())
     from skipthinking.annotate import rollout, scoring
 
     parts: dict[str, Any] = {}
@@ -192,22 +192,22 @@ def test_any_number_of_ranks_finds_the_same(world: World, monkeypatch: pytest.Mo
     from skipthinking.annotate import cuts
 
     monkeypatch.setattr(cuts, "complete", shared)
-    assert BinaryCut().cut(world.traces, world.scene(ranks=3)) == whole
+    assert BinaryCut().cut(world.traces, world.judge_by(ranks=3)) == whole
 
 
 def test_random_cut_deals_the_shares_of_binary_cut(world: World) -> None:
-    found, dealt = (kind.cut(world.traces, world.scene()) for kind in (BinaryCut(), RandomCut(seed=1)))
+    found, dealt = (kind.cut(world.traces, world.judge_by()) for kind in (BinaryCut(), RandomCut(seed=1)))
     sizes = {trace.id: len(trace.steps) for trace in world.traces}
     assert [id for id, steps in found.items() if steps is None] == [id for id, steps in dealt.items() if steps is None]
     assert all(1 <= steps <= sizes[id] for id, steps in dealt.items() if steps is not None)
     assert dealt != found
     shares = [sum((cut[id] or 0) / sizes[id] for id in sizes) / len(sizes) for cut in (found, dealt)]
     assert shares[0] == pytest.approx(shares[1], abs=0.05)  # whole steps only
-    assert dealt == RandomCut(seed=1).cut(world.traces, world.scene())
+    assert dealt == RandomCut(seed=1).cut(world.traces, world.judge_by())
 
 
 def test_first_answer_is_the_first_paragraph_that_ends_on_it(world: World) -> None:
-    found = FirstAnswer().cut(world.traces, world.scene())
+    found = FirstAnswer().cut(world.traces, world.judge_by())
     for id, steps in found.items():
         row = world.by_id[id]
         numbers = [[word.strip(".,") for word in text.split() if word.strip(".,").isdigit()]
@@ -217,7 +217,7 @@ def test_first_answer_is_the_first_paragraph_that_ends_on_it(world: World) -> No
 
 
 def test_full_trace_keeps_every_step(world: World) -> None:
-    assert FullTrace().cut(world.traces, world.scene()) == {trace.id: len(trace.steps) for trace in world.traces}
+    assert FullTrace().cut(world.traces, world.judge_by()) == {trace.id: len(trace.steps) for trace in world.traces}
 
 
 def test_an_answer_needs_a_token() -> None:

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 import torch
 
-from skipthinking.annotate.cuts import BinaryCut, TraceScene, shortest_prefixes
+from skipthinking.annotate.cuts import BinaryCut, Judge, shortest_prefixes
 from skipthinking.data.batches import collate
 from skipthinking.data.encoding import Codec, Plain
 from skipthinking.data.steps import BlankLines
@@ -80,12 +80,12 @@ class World:
     def judge(self, asked: Mapping[str, int]) -> dict[str, bool]:
         golds = {row.id: row.answer for row in self.rows}
         task = get_task("long_arithmetic")
-        scene = TraceScene(
-            student=self.student, max_new_tokens=400, mentioned=lambda id, tokens: False,
+        judge = Judge(
+            student=self.student, mentioned=lambda id, tokens: False,
             right=lambda id, tokens: task.grade(self.codec.decode(tokens), golds[id]).correct,
         )  # fmt: skip
         by_id = {trace.id: trace for trace in self.traces}
-        return BinaryCut()._valid({id: (by_id[id], steps) for id, steps in asked.items()}, scene)
+        return BinaryCut()._valid({id: (by_id[id], steps) for id, steps in asked.items()}, judge)
 
 
 def test_bisection_costs_fewer_validations_and_may_keep_more() -> None:
