@@ -23,6 +23,7 @@ from lightning.pytorch.utilities.exceptions import MisconfigurationException, SI
 from lightning.pytorch.utilities.warnings import PossibleUserWarning
 
 import skipthinking.annotate.chunks
+import skipthinking.annotate.cuts
 import skipthinking.annotate.skips
 import skipthinking.data.encoding
 import skipthinking.data.sources
@@ -350,7 +351,7 @@ def main(args: list[str] | None = None) -> int:
     warnings.filterwarnings("ignore", message="Be aware that when using `ckpt_path`")  # another --checkpoint_every
     warnings.filterwarnings("ignore", message="Total length of `list` across ranks is zero")  # no validation set
     warnings.filterwarnings("ignore", message="fan_in_fan_out is set to")  # peft puts it right itself
-    warnings.filterwarnings("ignore", message=".*is_gradient_checkpointing.* is deprecated")  # inside of peft
+    warnings.filterwarnings("ignore", message=".*gradient_checkpointing.* is deprecated")  # peft's use, and ours
     warnings.filterwarnings("ignore", message=".*LeafSpec.*is deprecated")  # between lightning and torch
     try:
         _cli(args)

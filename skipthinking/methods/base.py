@@ -57,6 +57,8 @@ class Distiller(L.LightningModule, ABC):
     """Notes that :meth:`cut` looks at: "chunks", "stage"."""
     needs_rationale: bool = True
     """Whether every training example must have a rationale."""
+    concludes: bool = False
+    """Whether what a teacher says between its thinking and the answer is encoded too."""
 
     def __init__(
         self,
@@ -115,8 +117,16 @@ class Distiller(L.LightningModule, ABC):
         return None
 
     def own_notes(self, epoch: int, encoded: Sequence[Encoded]) -> Mapping[str, Mapping[str, Any]]:
-        """Notes of the method's own for an epoch, by example id, added to those of :attr:`needs`."""
+        """More notes for :meth:`cut` in an epoch, per example id: what the method has found out with the student."""
         return {}
+
+    def grouped(self, epoch: int) -> int:
+        """How many instances that :meth:`cut` makes of an example share a micro-batch, as preference pairs must."""
+        return 1
+
+    def share(self, nll_N: Tensor, batch: Batch) -> Tensor:
+        """A micro-batch's share of the step's loss, from the NLL of its target tokens."""
+        return weighted_likelihood(nll_N, batch.weights_BL, batch.terms_B, batch.totals_K, self.term_weights)
 
     def skipped_share(self, completion: str, chunks: int) -> float | None:
         """Share of the teacher's chunks that the student left out; None where it names no stages."""
@@ -228,8 +238,7 @@ class Distiller(L.LightningModule, ABC):
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         """This micro-batch's share of the step's loss."""
-        nll_N = self.student.token_nll(batch)
-        share = weighted_likelihood(nll_N, batch.weights_BL, batch.terms_B, batch.totals_K, self.term_weights)
+        share = self.share(self.student.token_nll(batch), batch)
         self.check_finite(share, batch, batch_idx)
         self.target_tokens += batch.targets
         self.context_tokens += batch.contexts
