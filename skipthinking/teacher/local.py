@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import hashlib
 import time
 from collections.abc import Mapping
+from functools import cached_property
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from skipthinking.records import UserError
@@ -25,7 +28,7 @@ class Local(Client):
     softmax.
 
     A model with a chat template gets the chat; one without, such as a student that learned a Plain template, the bare
-    texts.
+    texts. Nothing but the end token ends a completion: a base model that never says it runs into the limit.
 
     Args:
         name: Hub name or local folder, for example runs/NAME/student.
@@ -55,10 +58,12 @@ class Local(Client):
         self._student: Any = None
         self._waiting: list[tuple[Request, Tensor, asyncio.Future[Reply]]] = []
 
-    @property
+    @cached_property
     def identity(self) -> Mapping[str, Any]:
-        """Name and revision."""
-        return {"model": self.name, "revision": self.revision, "dtype": self.dtype}
+        """Name, revision and type; of a local folder also what is in it, since a student may be trained anew there."""
+        known = {"model": self.name, "revision": self.revision, "dtype": self.dtype}
+        folder = Path(self.name)
+        return known | {"content": _digest(folder)} if folder.is_dir() else known
 
     async def open(self) -> None:
         """Loads the model."""
@@ -78,7 +83,12 @@ class Local(Client):
             self._student.build()
         except UserError as error:
             raise UserError(str(error).replace("model.student.name", "client.name")) from error
-        self._student.eval().to(self.device or ("cuda" if torch.cuda.is_available() else "cpu"))
+        device = self.device or ("cuda" if torch.cuda.is_available() else "cpu")
+        try:
+            self._student.eval().to(device)
+        except (RuntimeError, AssertionError) as error:  # torch asserts that it was built for the device
+            reason = " ".join(str(error).split())[:200]
+            raise UserError(f"Expected a device of this machine, got client.device={device}: {reason}") from error
 
     async def close(self) -> None:
         """Lets go of the model."""
@@ -151,3 +161,14 @@ class Local(Client):
         text = "".join(turn["content"] + gaps[turn["role"]] for turn in messages)
         # As training encodes a Plain prompt: without a blank at its end, and special tokens in a question are text.
         return tokenizer(text.rstrip(), split_special_tokens=True)["input_ids"]
+
+
+def _digest(folder: Path) -> str:
+    """Of the names and contents of a folder's files."""
+    digest = hashlib.blake2b(digest_size=12)
+    for path in sorted(path for path in folder.iterdir() if path.is_file()):
+        digest.update(f"{path.name}/{path.stat().st_size}/".encode())
+        with path.open("rb") as file:
+            while block := file.read(2**20):
+                digest.update(block)
+    return digest.hexdigest()

@@ -9,6 +9,7 @@ from __future__ import annotations
 import re
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
+from itertools import islice
 
 from skipthinking.data.phrases import question_key
 from skipthinking.data.sources import Files
@@ -47,6 +48,10 @@ class Prompt(ABC):
                 raise UserError(f"Expected a text with {{{place}}} in it, got {text!r} (prompt.text). Add it.")
         self.text, self.system = text, system
 
+    def suits(self, example: Example) -> bool:
+        """Whether the example has what the prompt shows; the others are left out and counted."""
+        return True
+
     @abstractmethod
     def values(self, example: Example) -> Mapping[str, str]:
         """What stands in the places, beside question and ending."""
@@ -64,11 +69,7 @@ class Prompt(ABC):
         return {"role": "user", "content": _PLACE.sub(lambda found: filled.get(found[1], found[0]), self.text)}
 
     def messages(self, example: Example) -> list[Message]:
-        """The chat that the teacher is to continue.
-
-        Raises:
-            DataError: The example lacks what the prompt shows.
-        """
+        """The chat that the teacher is to continue."""
         system = [{"role": "system", "content": self.system}] if self.system else []
         return [*system, *self.shots(example), self.user(example)]
 
@@ -108,18 +109,25 @@ class FewShot(ZeroShot):
         if shots < 1:
             raise UserError(f"Expected at least 1 exemplar, got prompt.shots={shots}. Use ZeroShot for none.")
         self.exemplars, self.count = exemplars, shots
-        self._rows: dict[str, list[Example]] = {}
+        self._solved: dict[str, list[tuple[str, list[Message]]]] = {}
 
     def shots(self, example: Example) -> list[Message]:
         """The exemplars, each as a question and its solution."""
-        if example.task not in self._rows:
-            self._rows[example.task] = self._load(example.task)
-        task, asked = get_task(example.task), question_key(example.question)
-        turns: list[Message] = []
-        for row in [row for row in self._rows[example.task] if question_key(row.question) != asked][: self.count]:
-            solved = f"{row.rationale} {task.answer_sentence(row.answer)}"
-            turns += [self.user(row), {"role": "assistant", "content": solved}]
-        return turns
+        if example.task not in self._solved:
+            task = get_task(example.task)
+            self._solved[example.task] = [
+                (
+                    question_key(row.question),
+                    [
+                        self.user(row),
+                        {"role": "assistant", "content": f"{row.rationale} {task.answer_sentence(row.answer)}"},
+                    ],
+                )
+                for row in self._load(example.task)
+            ]
+        asked = question_key(example.question)
+        others = (turns for key, turns in self._solved[example.task] if key != asked)
+        return [turn for turns in islice(others, self.count) for turn in turns]
 
     def _load(self, task: str) -> list[Example]:
         rows = Files(self.exemplars, task).load().examples
@@ -173,11 +181,10 @@ class Rewrite(Prompt):
             raise UserError(f"Expected at least 1 step, got prompt.steps={steps}.")
         self.steps = steps
 
+    def suits(self, example: Example) -> bool:
+        """Whether there is a rationale."""
+        return bool(example.rationale.strip())
+
     def values(self, example: Example) -> Mapping[str, str]:
         """The rationale and the number of steps."""
-        if not example.rationale.strip():
-            raise DataError(
-                f"Expected a rationale to rewrite, got none (example {example.id!r}). Use a source that has "
-                "rationales, or another prompt."
-            )
         return {"rationale": example.rationale, "steps": str(self.steps)}

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from jsonargparse import lazy_instance
 
+from skipthinking.data.importing import count
 from skipthinking.data.sources import Source
 from skipthinking.records import UserError
 from skipthinking.teacher.choosing import Keep, Shortest
@@ -66,8 +67,17 @@ def teach(
     sampling = Sampling(samples=samples, temperature=temperature, max_tokens=max_tokens, seed=seed)
     loaded = questions.load()
     print(f"questions: {loaded.description}", file=sys.stderr)
+    examples = [example for example in loaded.examples if prompt.suits(example)]
+    unfit = len(loaded.examples) - len(examples)
+    if not examples:
+        raise UserError(
+            f"Expected questions that {type(prompt).__name__} can show, got {unfit} without a rationale. Use a source "
+            "that has rationales, or another prompt."
+        )
+    if unfit:
+        print(f"left out {count(unfit, 'question')} without a rationale", file=sys.stderr)
     job = Job(
-        examples=loaded.examples,
+        examples=examples,
         client=client,
         prompt=prompt,
         sampling=sampling,

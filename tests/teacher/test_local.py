@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import shutil
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
@@ -177,6 +178,32 @@ def test_the_students_prompt_is_the_one_it_was_trained_on(folder: Path) -> None:
     codec = Codec(tokenizer=client._student.tokenizer, template=Plain(), splitter=Sentences())
     turns = ZeroShot("Question: {question}\nAnswer:").messages(example)
     assert client._encode(turns) == codec.prompts([example])[0].tolist()
+
+
+def test_a_student_that_was_trained_anew_is_asked_anew(folder: Path, tmp_path: Path) -> None:
+    from safetensors.torch import load_file, save_file
+
+    copy = tmp_path / "model"
+    shutil.copytree(folder, copy)
+    path = tmp_path / "q.jsonl"
+    path.write_text(json.dumps({"question": "Two?", "answer": "#### 2"}) + "\n")
+    counts = []
+    for change in (0.0, 0.0, 0.1):
+        weights = load_file(copy / "model.safetensors")
+        save_file(
+            {name: value + change for name, value in weights.items()}, copy / "model.safetensors", {"format": "pt"}
+        )
+        assert _teach(path, copy, tmp_path, "--keep", "Everything") == 0
+        counts.append(len(rows(tmp_path / "out.records")))
+    assert counts == [1, 1, 2]
+
+
+def test_a_device_that_is_not_here_is_told(folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = tmp_path / "q.jsonl"
+    path.write_text(json.dumps({"question": "Two?", "answer": "#### 2"}) + "\n")
+    assert _teach(path, folder, tmp_path, "--client.device", "cuda:77") == 2
+    assert "client.device=cuda:77" in capsys.readouterr().err.splitlines()[-1]
+    assert [entry.name for entry in tmp_path.iterdir()] == ["q.jsonl"]
 
 
 def test_a_model_out_of_reach_is_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -240,6 +240,22 @@ def test_a_dry_run_counts_what_is_left(tmp_path: Path, capsys: Captured) -> None
         assert server.count == before + 6
 
 
+def test_what_a_prompt_cannot_show_is_left_out_and_counted(tmp_path: Path, capsys: Captured) -> None:
+    path = tmp_path / "questions.jsonl"
+    solved = ["By adding.", " ", "By counting."]
+    told = [{"id": f"q{i}", "question": f"What is {i} + {2 * i}?", "rationale": text, "answer": 3 * i}
+            for i, text in enumerate(solved)]  # fmt: skip
+    path.write_text("".join(json.dumps(row) + "\n" for row in told))
+    words = ["--prompt", "Rewrite", "--prompt.steps", 2]
+    with Loopback() as server:
+        assert teach(tmp_path, server, *words) == 0
+        assert "left out 1 question without a rationale" in capsys.readouterr().err
+        assert [row["id"] for row in rows(tmp_path / "out.jsonl")] == ["q0/0", "q2/0"]
+        path.write_text(json.dumps(told[1]) + "\n")
+        assert teach(tmp_path, server, *words) == 2
+        assert "got 1 without a rationale" in capsys.readouterr().err
+
+
 # --------------------------------------------------------------------------------------------------- mistakes
 
 
@@ -305,9 +321,10 @@ def test_every_example_asks_and_writes(path: Path, tmp_path: Path, monkeypatch: 
     source.parent.mkdir(parents=True)
     with source.open("w") as file:
         for i in range(12):
-            row = {"Body": "Let us see.", "Question": f"What is {i} + {2 * i}?", "Answer": 3.0 * i}
-            other = {"question": f"What is {i} + {2 * i}?", "answer": f"By adding. #### {3 * i}"}
-            file.write(json.dumps(row if path.stem == "svamp" else other) + "\n")
+            solved, question = f"By adding. The answer is {3 * i}", f"What is {i} + {2 * i}?"
+            told = {"instruction": question, "output": solved}
+            row = told if path.stem == "svamp" else {"question": question, "answer": f"By adding. #### {3 * i}"}
+            file.write(json.dumps(row) + "\n")
     with Loopback() as server:
         assert main(["teach", "--config", str(path), "--client.base_url", server.url]) == 0
         assert server.seen[0].body["model"] == settings["client"]["init_args"]["model"]
