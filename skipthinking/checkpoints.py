@@ -26,7 +26,8 @@ def read_checkpoint(path: str | Path, option: str) -> dict[str, Any]:
         UserError: It is missing, damaged, or not from this framework.
     """
     if not Path(path).is_file():
-        raise UserError(f"Expected a checkpoint file, got {str(path)!r}, which does not exist. Mend {option}.")
+        what = "is a folder" if Path(path).is_dir() else "does not exist"
+        raise UserError(f"Expected a checkpoint file, got {str(path)!r}, which {what}. Mend {option}.")
     try:
         found = torch.load(path, weights_only=True, map_location="cpu", mmap=True)
         found["skipthinking"]["method"]

@@ -15,6 +15,7 @@ from typing import Any
 
 import lightning as L
 import yaml
+from lightning.pytorch.accelerators import CPUAccelerator
 from lightning.pytorch.callbacks import Callback
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from lightning.pytorch.utilities import rank_zero_only
@@ -39,7 +40,7 @@ from skipthinking.methods import Distiller
 from skipthinking.records import UserError
 from skipthinking.report.reading import flat
 from skipthinking.report.summary import print_summary
-from skipthinking.runs import RunConfig, RunLogger, checkpoints
+from skipthinking.runs import RunConfig, RunLogger, checkpoints, release_folders
 
 __all__ = ["SkipCLI", "main"]
 
@@ -138,6 +139,22 @@ class SkipCLI(LightningCLI):
         name = self._get(self.config, "run")
         if not name or Path(name).name != name:
             raise UserError(f"Expected the name of a folder, got --run {name!r}. Say where it lies by --runs_dir.")
+        if self._get(self.config, "trainer.max_epochs") == 0:
+            raise UserError("Expected at least one epoch, got trainer.max_epochs=0. Raise it.")
+        limit, together = (
+            self._get(self.config, f"trainer.{key}") for key in ("limit_train_batches", "accumulate_grad_batches")
+        )
+        if limit is not None and together > 1 and (not isinstance(limit, int) or limit % together):
+            raise UserError(
+                f"Expected epochs of whole optimiser steps, got trainer.limit_train_batches={limit} with "
+                f"trainer.accumulate_grad_batches={together}. Give a multiple of {together}."
+            )
+        cores = os.cpu_count() or 1
+        if isinstance(self.trainer.accelerator, CPUAccelerator) and self.trainer.num_devices > cores:
+            raise UserError(
+                f"Expected at most one process per core, of which there are {cores}, got "
+                f"trainer.devices={self.trainer.num_devices} with the CPU. Lower it."
+            )
         last = self.folder / "checkpoints" / "last.ckpt"
         given = self._get(self.config_init, "ckpt_path")
         first = _first_rank()
@@ -335,6 +352,8 @@ def main(args: list[str] | None = None) -> int:
             print("stopped by SIGTERM. Go on: the same command with --ckpt_path last.", file=sys.stderr, flush=True)
             return 143  # and with 0 after this
         raise
+    finally:
+        release_folders()
     return 0
 
 

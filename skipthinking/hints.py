@@ -34,6 +34,10 @@ def in_one_line(message: str) -> str:
     if key and value and (types or choices):
         wanted = [*choices, *("null" if name == "NoneType" else name for name in types)]
         return f"Expected {' or '.join(wanted)} for {key.group(1)}, got {value.group(1)!r}."
+    if message.startswith("Unexpected config:"):
+        content = message.partition(":")[2].strip()
+        found = f"one with {content[:80]!r}" if content else "an empty one"
+        return f"Expected a config file of keys and values, got {found}."
     return " ".join(line.strip() for line in message.splitlines() if line.strip())
 
 

@@ -11,14 +11,37 @@ from typing import Any
 
 import lightning as L
 import torch
+from filelock import FileLock, Timeout
 from lightning.pytorch.callbacks import Callback, ModelCheckpoint
 from lightning.pytorch.cli import SaveConfigCallback
 from lightning.pytorch.loggers.logger import Logger
 from lightning.pytorch.utilities import rank_zero_only
 
+from skipthinking.records import UserError
 from skipthinking.report.files import write_text
 
-__all__ = ["RunConfig", "RunLogger", "checkpoints"]
+__all__ = ["RunConfig", "RunLogger", "checkpoints", "release_folders"]
+
+_HELD: list[FileLock] = []
+
+
+def _hold_folder(folder: Path) -> None:
+    """Makes the run folder this process's own until :func:`release_folders`, or until the process ends in any way."""
+    folder.mkdir(parents=True, exist_ok=True)
+    lock = FileLock(folder / ".lock")
+    try:
+        lock.acquire(timeout=0)
+    except Timeout as error:
+        raise UserError(
+            f"Expected a run folder that no other process trains in, got {folder}. Wait for it, or give another --run."
+        ) from error
+    _HELD.append(lock)
+
+
+def release_folders() -> None:
+    """Gives the run folders of this process back."""
+    while _HELD:
+        _HELD.pop().release()
 
 
 class RunLogger(Logger):
@@ -105,6 +128,7 @@ class RunConfig(SaveConfigCallback):
         """Only for ``fit``: the other commands read the config of a run, they do not change it."""
         if stage != "fit":
             return
+        _hold_folder(Path(trainer.default_root_dir))
         text = self.parser.dump(self.config, skip_unset=False)
         write_text(Path(trainer.default_root_dir) / "config.yaml", text)
         config = json.loads(self.parser.dump(self.config, format="json", skip_unset=False))

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+import os
 import resource
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
+from filelock import FileLock
 
 GOOD = {"id": "a", "question": "What is 1 + 1?", "rationale": "One and one. That makes 2.", "answer": "2"}
 
@@ -89,6 +91,11 @@ def test_a_wrong_type_is_told_in_a_plain_sentence(
         (["--model.optimizer.lr", "-1"], "model.optimizer"),
         (["--seed_everything", "-1"], "seed_everything"),
         (["--run", "../elsewhere"], "--runs_dir"),
+        (["--trainer.max_epochs", "0"], "trainer.max_epochs=0"),
+        (["--ckpt_path", os.curdir], "is a folder"),
+        (["--trainer.devices", "999", "--trainer.strategy", "ddp"], "trainer.devices=999"),
+        (["--trainer.limit_train_batches", "3", "--trainer.accumulate_grad_batches", "2"], "a multiple of 2"),
+        (["--trainer.limit_train_batches", "0.5", "--trainer.accumulate_grad_batches", "2"], "a multiple of 2"),
         (["--run", ""], "--runs_dir"),
         (["--runs_dir", "/proc/nowhere"], "/proc/nowhere"),
     ],
@@ -97,6 +104,13 @@ def test_a_wrong_value_names_its_option(
     words: list[str], named: str, run: Callable[..., int], capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:
     assert named in _told(run, capsys, *words)
+
+
+def test_an_empty_config_file_is_told(
+    run: Callable[..., int], capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    (tmp_path / "empty.yaml").write_text("")
+    assert "an empty one" in _told(run, capsys, "--config", tmp_path / "empty.yaml")
 
 
 # --------------------------------------------------------------------------------------------------- data
@@ -227,3 +241,14 @@ def test_a_full_disk_is_told_and_leaves_no_broken_checkpoint(
     assert "space" in told
     assert not list((tmp_path / "tiny").rglob("*.ckpt"))
     assert run("fit", "--ckpt_path", "last") == 0  # and the run can be taken up
+
+
+def test_two_processes_do_not_train_in_one_folder(
+    run: Callable[..., int], capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    (tmp_path / "tiny").mkdir()
+    with FileLock(tmp_path / "tiny" / ".lock"):  # as another process holds it
+        assert "no other process" in _told(run, capsys, "--evaluate", "false")
+    assert not (tmp_path / "tiny" / "config.yaml").exists()
+    assert run("fit", "--evaluate", "false") == 0  # and it is given back
+    assert run("fit", "--evaluate", "false", "--ckpt_path", "last") == 0

@@ -98,4 +98,4 @@ def _go_on(
             )
             for (id, prefix, room), ids in zip(part, texts, strict=True):
                 made[id] = prefix[given[id] :].tolist() + ids[:room]
-    return gather(made)
+    return gather(made) if ranks > 1 else made

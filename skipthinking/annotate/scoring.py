@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol, TypeVar
 
 import numpy as np
 import torch
@@ -15,7 +15,15 @@ from tqdm import tqdm
 from skipthinking.data.batches import Batch, collate, instance_length
 from skipthinking.records import Instance
 
-__all__ = ["Scores", "frozen", "gather", "score_tokens"]
+__all__ = ["Scores", "by_length", "frozen", "gather", "score_tokens"]
+
+
+class _HasId(Protocol):
+    @property
+    def id(self) -> str: ...
+
+
+T = TypeVar("T", bound=_HasId)
 
 
 class Scores(NamedTuple):
@@ -76,7 +84,7 @@ def score_tokens(
         Per example id the scores of its target tokens in order.
     """
     found: dict[str, Scores] = {}
-    batches = _batches(instances, batch_tokens)[rank::ranks]
+    batches = by_length(instances, instance_length, batch_tokens)[rank::ranks]
     hidden = rank > 0 or what is None
     with frozen(student), tqdm(total=sum(map(len, batches)), desc=what, delay=2, leave=False, disable=hidden) as bar:
         for rows in batches:
@@ -86,18 +94,23 @@ def score_tokens(
             for row, part in zip(rows, np.split(scores, ends[:-1]), strict=True):
                 found[row.id] = Scores(part[:, 0], part[:, 1] > 0)
             bar.update(len(rows))
-    return gather(found)
+    return gather(found) if ranks > 1 else found
 
 
-def _batches(instances: Sequence[Instance], batch_tokens: int) -> list[list[Instance]]:
-    """Instances of like length together, the longest first."""
-    order = sorted(instances, key=lambda instance: (-instance_length(instance), instance.id))
-    batches: list[list[Instance]] = []
-    for instance in order:
-        if not batches or instance_length(batches[-1][0]) * (len(batches[-1]) + 1) > batch_tokens:
-            batches.append([])
-        batches[-1].append(instance)
-    return batches
+def by_length(rows: Sequence[T], length: Callable[[T], int], tokens: int) -> list[list[T]]:
+    """Groups rows of like length, the longest first.
+
+    Args:
+        rows: What has an id.
+        length: Tokens of a row.
+        tokens: Padded tokens per group at most; a single longer row gets a group of its own.
+    """
+    groups: list[list[T]] = []
+    for row in sorted(rows, key=lambda row: (-length(row), row.id)):
+        if not groups or length(groups[-1][0]) * (len(groups[-1]) + 1) > tokens:
+            groups.append([])
+        groups[-1].append(row)
+    return groups
 
 
 def _to(batch: Batch, device: torch.device) -> Batch:

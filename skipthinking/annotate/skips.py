@@ -13,13 +13,14 @@ from numpy.typing import NDArray
 from tqdm import tqdm
 
 from skipthinking.annotate.rollout import complete
-from skipthinking.annotate.scoring import score_tokens
+from skipthinking.annotate.scoring import by_length, frozen, gather
 from skipthinking.data.cutting import Stages
-from skipthinking.records import Encoded, Instance, Span, UserError
+from skipthinking.records import Encoded, Span, UserError
+from skipthinking.students.reading import Reader, reader
 
-__all__ = ["Answer", "Likelihood", "Rationale", "Rollout", "Scene", "Verifier", "search_skips", "shuffled_skips"]
-
-_FIRST = "Skip search: who is right"
+__all__ = [
+    "Answer", "Likelihood", "Rationale", "Rollout", "Scene", "Trial", "Verifier", "search_skips", "shuffled_skips",
+]  # fmt: skip
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -46,13 +47,39 @@ class Rationale:
         """Prompt ids."""
         return self.encoded.prompts[""]
 
+    def join(self, stages: Sequence[int]) -> NDArray[np.int64]:
+        """The tokens of some stages."""
+        return np.concatenate([np.empty(0, dtype=np.int64), *(self.stages[stage] for stage in stages)])
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Trial:
+    """A question to a verifier: can a rationale do without a stage?
+
+    Attributes:
+        row: The rationale.
+        before: Its stages before the one in question, as far as they are still there.
+        drop: The stage.
+        after: The stages behind it, the answer the last; the first of them opens at once.
+    """
+
+    row: Rationale
+    before: list[int]
+    drop: int
+    after: list[int]
+
+    @property
+    def forced(self) -> int:
+        """Tokens that name the first stage behind the gap; they are given, so they are not judged."""
+        return self.row.openings[self.after[0]]
+
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Scene:
     """Who judges, and how answers are graded.
 
     Attributes:
-        student: The student, frozen by whoever scores with it.
+        student: The student, frozen while a search lasts.
         right: Whether a completion answers the example of that id correctly.
         max_new_tokens: Most tokens of a completion.
         rank: This process.
@@ -65,29 +92,27 @@ class Scene:
     rank: int = 0
     ranks: int = 1
 
-    def score(self, rows: Sequence[Instance], what: str | None = None) -> Mapping[str, Any]:
-        """Scores of the target tokens of every instance, with a progress bar if it has a label."""
-        return score_tokens(self.student, rows, rank=self.rank, ranks=self.ranks, what=what)
-
 
 class Verifier(ABC):
-    """Judges whether the student can do without a chunk. One is used for one search after the other."""
+    """Judges whether the student can do without chunks of a block of rationales."""
+
+    block_tokens: int = 16384
+    """Padded tokens of a block."""
 
     @abstractmethod
-    def begin(self, rows: Sequence[Rationale], scene: Scene) -> set[str]:
-        """Looks at whole rationales, and returns the ids of those that the student answers correctly."""
+    def begin(self, rows: Sequence[Rationale], scene: Scene) -> list[bool]:
+        """Looks at the whole rationales of a new block, and says which ones the student answers correctly."""
 
     @abstractmethod
-    def verify(self, trials: Sequence[tuple[Rationale, list[int], int]], scene: Scene) -> dict[str, bool]:
+    def verify(self, trials: Sequence[Trial]) -> list[bool]:
         """Whether each rationale can do without a stage.
 
         Args:
-            trials: (rationale, its stages that are still there, the one of them to do without).
-            scene: Who judges.
+            trials: One per rationale, each time of fewer rationales of the block; chunks come in order.
         """
 
-    def settle(self, id: str, removed: bool) -> None:
-        """Is told what became of a trial, before the next one of the same rationale."""
+    def settle(self, trials: Sequence[Trial], removed: Sequence[bool]) -> None:
+        """Is told what became of the trials: whether the stage is gone from the text for good."""
         return
 
     def settings(self) -> dict[str, Any]:
@@ -95,19 +120,49 @@ class Verifier(ABC):
         return {"verifier": type(self).__name__, **{k: v for k, v in vars(self).items() if not k.startswith("_")}}
 
 
-def _shown(row: Rationale, kept: Sequence[int], drop: int) -> tuple[NDArray[np.int64], list[int]]:
-    """Tokens without a stage, and the stages behind it; the first of these opens at once."""
-    rest = [stage for stage in kept if stage != drop]
-    return np.concatenate([row.stages[stage] for stage in rest]), [stage for stage in rest if stage > drop]
+class _Contexts(Verifier):
+    """Verifiers that score the teacher's own text behind contexts that grow chunk by chunk: they are read once."""
+
+    _reader: Reader
+    _ids: list[str]  # of the reader's rows
+
+    def begin(self, rows: Sequence[Rationale], scene: Scene) -> list[bool]:
+        """One pass over the whole rationales."""
+        columns = [max(len(row.stages[m]) for row in rows if m < len(row.stages)) for m in range(_longest(rows))]
+        longest = max(len(row.prompt) for row in rows) + sum(columns)
+        self._reader = reader(scene.student, [row.prompt for row in rows], longest)
+        self._ids = [row.id for row in rows]
+        return self._look(rows)
+
+    @abstractmethod
+    def _look(self, rows: Sequence[Rationale]) -> list[bool]:
+        """Scores the whole rationales."""
+
+    def _only(self, trials: Sequence[Trial]) -> None:
+        """Forgets the rationales that are not tried any more."""
+        ids = [trial.row.id for trial in trials]
+        if ids != self._ids:
+            place = {id: row for row, id in enumerate(self._ids)}
+            self._reader.narrow([place[id] for id in ids])
+            self._ids = ids
+
+    def settle(self, trials: Sequence[Trial], removed: Sequence[bool]) -> None:
+        """A stage that stays becomes context."""
+        for row, (trial, gone) in enumerate(zip(trials, removed, strict=True)):
+            if not gone:
+                self._reader.grow(row, trial.row.stages[trial.drop])
 
 
-class Likelihood(Verifier):
+class Likelihood(_Contexts):
     """Default: the teacher's remaining text stays likely (ours).
 
     With the name of the next stage forced and the teacher's remaining text following, the answer must still be right
-    greedily, the mean NLL of the remaining tokens must rise by less than ``max_rise``, and that of no token by more
-    than ten times as much, against the same text with the chunk. Nothing is generated: a chunk costs one scored pass,
-    because the text that it is compared with is the one of the last removal.
+    greedily, the mean NLL of the remaining tokens must rise by less than ``max_rise``, and that of no token that the
+    student was sure of (more likely than not) by more than ten times as much, against the same text with the chunk.
+    Of a token that it was not sure of, such as the first word of one of many phrasings, the likelihood changes with
+    anything. The names of stages are not judged: the training that follows teaches them anew.
+
+    Nothing is generated, no context is read twice, and no text is read on when it is lost.
 
     Args:
         max_rise: Nats per token.
@@ -117,72 +172,69 @@ class Likelihood(Verifier):
         if max_rise <= 0:
             raise UserError(f"Expected a rise above 0, got model.verifier.init_args.max_rise={max_rise}.")
         self.max_rise = max_rise
-        self._with: dict[str, list[NDArray[np.float32]]] = {}  # NLL per stage, as the rationale now is
+        self._with: dict[str, list[NDArray[np.float32]]] = {}  # NLL per stage, as the text now is; of names, infinite
         self._without: dict[str, list[NDArray[np.float32]]] = {}
 
-    def begin(self, rows: Sequence[Rationale], scene: Scene) -> set[str]:
-        """One pass over the whole rationales."""
-        whole = [_instance(row, np.concatenate(row.stages), 0) for row in rows]
-        scores = scene.score(whole, _FIRST)
-        right = set()
-        for row in rows:
-            self._with[row.id] = np.split(scores[row.id].nll, np.cumsum([len(stage) for stage in row.stages])[:-1])
-            if scores[row.id].hit[-len(row.stages[-1]) :].all():
-                right.add(row.id)
-        return right
+    def _look(self, rows: Sequence[Rationale]) -> list[bool]:
+        found = self._reader.score([row.join(range(len(row.stages))) for row in rows], [0] * len(rows))
+        self._with = {
+            row.id: _judged(scores, row, range(len(row.stages))) for row, scores in zip(rows, found, strict=True)
+        }
+        return [_answered(row, scores) for row, scores in zip(rows, found, strict=True)]
 
-    def verify(self, trials: Sequence[tuple[Rationale, list[int], int]], scene: Scene) -> dict[str, bool]:
-        """One pass over the texts without the chunks."""
-        rows, behind = [], {}
-        for row, kept, drop in trials:
-            tokens, behind[row.id] = _shown(row, kept, drop)
-            rows.append(_instance(row, tokens, len(tokens) - sum(len(row.stages[stage]) for stage in behind[row.id])))
-        scores = scene.score(rows)
-        found = {}
-        for row, _, _ in trials:
-            later = behind[row.id]
-            parts = np.split(scores[row.id].nll, np.cumsum([len(row.stages[stage]) for stage in later])[:-1])
-            forced = row.openings[later[0]]
-            before = np.concatenate([self._with[row.id][stage] for stage in later])[forced:]
-            rise = np.concatenate(parts)[forced:] - before
-            answer = scores[row.id].hit[-len(row.stages[-1]) :][forced if len(later) == 1 else 0 :]
-            ok = bool(answer.all()) and rise.mean() < self.max_rise and rise.max() <= 10 * self.max_rise
-            found[row.id] = bool(ok)
-            self._without[row.id] = list(self._with[row.id])
-            for stage, part in zip(later, parts, strict=True):
-                self._without[row.id][stage] = part
-        return found
+    def verify(self, trials: Sequence[Trial]) -> list[bool]:
+        """One pass over the texts without the chunks, each as far as they may still be kept."""
+        self._only(trials)
+        was = [np.concatenate([self._with[trial.row.id][stage] for stage in trial.after]) for trial in trials]
 
-    def settle(self, id: str, removed: bool) -> None:
+        def hopeless(row: int, scores: NDArray[np.float32]) -> bool:
+            return not self._stays(scores[:, 0], was[row])
+
+        texts = [trial.row.join(trial.after) for trial in trials]
+        found = self._reader.score(texts, [0] * len(texts), hopeless)
+        self._without, verdicts = {}, []
+        for trial, before, scores in zip(trials, was, found, strict=True):
+            whole = len(scores) == len(before) and _answered(trial.row, scores)
+            verdicts.append(whole and self._stays(scores[:, 0], before))
+            if verdicts[-1]:
+                parts = _judged(scores, trial.row, trial.after)
+                self._without[trial.row.id] = [*self._with[trial.row.id][: trial.after[0]], *parts]
+        return verdicts
+
+    def _stays(self, now: NDArray[np.float32], was: NDArray[np.float32]) -> bool:
+        """Whether a text stays likely, as far as it was read; what is still to come has an NLL of at least nothing."""
+        judged, known = np.isfinite(was), was[: len(now)]
+        rise = now[judged[: len(now)]].sum(dtype=np.float64) - was[judged].sum(dtype=np.float64)
+        sure = known < np.log(2)
+        worst = (now - known)[sure].max(initial=0.0)
+        return bool(rise < self.max_rise * judged.sum() and worst <= 10 * self.max_rise)
+
+    def settle(self, trials: Sequence[Trial], removed: Sequence[bool]) -> None:
         """The text without the chunk is what the next one is compared with."""
-        if removed:
-            self._with[id] = self._without[id]
+        super().settle(trials, removed)
+        for trial, gone in zip(trials, removed, strict=True):
+            if gone:
+                self._with[trial.row.id] = self._without[trial.row.id]
 
 
-class Answer(Verifier):
+class Answer(_Contexts):
     """The answer stage, given the question and all remaining chunks of the teacher, is right greedily.
 
-    A last chunk that states the result makes every earlier one look skippable.
+    That it comes next is not judged. A last chunk that states the result makes every earlier one look skippable.
     """
 
-    def begin(self, rows: Sequence[Rationale], scene: Scene) -> set[str]:
-        """The answer behind whole rationales."""
-        scores = scene.score([self._asked(row, list(range(len(row.stages))), -1) for row in rows], _FIRST)
-        return {row.id for row in rows if scores[row.id].hit.all()}
+    def _look(self, rows: Sequence[Rationale]) -> list[bool]:
+        return self._right(rows, [row.join(range(len(row.stages))) for row in rows])
 
-    def verify(self, trials: Sequence[tuple[Rationale, list[int], int]], scene: Scene) -> dict[str, bool]:
+    def verify(self, trials: Sequence[Trial]) -> list[bool]:
         """The answer behind what remains."""
-        scores = scene.score([self._asked(*trial) for trial in trials])
-        found = {}
-        for row, kept, drop in trials:
-            forced = row.openings[-1] if kept[-2:] == [drop, len(row.stages) - 1] else 0
-            found[row.id] = bool(scores[row.id].hit[forced:].all())
-        return found
+        self._only(trials)
+        return self._right([trial.row for trial in trials], [trial.row.join(trial.after) for trial in trials])
 
-    @staticmethod
-    def _asked(row: Rationale, kept: Sequence[int], drop: int) -> Instance:
-        tokens, _ = _shown(row, kept, drop)
-        return _instance(row, tokens, len(tokens) - len(row.stages[-1]))
+    def _right(self, rows: Sequence[Rationale], texts: Sequence[NDArray[np.int64]]) -> list[bool]:
+        first = [len(text) - len(row.stages[-1]) for row, text in zip(rows, texts, strict=True)]
+        found = self._reader.score(texts, first)
+        return [_answered(row, scores) for row, scores in zip(rows, found, strict=True)]
 
 
 class Rollout(Verifier):
@@ -192,38 +244,49 @@ class Rollout(Verifier):
     text is the draft, see :func:`skipthinking.annotate.rollout.complete`.
     """
 
-    def begin(self, rows: Sequence[Rationale], scene: Scene) -> set[str]:
-        """What the student writes from the question alone."""
-        whole = [(row, np.empty(0, dtype=np.int64), np.concatenate(row.stages)) for row in rows]
-        return self._right(whole, scene, _FIRST)
+    block_tokens = 65536
+    _scene: Scene
 
-    def verify(self, trials: Sequence[tuple[Rationale, list[int], int]], scene: Scene) -> dict[str, bool]:
+    def begin(self, rows: Sequence[Rationale], scene: Scene) -> list[bool]:
+        """What the student writes from the question alone."""
+        self._scene = scene
+        return self._right([(row, row.join([]), row.join(range(len(row.stages)))) for row in rows])
+
+    def verify(self, trials: Sequence[Trial]) -> list[bool]:
         """What the student writes from the next stage on."""
         asked = []
-        for row, kept, drop in trials:
-            tokens, behind = _shown(row, kept, drop)
-            begun = len(tokens) - sum(len(row.stages[stage]) for stage in behind) + row.openings[behind[0]]
-            asked.append((row, tokens[:begun], tokens[begun:]))
-        right = self._right(asked, scene)
-        return {row.id: row.id in right for row, _, _ in asked}
+        for trial in trials:
+            text = trial.row.join(trial.after)
+            begun = np.concatenate([trial.row.join(trial.before), text[: trial.forced]])
+            asked.append((trial.row, begun, text[trial.forced :]))
+        return self._right(asked)
 
-    @staticmethod
-    def _right(
-        asked: Sequence[tuple[Rationale, NDArray[np.int64], NDArray[np.int64]]], scene: Scene, what: str | None = None
-    ) -> set[str]:
+    def _right(self, asked: Sequence[tuple[Rationale, NDArray[np.int64], NDArray[np.int64]]]) -> list[bool]:
         made = complete(
-            scene.student,
+            self._scene.student,
             {row.id: row.prompt for row, _, _ in asked},
             {row.id: begun for row, begun, _ in asked},
             {row.id: draft for row, _, draft in asked},
-            max_new_tokens=scene.max_new_tokens, rank=scene.rank, ranks=scene.ranks, what=what,
+            max_new_tokens=self._scene.max_new_tokens, what=None,
         )  # fmt: skip
-        return {row.id for row, begun, _ in asked if scene.right(row.id, begun.tolist() + made[row.id])}
+        return [self._scene.right(row.id, begun.tolist() + made[row.id]) for row, begun, _ in asked]
 
 
-def _instance(row: Rationale, tokens: NDArray[np.int64], context: int) -> Instance:
-    weights = np.repeat(np.array([0, 1], dtype=np.float32), [context, len(tokens) - context])
-    return Instance(id=row.id, prompt=row.prompt, tokens=tokens, weights=weights)
+def _longest(rows: Sequence[Rationale]) -> int:
+    return max(len(row.stages) for row in rows)
+
+
+def _judged(scores: NDArray[np.float32], row: Rationale, stages: Sequence[int]) -> list[NDArray[np.float32]]:
+    """NLL per token of some stages, per stage; infinite for their names, which are not judged."""
+    parts = np.split(scores[:, 0].copy(), np.cumsum([len(row.stages[stage]) for stage in stages])[:-1])
+    for stage, part in zip(stages, parts, strict=True):
+        part[: row.openings[stage]] = np.inf
+    return parts
+
+
+def _answered(row: Rationale, scores: NDArray[np.float32]) -> bool:
+    """Whether the answer stage is right greedily; that it comes next is not judged."""
+    return bool(scores[len(scores) - len(row.stages[-1]) + row.openings[-1] :, 1].all())
 
 
 def search_skips(
@@ -239,6 +302,7 @@ def search_skips(
 
     Chunks are tried in order; a removed one stays removed while the later ones are tried, or with ``cumulative`` off
     each is tried by itself. An example that the student answers wrongly keeps all; the answer stage always stays.
+    Examples of like length are searched together; the blocks do not depend on the number of processes.
 
     Args:
         encoded: The examples.
@@ -259,19 +323,42 @@ def search_skips(
         )
         for row in encoded
     ]
+    blocks = by_length(rows, lambda row: len(row.prompt) + sum(map(len, row.stages)), verifier.block_tokens)
+    mine = blocks[scene.rank :: scene.ranks]
+    kept: dict[str, list[int]] = {}
+    bar = tqdm(total=sum(map(len, mine)), desc="Skip search", delay=2, leave=False, disable=scene.rank > 0)
+    with frozen(scene.student), bar:
+        for block in mine:
+            kept |= _search_block(block, verifier, scene, cumulative)
+            bar.update(len(block))
+    return gather(kept) if scene.ranks > 1 else kept
+
+
+def _search_block(
+    rows: Sequence[Rationale], verifier: Verifier, scene: Scene, cumulative: bool
+) -> dict[str, list[int]]:
     right = verifier.begin(rows, scene)
-    kept = {row.id: list(range(len(row.stages))) for row in rows}
-    alive = [row for row in rows if row.id in right]
-    longest = max((len(row.stages) for row in alive), default=1) - 1
-    for drop in tqdm(range(longest), desc="Skip search: chunk", delay=2, leave=False, disable=scene.rank > 0):
-        tried = [row for row in alive if drop < len(row.stages) - 1]
-        now = {row.id: kept[row.id] if cumulative else list(range(len(row.stages))) for row in tried}
-        verdicts = verifier.verify([(row, now[row.id], drop) for row in tried], scene)
-        for row in tried:
-            verifier.settle(row.id, verdicts[row.id] and cumulative)
-            if verdicts[row.id]:
-                kept[row.id] = [stage for stage in kept[row.id] if stage != drop]
-    return {row.id: kept[row.id][:-1] for row in rows}
+    kept = {row.id: list(range(len(row.stages) - 1)) for row in rows}
+    alive = [row for row, ok in zip(rows, right, strict=True) if ok]
+    for drop in range(_longest(rows) - 1):
+        trials = [
+            Trial(
+                row=row,
+                before=[stage for stage in kept[row.id] if stage < drop] if cumulative else list(range(drop)),
+                drop=drop,
+                after=list(range(drop + 1, len(row.stages))),
+            )
+            for row in alive
+            if drop < len(row.stages) - 1
+        ]
+        if not trials:
+            break
+        verdicts = verifier.verify(trials)
+        verifier.settle(trials, [ok and cumulative for ok in verdicts])
+        for trial, ok in zip(trials, verdicts, strict=True):
+            if ok:
+                kept[trial.row.id].remove(drop)
+    return kept
 
 
 def shuffled_skips(kept: Mapping[str, Sequence[int]], chunks: Mapping[str, int], seed: int) -> dict[str, list[int]]:

@@ -119,7 +119,7 @@ class CWT(Distiller):
         return {id: tuple((start, end) for start, end in spans) for id, spans in found.items()}
 
     def annotate(self) -> list[dict[str, Any]]:
-        """Steps, their mean token NLL, chunks, and the chunks that are kept, of every training example."""
+        """Steps, their mean token NLL and tokens, chunks, and the chunks that are kept, of every training example."""
         data, codec = self.data, self.codec
         assert codec is not None
         chunks = data.searched_chunks()
@@ -134,6 +134,7 @@ class CWT(Distiller):
                     round(float(nll) / (end - start), 4)
                     for nll, (start, end) in zip(losses[row.id], row.steps, strict=True)
                 ],
+                "tokens": [end - start for start, end in row.steps],
                 "chunks": [list(span) for span in chunks[row.id]],
                 "kept": list(kept[row.id]),
                 "answer": codec.decode(row.tokens[slice(*row.answer)].tolist()),

@@ -63,7 +63,7 @@ def target_scores(model: Any, keep_BL: Tensor, targets_N: Tensor, inputs: dict[s
 
     handles = [head.register_forward_pre_hook(select), head.register_forward_hook(look)]
     try:
-        logits_NV = model(**inputs, use_cache=False).logits
+        logits_NV = model(**{"use_cache": False, **inputs}).logits
     finally:
         for handle in handles:
             handle.remove()

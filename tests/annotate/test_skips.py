@@ -96,7 +96,8 @@ def _plain_likelihood(world: World, row: Encoded, max_rise: float, cumulative: b
         shares, tokens = world.logits(row, _flat(stages, shown))
         nll, hit = -shares[torch.arange(len(tokens)), tokens], shares.argmax(-1) == tokens
         edges = np.cumsum([0, *(len(stages[s]) for s in shown)])
-        spans = {s: slice(edges[i], edges[i + 1]) for i, s in enumerate(shown)}
+        names = [1 if s == last else len(world.stages.markers(last)[s]) for s in shown]
+        spans = {s: slice(edges[i] + names[i], edges[i + 1]) for i, s in enumerate(shown)}
         return {s: nll[span] for s, span in spans.items()}, {s: hit[span] for s, span in spans.items()}
 
     if not scores(kept)[1][last].all():
@@ -107,10 +108,9 @@ def _plain_likelihood(world: World, row: Encoded, max_rise: float, cumulative: b
         without = [s for s in shown if s != drop]
         later = [s for s in without if s > drop]
         before, after = scores(shown)[0], scores(without)
-        name = 1 if later[0] == last else len(world.stages.markers(last)[later[0]])
-        rise = torch.cat([after[0][s] - before[s] for s in later])[name:]
-        answer = after[1][last][name if later == [last] else 0 :]
-        if answer.all() and rise.mean() < max_rise and rise.max() <= 10 * max_rise:
+        rise = torch.cat([after[0][s] - before[s] for s in later])
+        sure = torch.cat([before[s] for s in later]) < np.log(2)
+        if after[1][last].all() and rise.mean() < max_rise and not (rise[sure] > 10 * max_rise).any():
             result.remove(drop)
             if cumulative:
                 kept = list(result)
@@ -169,13 +169,12 @@ def test_answer_search_asks_for_the_answer_alone(world: World) -> None:
 
         def hits(shown: list[int]) -> torch.Tensor:
             shares, tokens = world.logits(row, _flat(stages, shown))  # noqa: B023
-            return (shares.argmax(-1) == tokens)[-len(stages[last]) :]  # noqa: B023
+            return (shares.argmax(-1) == tokens)[1 - len(stages[last]) :]  # noqa: B023
 
         if hits(kept).all():
             for drop in range(last):
                 without = [s for s in kept if s != drop]
-                forced = 1 if kept[-2:] == [drop, last] else 0
-                if hits(without)[forced:].all():
+                if hits(without).all():
                     kept = without
         assert found[row.id] == kept[:-1], row.id
 
@@ -202,20 +201,21 @@ def test_examples_that_the_student_gets_wrong_keep_every_chunk(world: World) -> 
 
 
 def test_any_number_of_ranks_finds_the_same(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
-    from skipthinking.annotate import scoring
-
+    monkeypatch.setattr(Likelihood, "block_tokens", 300)  # several blocks
     whole = world.search(Likelihood())
-    parts: list[dict[str, Any]] = []
+    parts = [world.search(Likelihood(), scene=world.scene(rank=rank, ranks=2)) for rank in range(2)]
+    assert all(parts)
+    assert not parts[0].keys() & parts[1].keys()
+    assert parts[0] | parts[1] == whole
 
-    def both(student: Any, rows: Any, *, rank: int, ranks: int, what: str) -> dict[str, Any]:
-        """What two ranks would find and gather."""
-        found = [scoring.score_tokens(student, rows, rank=r, ranks=2, what=what) for r in range(2)]
-        parts.extend(found)
-        return found[0] | found[1]
 
-    monkeypatch.setattr("skipthinking.annotate.skips.score_tokens", both)
-    assert world.search(Likelihood()) == whole
-    assert any(parts)
+@pytest.mark.parametrize("verifier", [Likelihood(), Rollout(), Answer()], ids=lambda v: type(v).__name__)
+def test_who_is_searched_together_changes_nothing(
+    verifier: Verifier, world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    together = world.search(verifier)
+    monkeypatch.setattr(type(verifier), "block_tokens", 1)  # one by one
+    assert world.search(verifier) == together
 
 
 def test_random_skips_take_as_many_chunks_from_each_example() -> None:

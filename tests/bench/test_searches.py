@@ -168,19 +168,17 @@ def _plain_skips(world: World, row: Encoded, max_rise: float = 0.05) -> list[int
         shares = world.student.model(input_ids=ids).logits[0].log_softmax(-1)[len(row.prompts[""]) - 1 : -1]
         nll, hit = -shares[torch.arange(len(tokens)), tokens], shares.argmax(-1) == tokens
         lengths = [len(stages[s]) for s in shown]
-        return dict(zip(shown, zip(nll.split(lengths), hit.split(lengths), strict=True), strict=True))
+        parts = zip(nll.split(lengths), hit.split(lengths), strict=True)
+        return {s: (part[1:], right[1:]) for s, (part, right) in zip(shown, parts, strict=True)}  # a name is one token
 
     if not scores(kept)[last][1].all():
         return kept[:-1]
     for drop in range(last):
         before, without = scores(kept), [s for s in kept if s != drop]
         after, later = scores(without), [s for s in without if s > drop]
-        rise = torch.cat([after[s][0] - before[s][0] for s in later])[1:]
-        if (
-            after[last][1][1 if later == [last] else 0 :].all()
-            and rise.mean() < max_rise
-            and rise.max() <= 10 * max_rise
-        ):
+        rise = torch.cat([after[s][0] - before[s][0] for s in later])
+        sure = torch.cat([before[s][0] for s in later]) < np.log(2)
+        if after[last][1].all() and rise.mean() < max_rise and not (rise[sure] > 10 * max_rise).any():
             kept = without
     return kept[:-1]
 

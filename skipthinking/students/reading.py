@@ -1,0 +1,221 @@
+"""Texts that share contexts: a context is read once, and what may follow it is scored again and again.
+
+Shape suffixes: B rows, C cached tokens (with holes), W tokens of a pass (right-padded).
+"""
+
+from __future__ import annotations
+
+import inspect
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from skipthinking.data.batches import collate
+from skipthinking.records import Instance
+from skipthinking.students.base import Student
+from skipthinking.students.heads import nll_and_hit, target_scores
+
+__all__ = ["CachedReader", "PlainReader", "Reader", "reader"]
+
+Tokens = NDArray[np.int64]
+Found = NDArray[np.float32]
+Enough = Callable[[int, Found], bool]
+
+_PIECE = 24  # tokens of a text that are read between two questions whether to go on
+
+
+class Reader(ABC):
+    """Rows of contexts that grow. Use it with the student frozen.
+
+    Args:
+        student: Who reads.
+        prompts: Where the contexts begin, ids of shape (P,) each.
+    """
+
+    @abstractmethod
+    def __init__(self, student: Student, prompts: Sequence[Tokens]) -> None: ...
+
+    @abstractmethod
+    def grow(self, row: int, tokens: Tokens) -> None:
+        """Appends tokens to a context."""
+
+    @abstractmethod
+    def narrow(self, rows: Sequence[int]) -> None:
+        """Forgets all rows but these; they are counted from 0 again, in the order given."""
+
+    @abstractmethod
+    def score(self, texts: Sequence[Tokens], first: Sequence[int], enough: Enough | None = None) -> list[Found]:
+        """What the student says of texts that may follow; the contexts stay as they are.
+
+        Args:
+            texts: A text for each row, none empty.
+            first: Where in each text the tokens begin that are asked for; at least one is.
+            enough: Is shown what was found for a row so far, and says whether the rest of it may be left out.
+
+        Returns:
+            Per text an array of shape (N, 2): NLL in nats, and 1 where greedy decoding would choose the token.
+        """
+
+
+class PlainReader(Reader):
+    """Reads the whole context each time; for any student."""
+
+    def __init__(self, student: Student, prompts: Sequence[Tokens]) -> None:
+        self.student = student
+        self._prompts, self._contexts = list(prompts), [np.empty(0, dtype=np.int64) for _ in prompts]
+
+    def grow(self, row: int, tokens: Tokens) -> None:
+        """Appends tokens to a context."""
+        self._contexts[row] = np.concatenate([self._contexts[row], tokens])
+
+    def narrow(self, rows: Sequence[int]) -> None:
+        """Forgets all rows but these."""
+        self._prompts, self._contexts = [self._prompts[row] for row in rows], [self._contexts[row] for row in rows]
+
+    def score(self, texts: Sequence[Tokens], first: Sequence[int], enough: Enough | None = None) -> list[Found]:
+        """One pass over contexts and texts, to the end."""
+        asked = [self._instance(row, text, start) for row, (text, start) in enumerate(zip(texts, first, strict=True))]
+        batch = collate(asked, pad_id=self.student.pad_id, encoder_decoder=self.student.encoder_decoder)
+        moved: dict[str, Any] = {
+            name: value.to(self.student.device) for name, value in batch._asdict().items() if torch.is_tensor(value)
+        }
+        found = self.student.token_scores(batch._replace(**moved)).cpu().numpy()
+        return _parts(found, [len(text) - start for text, start in zip(texts, first, strict=True)])
+
+    def _instance(self, row: int, text: Tokens, start: int) -> Instance:
+        context = self._contexts[row]
+        weights = np.repeat(np.array([0, 1], dtype=np.float32), [len(context) + start, len(text) - start])
+        return Instance(id=str(row), prompt=self._prompts[row], tokens=np.concatenate([context, text]), weights=weights)
+
+
+class _Cache(NamedTuple):
+    """Keys and values per layer, and which columns of a row hold a token."""
+
+    layers: list[tuple[Tensor, Tensor]]
+    there_BC: Tensor
+
+    def of(self, rows: Sequence[int]) -> _Cache:
+        if len(rows) == len(self.there_BC):
+            return self
+        index_B = torch.tensor(list(rows), dtype=torch.long, device=self.there_BC.device)
+        return _Cache([(keys[index_B], values[index_B]) for keys, values in self.layers], self.there_BC[index_B])
+
+    def until(self, column: int) -> _Cache:
+        return _Cache([(k[:, :, :column], v[:, :, :column]) for k, v in self.layers], self.there_BC[:, :column])
+
+
+class CachedReader(Reader):
+    """Keeps keys and values of the contexts, for causal students that are told positions.
+
+    The rows of a pass have different lengths, so the cache has holes behind the shorter ones: a mask hides them, and
+    every row counts its own positions. A context's last token is read again with each text, because it predicts the
+    first one.
+    """
+
+    def __init__(self, student: Student, prompts: Sequence[Tokens]) -> None:
+        self.student = student
+        self._unread = list(prompts)  # per row, the end of the context that is not cached yet; never empty
+        self._seen = [0] * len(prompts)  # cached tokens per row
+        self._cache = _Cache([], torch.zeros(len(prompts), 0, dtype=torch.bool, device=student.device))
+
+    def grow(self, row: int, tokens: Tokens) -> None:
+        """Appends tokens to a context; they are read with the next text."""
+        self._unread[row] = np.concatenate([self._unread[row], tokens])
+
+    def narrow(self, rows: Sequence[int]) -> None:
+        """Forgets all rows but these."""
+        self._unread, self._seen = [self._unread[row] for row in rows], [self._seen[row] for row in rows]
+        self._cache = self._cache.of(rows)
+
+    def score(self, texts: Sequence[Tokens], first: Sequence[int], enough: Enough | None = None) -> list[Found]:
+        """Reads in pieces of one width, so that little is padding and a row can stop where it is enough."""
+        lines = [np.concatenate([new, text]) for new, text in zip(self._unread, texts, strict=True)]
+        begin = [len(new) - 1 + start for new, start in zip(self._unread, first, strict=True)]
+        found = [np.empty((0, 2), dtype=np.float32) for _ in texts]
+        width = max(map(len, lines)) if enough is None else max(map(len, self._unread)) - 1 + _PIECE
+        rows, cache, at, seen = list(range(len(texts))), self._cache, 0, self._seen
+        while rows:
+            shown = [lines[row][at : min(at + width, len(lines[row]) - 1)] for row in rows]
+            asked = [range(max(at, begin[row]), at + len(part)) for row, part in zip(rows, shown, strict=True)]
+            targets = [lines[row][place.start + 1 : place.stop + 1] for row, place in zip(rows, asked, strict=True)]
+            scores, cache = self._read(cache, shown, [seen[row] + at for row in rows],
+                                       [place.start - at for place in asked], np.concatenate(targets))  # fmt: skip
+            for row, part in zip(rows, _parts(scores, [len(place) for place in asked]), strict=True):
+                found[row] = np.concatenate([found[row], part])
+            if at == 0:
+                self._commit(cache)
+            at, width = at + width, _PIECE
+            on = [i for i, row in enumerate(rows)
+                  if at < len(lines[row]) - 1 and not (enough and enough(row, found[row]))]  # fmt: skip
+            rows, cache = [rows[i] for i in on], cache.of(on)
+        return found
+
+    def _read(
+        self, cache: _Cache, shown: Sequence[Tokens], seen: Sequence[int], first: Sequence[int], targets: Tokens
+    ) -> tuple[Found, _Cache]:
+        """One pass over new tokens: scores of the asked ones, and the cache with all of them."""
+        device, width = self.student.device, max(map(len, shown))
+        ids_BW = torch.full((len(shown), width), self.student.pad_id)
+        for i, part in enumerate(shown):
+            ids_BW[i, : len(part)] = torch.from_numpy(part)
+        place_W = torch.arange(width, device=device)
+        here_BW = place_W < torch.tensor([len(part) for part in shown], device=device)[:, None]
+        keep_BW = here_BW & (place_W >= torch.tensor(first, device=device)[:, None])
+        positions_BW = torch.tensor(seen, device=device)[:, None] + place_W
+        there_BC = torch.cat([cache.there_BC, here_BW], dim=1)
+        grown = _dynamic(cache.layers)
+        inputs = {
+            "input_ids": ids_BW.to(device),
+            "attention_mask": there_BC.long(),
+            "position_ids": positions_BW.clamp(max=self.student.context_length - 1),
+            "past_key_values": grown,
+            "use_cache": True,
+        }
+        scores = target_scores(self.student.model, keep_BW, torch.from_numpy(targets).to(device), inputs, nll_and_hit)
+        return scores.cpu().numpy(), _Cache([(layer.keys, layer.values) for layer in grown.layers], there_BC)
+
+    def _commit(self, cache: _Cache) -> None:
+        """Keeps what was unread, but for the last token of each row."""
+        new = [len(part) - 1 for part in self._unread]
+        before = self._cache.there_BC
+        own_BC = torch.arange(max(new)) < torch.tensor(new)[:, None]
+        grown = cache.until(before.shape[1] + max(new))
+        self._cache = grown._replace(there_BC=torch.cat([before, own_BC.to(before.device)], dim=1))
+        self._seen = [seen + count for seen, count in zip(self._seen, new, strict=True)]
+        self._unread = [part[-1:] for part in self._unread]
+
+
+def _dynamic(layers: Sequence[tuple[Tensor, Tensor]]) -> Any:
+    from transformers import DynamicCache
+
+    cache = DynamicCache()
+    for place, (keys, values) in enumerate(layers):
+        cache.update(keys, values, place)
+    return cache
+
+
+def _parts(found: NDArray[Any], lengths: Sequence[int]) -> list[Found]:
+    return np.split(found, np.cumsum(lengths)[:-1])
+
+
+def reader(student: Student, prompts: Sequence[Tokens], longest: int) -> Reader:
+    """The reader that fits a student.
+
+    Args:
+        student: Who reads; its weights are there.
+        prompts: Where the contexts begin.
+        longest: Bound of a row's tokens and holes. A student whose attention slides over a shorter window, or that
+            cannot be told positions, reads everything each time, and so does an encoder-decoder.
+    """
+    config = student.config.get_text_config(decoder=True)
+    model = student.model.get_base_model() if student.lora else student.model
+    told = "position_ids" in inspect.signature(model.forward).parameters and not student.encoder_decoder
+    known = set(getattr(config, "layer_types", None) or ()) <= {"full_attention", "sliding_attention"}
+    window = getattr(config, "sliding_window", None)
+    fits = told and known and (window is None or window > longest)
+    return CachedReader(student, prompts) if fits else PlainReader(student, prompts)
