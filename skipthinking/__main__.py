@@ -11,6 +11,7 @@ TOOLS = {
     "show": "skipthinking.report.show:show",
     "suite": "skipthinking.tools.suite:suite",
     "summary": "skipthinking.report.summary:summary",
+    "teach": "skipthinking.tools.teach:teach",
 }
 TRAINING = ("fit", "validate", "test", "predict", "annotate")
 HELP = """usage: python -m skipthinking COMMAND [--config FILE] [options]
@@ -22,14 +23,15 @@ training commands (options: COMMAND --help):
   validate   answer the validation examples
   test       answer the test sets
   predict    answer --question "..." or a file, --questions FILE
-  annotate   search chunks and skips of the training examples, and write them
+  annotate   search chunks and skips of the training examples, or weigh their tokens, and write them
 
 tools:
   generate   write examples of a built-in task as JSONL
   summary    print the summary of a finished run
   compare    compare finished runs: compare runs/*
   suite      methods x tasks x seeds: run what is not done yet, and compare
-  show       draw annotated examples: stages, loss per step, skipped chunks
+  teach      ask a teacher for rationales, and write those with the right answer
+  show       draw annotated examples: stages, loss per step, skipped chunks, token weights
 
 examples:
   python -m skipthinking fit --config experiments/quickstart.yaml

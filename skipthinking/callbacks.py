@@ -186,9 +186,10 @@ class Annotations(Callback):
         method = cast("CWT", pl_module)
         if not method.data.annotating:
             return
-        if "chunks" not in method.needs:
+        if not hasattr(method, "annotate"):
             raise UserError(
-                f"Expected a method with chunks (CWT, STT), got {type(method).__name__}. Choose one of them."
+                f"Expected a method with annotations (CWT, STT, KPOD, KeypointWeighter), got {type(method).__name__}. "
+                "Choose one of them."
             )
         rows = method.annotate()
         if trainer.is_global_zero:

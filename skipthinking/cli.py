@@ -23,6 +23,7 @@ from lightning.pytorch.utilities.exceptions import MisconfigurationException, SI
 from lightning.pytorch.utilities.warnings import PossibleUserWarning
 
 import skipthinking.annotate.chunks
+import skipthinking.annotate.cuts
 import skipthinking.annotate.skips
 import skipthinking.data.encoding
 import skipthinking.data.sources
@@ -69,7 +70,7 @@ class SkipTrainer(L.Trainer):
         self, model: L.LightningModule, datamodule: RationaleDataModule, ckpt_path: str | None = None,
         weights_only: bool | None = None,
     ) -> None:  # fmt: skip
-        """Searches chunks and skips of the training examples with the student as it is; writes annotations.jsonl."""
+        """Annotates the training examples with the student as it is; writes annotations.jsonl."""
         datamodule.annotating = True
         self.predict(
             model, datamodule=datamodule, ckpt_path=ckpt_path, weights_only=weights_only, return_predictions=False
@@ -167,6 +168,22 @@ class SkipCLI(LightningCLI):
         self.datamodule.load("fit")
         if first:
             _check_writable(self.folder)
+        config = json.loads(self.parser.dump(self.config, format="json", skip_unset=False))["fit"]
+        before = self.model.first_run(config, self.folder, self.datamodule)
+        if before is not None and self.config_init["fit"]["ckpt_path"] is None:
+            self._run_first(before, resume=given == "last")
+
+    def _run_first(self, config: dict[str, Any], resume: bool) -> None:
+        """Another run of ``fit``, from its config, in this process and in those that Lightning starts for it.
+
+        The processes of a multi-process run start this very command, come here as well, and stay for the run after it.
+        """
+        _say(f"first: {config['model']['class_path'].rpartition('.')[2]} in {config['runs_dir']}/{config['run']}")
+        words = ["fit", "--config", json.dumps(config), *(["--ckpt_path", "last"] if resume else [])]
+        own = _cli(words)
+        if own.trainer.interrupted:
+            raise KeyboardInterrupt
+        self._set_seed()  # as if nothing had been drawn
 
     def before_validate(self) -> None:
         """Takes the run's last checkpoint if none is given."""
@@ -305,6 +322,19 @@ def _wandb_key() -> bool:
         return False
 
 
+def _cli(args: list[str] | None) -> SkipCLI:
+    return SkipCLI(
+        Distiller, RationaleDataModule, subclass_mode_model=True, subclass_mode_data=True, args=args,
+        auto_configure_optimizers=False, load_from_checkpoint_support=False, parser_class=Parser,
+        parser_kwargs={"allow_abbrev": False}, save_config_callback=RunConfig, seed_everything_default=0,
+        trainer_class=SkipTrainer,
+        trainer_defaults={
+            "use_distributed_sampler": False, "num_sanity_val_steps": 0, "enable_model_summary": False,
+            "log_every_n_steps": 10, "max_epochs": 10,
+        },
+    )  # fmt: skip
+
+
 def main(args: list[str] | None = None) -> int:
     """Runs a training command.
 
@@ -321,19 +351,10 @@ def main(args: list[str] | None = None) -> int:
     warnings.filterwarnings("ignore", message="Be aware that when using `ckpt_path`")  # another --checkpoint_every
     warnings.filterwarnings("ignore", message="Total length of `list` across ranks is zero")  # no validation set
     warnings.filterwarnings("ignore", message="fan_in_fan_out is set to")  # peft puts it right itself
-    warnings.filterwarnings("ignore", message=".*is_gradient_checkpointing.* is deprecated")  # inside of peft
+    warnings.filterwarnings("ignore", message=".*gradient_checkpointing.* is deprecated")  # peft's use, and ours
     warnings.filterwarnings("ignore", message=".*LeafSpec.*is deprecated")  # between lightning and torch
     try:
-        SkipCLI(
-            Distiller, RationaleDataModule, subclass_mode_model=True, subclass_mode_data=True, args=args,
-            auto_configure_optimizers=False, load_from_checkpoint_support=False, parser_class=Parser,
-            parser_kwargs={"allow_abbrev": False}, save_config_callback=RunConfig, seed_everything_default=0,
-            trainer_class=SkipTrainer,
-            trainer_defaults={
-                "use_distributed_sampler": False, "num_sanity_val_steps": 0, "enable_model_summary": False,
-                "log_every_n_steps": 10, "max_epochs": 10,
-            },
-        )  # fmt: skip
+        _cli(args)
     except MisconfigurationException as error:
         return _fail(f"Expected settings that Lightning can run, got: {' '.join(str(error).split())}")
     except ValueError as error:

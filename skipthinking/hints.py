@@ -45,7 +45,10 @@ def _unknown_class(message: str) -> tuple[str, str] | None:
     types = set(re.findall(r"Expected a <class '([\w.]+)'>", message))
     if "Expected a dot import path string" not in message or types - {"NoneType"}:
         return None
-    key, value = re.search(r'Parser key "([\w.]+)"', message), re.search(r"Given value: ([\w.]+)\s*$", message)
+    key, value = (
+        re.search(r'Parser key "([\w.]+)"', message),
+        re.search(r"(?:Given value|dot import path string): ([\w.]+)\s*$", message),
+    )
     return (key.group(1), value.group(1)) if key and value else None
 
 

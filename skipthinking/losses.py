@@ -1,15 +1,16 @@
-"""The one loss: weighted likelihood, normalised over the whole optimiser step.
+"""Weighted likelihood, normalised over the whole optimiser step, and the preference loss of DPO.
 
-Shape suffixes: B instances, L tokens, N target tokens, K loss terms.
+Shape suffixes: B instances, L tokens, N target tokens, K loss terms, P preference pairs.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 
+import torch.nn.functional as F
 from torch import Tensor
 
-__all__ = ["weighted_likelihood"]
+__all__ = ["dpo", "row_sums", "weighted_likelihood"]
 
 
 def weighted_likelihood(
@@ -34,3 +35,24 @@ def weighted_likelihood(
     terms_N = terms_B[:, None].expand_as(weights_BL)[keep_BL]
     scale_K = totals_K.new_tensor(list(term_weights)) / totals_K.clamp_min(1e-30)
     return (nll_N * weights_BL[keep_BL] * scale_K[terms_N]).sum()
+
+
+def row_sums(nll_N: Tensor, weights_BL: Tensor) -> Tensor:
+    """Summed NLL of every row's target tokens, whatever their weights; shape (B,)."""
+    keep_BL = weights_BL > 0
+    rows_N = keep_BL.nonzero()[:, 0]
+    return nll_N.new_zeros(len(weights_BL)).index_add(0, rows_N, nll_N)
+
+
+def dpo(chosen_P: Tensor, rejected_P: Tensor, beta: float) -> Tensor:
+    r"""Loss of every preference pair: :math:`-\log \sigma(\beta (c - r))` (Rafailov et al., arXiv 2305.18290, Eq. 7).
+
+    Args:
+        chosen_P: :math:`c = \log \pi(y_c) - \log \pi_{ref}(y_c)`, summed over the completion's tokens, nats.
+        rejected_P: The same of the rejected completion.
+        beta: How dear it is to move away from the reference.
+
+    Returns:
+        Shape (P,), differentiable in both. Without a move it is log 2.
+    """
+    return -F.logsigmoid(beta * (chosen_P - rejected_P))

@@ -42,6 +42,7 @@ class Example:
         answer: The gold answer, in a form that the task's grader can read.
         task: Name of the task, see :func:`skipthinking.tasks.get_task`.
         meta: Whatever else the source knows. Ground truth of the built-in tasks lives here; no method may read it.
+        conclusion: What the teacher says behind its thinking and before the answer, where it does.
     """
 
     id: str
@@ -50,6 +51,7 @@ class Example:
     answer: str
     task: str
     meta: Mapping[str, Any] = field(default_factory=dict)
+    conclusion: str = ""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
@@ -63,7 +65,8 @@ class Encoded:
             included. On the encoder side for encoder-decoder students.
         tokens: Completion ids, shape (T,): all steps, then the answer sentence, then EOS.
         steps: Token span of every step in ``tokens``; contiguous, in order, starting at 0. Empty without a rationale.
-        answer: Token span of the answer stage in ``tokens``, EOS included.
+        answer: Token span of the answer stage in ``tokens``, EOS included. What is between the last step and the
+            answer is the teacher's conclusion.
     """
 
     id: str
@@ -84,6 +87,7 @@ class Instance:
         tokens: Completion ids, shape (T,).
         weights: Loss weight per completion token, shape (T,): 0 is context, > 0 is a target. The last one is a target.
         term: Index of the loss term the instance counts for (multi-task methods have several).
+        reference: For one side of a preference pair: log-probability of its targets under the reference, in nats.
     """
 
     id: str
@@ -91,6 +95,7 @@ class Instance:
     tokens: NDArray[np.int64]
     weights: NDArray[np.float32]
     term: int = 0
+    reference: float | None = None
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

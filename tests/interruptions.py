@@ -8,6 +8,8 @@ import time
 from typing import Any
 
 from lightning.pytorch.callbacks import Callback
+from torch.optim import Optimizer
+from torch.optim.lr_scheduler import LambdaLR
 
 
 class PulledPlugError(Exception):
@@ -53,3 +55,25 @@ class AskParent(Callback):
         if trainer.global_step == self.step:
             os.kill(os.getppid(), self.number)
             time.sleep(1)
+
+
+class Breakdown(LambdaLR):
+    """A constant learning rate that ends the run after so many optimiser steps: reaches runs that callbacks do not.
+
+    Args:
+        optimizer: The optimizer.
+        step: The step.
+        how: ``crash`` raises, ``kill`` sends SIGKILL.
+    """
+
+    def __init__(self, optimizer: Optimizer, step: int, how: str = "crash") -> None:
+        self.last, self.how = step, how
+        super().__init__(optimizer, lambda _: 1.0)
+
+    def step(self, *args: Any) -> None:
+        """Ends the run."""
+        super().step(*args)
+        if self.last_epoch >= self.last:
+            if self.how == "kill":
+                os.kill(os.getpid(), signal.SIGKILL)
+            raise PulledPlugError

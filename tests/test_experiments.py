@@ -25,7 +25,14 @@ STUDENTS = {  # hub name: architecture and config of its stand-in; only a tokeni
                                                   "num_attention_heads": 2, "num_key_value_heads": 2}),
     "Qwen/Qwen2-1.5B-Instruct": ("qwen2", {"hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 1,
                                            "num_attention_heads": 2, "num_key_value_heads": 2}),
+    "Qwen/Qwen2.5-7B-Instruct": ("qwen2", {"hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 1,
+                                           "num_attention_heads": 2, "num_key_value_heads": 2}),
+    "meta-llama/Llama-3.1-8B-Instruct": ("llama", {"hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 1,
+                                                   "num_attention_heads": 2, "num_key_value_heads": 2}),
     "openai-community/gpt2": ("gpt2", {"n_embd": 16, "n_layer": 1, "n_head": 2}),
+    "huggyllama/llama-7b": ("llama", {"hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 1,
+                                      "num_attention_heads": 2, "num_key_value_heads": 2}),
+    "google/flan-t5-large": ("t5", {"d_model": 16, "d_kv": 8, "d_ff": 32, "num_layers": 1, "num_heads": 2}),
     "google/flan-t5-base": ("t5", {"d_model": 16, "d_kv": 8, "d_ff": 32, "num_layers": 1, "num_heads": 2}),
     "google/flan-t5-small": None,
 }  # fmt: skip
@@ -59,7 +66,8 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for path in (svamp, gsm8k, hub / "main"):
         path.mkdir(parents=True)
     told = [{"instruction": r.question, "output": f" {r.rationale} The answer is {r.answer}"} for r in train]
-    (svamp / "chatgpt_level6.json").write_text(json.dumps(told))
+    for level in (5, 6):
+        (svamp / f"chatgpt_level{level}.json").write_text(json.dumps(told))
     asked = [{"ID": f"chal-{i}", "Body": r.question.rpartition(". ")[0] + ".", "Equation": "",
               "Question": r.question.rpartition(". ")[2], "Answer": float(r.answer), "Type": ""}
              for i, r in enumerate(test)]  # fmt: skip
@@ -68,9 +76,32 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
         lines = [json.dumps({"question": r.question, "answer": f"{r.rationale}\n#### {r.answer}"}) for r in rows]
         (gsm8k / f"{split}.jsonl").write_text("\n".join(lines) + "\n")
         shutil.copy(gsm8k / f"{split}.jsonl", hub / "main" / f"{split}.jsonl")
+    _reasoning_traces(folder)
     files = "".join(f"  - split: {split}\n    path: main/{split}.jsonl\n" for split in ("train", "test"))
     (hub / "README.md").write_text(f"---\nconfigs:\n- config_name: main\n  data_files:\n{files}---\n")
     return folder
+
+
+def _reasoning_traces(folder: Path) -> None:
+    """Rows of OpenR1-Math and of MATH-500."""
+    train, test = (generate("long_arithmetic", split=split, size=12, levels=[1, 1]) for split in ("train", "test"))
+    rows = {"open-r1/OpenR1-Math-220k": ("train", [
+        {"problem": r.question, "solution": r.rationale, "answer": r.answer, "is_reasoning_complete": [True],
+         "generations": [f"<think>\n{r.rationale}\n</think>\n\nSo it is \\boxed{{{r.answer}}}."],
+         "correctness_math_verify": [True]} for r in train
+    ]), "HuggingFaceH4/MATH-500": ("test", [
+        {"problem": r.question, "solution": r.rationale, "answer": r.answer, "level": 1} for r in test
+    ])}  # fmt: skip
+    for name, (split, lines) in rows.items():
+        (folder / name / "data").mkdir(parents=True)
+        (folder / name / "data" / f"{split}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in lines))
+        files = f"  data_files:\n  - split: {split}\n    path: data/{split}.jsonl\n"
+        (folder / name / "README.md").write_text(f"---\nconfigs:\n- config_name: default\n{files}---\n")
+
+
+def _own_words(path: Path) -> list[str]:
+    """A random student is right about nothing, so that a cut by its own answers leaves nothing."""
+    return ["--model.cutter", "cutters.ByPlace"] if "class_path: LongCoT" in path.read_text() else []
 
 
 def test_there_are_experiments() -> None:
@@ -79,6 +110,8 @@ def test_there_are_experiments() -> None:
     assert names >= {
         f"{method}_{student}" for method in ("cwt", "stt") for student in ("phi3", "qwen2", "gpt2", "flan_t5")
     }
+    assert names >= {"kpod_quick", "kpod_phi3", "kpod_llama7b", "kpod_flan_t5_large", "kpod_svamp"}
+    assert names >= {"long_cot_quick", "long_cot_qwen2.5_7b", "long_cot_llama3.1_8b"}
     assert {path.stem for path in ADDED} >= {"wandb"}
 
 
@@ -89,11 +122,27 @@ def test_every_experiment_takes_a_step_and_is_tested(
     monkeypatch.chdir(world)
     words = ["--run", "it", "--trainer.max_steps", 1, "--trainer.accelerator", "cpu", "--data.val_size", 2]
     short = ["--model.max_new_tokens", 4, "--model.latency_examples", 1, "--trainer.enable_progress_bar", "false"]
-    assert run("fit", *words, *short, config=path) == 0
+    assert run("fit", *words, *short, *_own_words(path), config=path) == 0
     found = json.loads((tmp_path / "it" / "summary.json").read_text())
     assert found["steps"] == 1
     assert found["target_tokens"] > 0
     assert (tmp_path / "it" / "student" / "config.json").exists()
+
+
+@pytest.mark.parametrize("path", [path for path in EXPERIMENTS if _own_words(path)], ids=lambda path: path.stem)
+def test_every_stage_of_long_cot_is_taken(
+    path: Path, world: Path, run: Callable[..., int], tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:  # fmt: skip
+    monkeypatch.chdir(world)
+    words = ["--run", "it", "--trainer.accelerator", "cpu", "--data.val_size", 2, "--data.batch_size", 4,
+             "--model.warmup_epochs", 0, "--model.sft_epochs", 1, "--trainer.max_epochs", 2, "--evaluate", "false",
+             "--trainer.enable_progress_bar", "false", "--trainer.accumulate_grad_batches", 1,
+             "--trainer.limit_train_batches", 2]  # fmt: skip
+    assert run("fit", *words, *_own_words(path), config=path) == 0
+    assert " pairs; " in capsys.readouterr().out
+    kept = torch.load(tmp_path / "it" / "checkpoints" / "last.ckpt", weights_only=True)["skipthinking"]["references"]
+    assert kept
 
 
 def test_every_experiment_says_how_to_run_it() -> None:

@@ -13,7 +13,7 @@ from conftest import ROOT
 RANKS = {
     "records": 0, "hints": 0, "slurm": 0, "checkpoints": 1, "report": 1, "tasks": 1, "losses": 1, "schedules": 1,
     "metrics": 1, "data": 2, "students": 3, "annotate": 4, "methods": 5, "runs": 6, "interrupts": 6,
-    "callbacks": 6, "wandb_tables": 6, "cli": 7, "tools": 7, "__main__": 8,
+    "callbacks": 6, "wandb_tables": 6, "cli": 7, "tools": 7, "teacher": 4, "__main__": 8,
 }  # fmt: skip
 
 
@@ -64,6 +64,7 @@ def test_only_students_know_transformers() -> None:
         "from skipthinking.__main__ import main; main(['summary', '--run', 'nowhere'])",
         "from skipthinking.__main__ import main; main(['compare', 'nowhere'])",
         "from skipthinking.__main__ import main; main(['suite', '--config', 'nowhere.yaml'])",
+        "from skipthinking.__main__ import main; main(['teach', '--help'])",
     ],
 )  # fmt: skip
 def test_tools_start_without_torch(line: str, tmp_path: object) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import random
 from typing import NamedTuple
 
@@ -9,7 +10,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from skipthinking.losses import weighted_likelihood
+from skipthinking.losses import dpo, row_sums, weighted_likelihood
 
 
 class Row(NamedTuple):
@@ -139,3 +140,44 @@ def test_scale_of_token_weights_cancels_and_that_of_terms_does_not() -> None:
     # One term's weights scaled: that term's mean, and so the loss, stays.
     one = [row if row.term else row._replace(weights=[3 * weight for weight in row.weights]) for row in rows]
     assert share(one, totals_of(one, 2), term_weights)[0].item() == pytest.approx(once, rel=1e-5)
+
+
+def test_literal_preferences() -> None:
+    # beta 0.5. Pair 1: the chosen one gains 1 nat, the rejected one loses 3: margin 0.5 * 4 = 2, -log sigmoid(2).
+    # Pair 2: both gain 7, margin 0: log 2. Pair 3: the rejected one gains 2 more: margin -1.
+    loss_P = dpo(torch.tensor([1.0, 7.0, 0.0]), torch.tensor([-3.0, 7.0, 2.0]), beta=0.5)
+    expected = [math.log(1 + math.exp(-2.0)), math.log(2.0), math.log(1 + math.e)]
+    torch.testing.assert_close(loss_P, torch.tensor(expected))
+    assert loss_P[0].item() == pytest.approx(0.126928, abs=1e-6)
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_preference_loss_is_that_of_sigmoid_and_its_gradient_that_of_the_paper(seed: int) -> None:
+    torch.manual_seed(seed)
+    logps, references = torch.randn(2, 6, dtype=torch.float64) * 5, torch.randn(2, 6, dtype=torch.float64) * 5
+    logps.requires_grad_()
+    chosen_P, rejected_P = logps - references
+    loss = dpo(chosen_P, rejected_P, beta=0.3).sum()
+    reward = 0.3 * (logps - references)
+    better = torch.softmax(reward, dim=0)  # Bradley-Terry: the probability that each side is preferred
+    assert loss.item() == pytest.approx(-better[0].log().sum().item())
+    loss.backward()
+    # Rafailov et al., Eq. 8: the weight of a pair is the probability that the reward has it the wrong way round.
+    torch.testing.assert_close(logps.grad, 0.3 * torch.stack([-better[1], better[1]]).detach())
+
+
+def test_preference_loss_stays_finite_far_out() -> None:
+    far = torch.tensor([1e4, -1e4], requires_grad=True)
+    loss_P = dpo(far, -far.detach(), beta=1.0)
+    assert loss_P.tolist() == [0.0, 2e4]
+    loss_P.sum().backward()
+    assert far.grad.tolist() == [0.0, -1.0]
+
+
+def test_row_sums_add_up_each_row_whatever_its_weights() -> None:
+    weights_BL = torch.tensor([[0.0, 1.0, 0.5], [0.0, 0.0, 0.0], [2.0, 0.0, 1.0]])
+    nll_N = torch.tensor([1.0, 2.0, 4.0, 8.0], requires_grad=True)
+    sums_B = row_sums(nll_N, weights_BL)
+    assert sums_B.tolist() == [3.0, 0.0, 12.0]
+    (sums_B * torch.tensor([1.0, 5.0, 3.0])).sum().backward()
+    assert nll_N.grad.tolist() == [1.0, 1.0, 3.0, 3.0]

@@ -14,7 +14,8 @@ from skipthinking.records import Instance
 
 __all__ = ["complete"]
 
-_BATCH = 64  # rollouts that are generated together
+_BATCH = 64  # rollouts that are generated together at most
+_BATCH_TOKENS = 2**16  # and their padded tokens, so that memory grows with the longest one alone
 
 
 def complete(
@@ -23,7 +24,7 @@ def complete(
     begun: Mapping[str, NDArray[np.int64]],
     drafts: Mapping[str, NDArray[np.int64]],
     *,
-    max_new_tokens: int,
+    max_new_tokens: int | Mapping[str, int],
     rank: int = 0,
     ranks: int = 1,
     what: str | None = "Rollouts",
@@ -38,7 +39,7 @@ def complete(
         prompts: Prompt ids, by example id.
         begun: Completion ids that are given.
         drafts: What may follow, EOS included; never empty.
-        max_new_tokens: Most tokens of the whole completion, those begun included.
+        max_new_tokens: Most tokens of the whole completion, those begun included; of all alike, or by example id.
         rank: This process.
         ranks: Number of processes; each does its share, all get the whole.
         what: Label of the progress bar; None for no bar.
@@ -51,7 +52,8 @@ def complete(
     done: dict[str, list[int]] = {}
     open_: list[tuple[str, NDArray[np.int64], int]] = []
     for id, draft in drafts.items():
-        room = max_new_tokens - len(begun[id])
+        limit = max_new_tokens if isinstance(max_new_tokens, int) else max_new_tokens[id]
+        room = limit - len(begun[id])
         agreed = len(draft) if hits[id].all() else int(np.argmin(hits[id]))
         if agreed == len(draft) or agreed >= room:
             done[id] = draft[: max(0, room)].tolist()
@@ -89,8 +91,7 @@ def _go_on(
     mine = sorted(open_, key=lambda row: (-len(prompts[row[0]]) - len(row[1]), row[0]))[rank::ranks]
     made: dict[str, list[int]] = {}
     with frozen(student):
-        for at in range(0, len(mine), _BATCH):
-            part = mine[at : at + _BATCH]
+        for part in _batches(mine, [len(prompts[id]) + len(prefix) + room for id, prefix, room in mine]):
             texts = student.generate(
                 [torch.from_numpy(prompts[id]) for id, _, _ in part],
                 max(room for _, _, room in part),
@@ -99,3 +100,16 @@ def _go_on(
             for (id, prefix, room), ids in zip(part, texts, strict=True):
                 made[id] = prefix[given[id] :].tolist() + ids[:room]
     return gather(made) if ranks > 1 else made
+
+
+def _batches(rows: list[Any], lengths: list[int]) -> list[list[Any]]:
+    """Rows in order, as many together as the bounds let."""
+    batches: list[list[Any]] = []
+    longest = 0
+    for row, length in zip(rows, lengths, strict=True):
+        longest = max(longest, length)
+        if not batches or len(batches[-1]) == _BATCH or longest * (len(batches[-1]) + 1) > _BATCH_TOKENS:
+            batches.append([])
+            longest = length
+        batches[-1].append(row)
+    return batches

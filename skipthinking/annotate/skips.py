@@ -157,10 +157,11 @@ class Likelihood(_Contexts):
     """Default: the teacher's remaining text stays likely (ours).
 
     With the name of the next stage forced and the teacher's remaining text following, the answer must still be right
-    greedily, the mean NLL of the remaining tokens must rise by less than ``max_rise``, and that of no token that the
-    student was sure of (more likely than not) by more than ten times as much, against the same text with the chunk.
-    Of a token that it was not sure of, such as the first word of one of many phrasings, the likelihood changes with
-    anything. The names of stages are not judged: the training that follows teaches them anew.
+    greedily, and the mean NLL of the remaining tokens must rise by less than ``max_rise`` against the same text with
+    the chunk. So that small losses do not add up, two bounds hold against the whole rationale: no token of the answer
+    may rise by more than ``max_rise``, and no other that the student was sure of (more likely than not) by more than
+    ten times as much. Of tokens that it was not sure of, such as the first word of one of many phrasings, the
+    likelihood changes with anything. The names of stages are not judged: the training that follows teaches them anew.
 
     Nothing is generated, no context is read twice, and no text is read on when it is lost.
 
@@ -174,40 +175,45 @@ class Likelihood(_Contexts):
         self.max_rise = max_rise
         self._with: dict[str, list[NDArray[np.float32]]] = {}  # NLL per stage, as the text now is; of names, infinite
         self._without: dict[str, list[NDArray[np.float32]]] = {}
+        self._most: dict[str, list[NDArray[np.float32]]] = {}  # that each token may have
 
     def _look(self, rows: Sequence[Rationale]) -> list[bool]:
         found = self._reader.score([row.join(range(len(row.stages))) for row in rows], [0] * len(rows))
         self._with = {
             row.id: _judged(scores, row, range(len(row.stages))) for row, scores in zip(rows, found, strict=True)
         }
+        self._most = {id: self._bounds(stages) for id, stages in self._with.items()}
         return [_answered(row, scores) for row, scores in zip(rows, found, strict=True)]
+
+    def _bounds(self, whole: Sequence[NDArray[np.float32]]) -> list[NDArray[np.float32]]:
+        *chunks, answer = whole
+        sure = [np.where(nll < np.log(2), nll + 10 * self.max_rise, np.inf) for nll in chunks]
+        return [*sure, answer + self.max_rise]
 
     def verify(self, trials: Sequence[Trial]) -> list[bool]:
         """One pass over the texts without the chunks, each as far as they may still be kept."""
         self._only(trials)
-        was = [np.concatenate([self._with[trial.row.id][stage] for stage in trial.after]) for trial in trials]
+        was, most = (
+            [np.concatenate([values[trial.row.id][stage] for stage in trial.after]) for trial in trials]
+            for values in (self._with, self._most)
+        )
 
-        def hopeless(row: int, scores: NDArray[np.float32]) -> bool:
-            return not self._stays(scores[:, 0], was[row])
+        def lost(row: int, scores: NDArray[np.float32]) -> bool:
+            """As far as the text was read; what is still to come has an NLL of at least nothing."""
+            now, judged = scores[:, 0], np.isfinite(was[row])
+            rise = now[judged[: len(now)]].sum(dtype=np.float64) - was[row][judged].sum(dtype=np.float64)
+            return bool(rise >= self.max_rise * judged.sum() or (now > most[row][: len(now)]).any())
 
         texts = [trial.row.join(trial.after) for trial in trials]
-        found = self._reader.score(texts, [0] * len(texts), hopeless)
+        found = self._reader.score(texts, [0] * len(texts), lost)
         self._without, verdicts = {}, []
-        for trial, before, scores in zip(trials, was, found, strict=True):
-            whole = len(scores) == len(before) and _answered(trial.row, scores)
-            verdicts.append(whole and self._stays(scores[:, 0], before))
+        for row, (trial, scores) in enumerate(zip(trials, found, strict=True)):
+            whole = len(scores) == len(texts[row])
+            verdicts.append(whole and _answered(trial.row, scores) and not lost(row, scores))
             if verdicts[-1]:
                 parts = _judged(scores, trial.row, trial.after)
                 self._without[trial.row.id] = [*self._with[trial.row.id][: trial.after[0]], *parts]
         return verdicts
-
-    def _stays(self, now: NDArray[np.float32], was: NDArray[np.float32]) -> bool:
-        """Whether a text stays likely, as far as it was read; what is still to come has an NLL of at least nothing."""
-        judged, known = np.isfinite(was), was[: len(now)]
-        rise = now[judged[: len(now)]].sum(dtype=np.float64) - was[judged].sum(dtype=np.float64)
-        sure = known < np.log(2)
-        worst = (now - known)[sure].max(initial=0.0)
-        return bool(rise < self.max_rise * judged.sum() and worst <= 10 * self.max_rise)
 
     def settle(self, trials: Sequence[Trial], removed: Sequence[bool]) -> None:
         """The text without the chunk is what the next one is compared with."""

@@ -48,6 +48,8 @@ class Batch(NamedTuple):
         totals_K: Sum of loss weights per term over the whole optimiser step, all ranks and micro-batches.
         targets: Target tokens of this micro-batch, summed over ranks.
         contexts: Context tokens of this micro-batch, summed over ranks.
+        references_B: Log-probability of every row's targets under the reference, 0 for rows that are in no pair.
+        pairs: Preference pairs in the whole optimiser step.
     """
 
     ids: list[str]
@@ -60,6 +62,8 @@ class Batch(NamedTuple):
     totals_K: Tensor
     targets: int
     contexts: int
+    references_B: Tensor
+    pairs: int
 
 
 class EvalBatch(NamedTuple):
@@ -121,7 +125,14 @@ def collate(
         totals_K=torch.tensor(step.weights, dtype=torch.float64).to(torch.float32),
         targets=own.targets,
         contexts=own.contexts,
+        references_B=torch.tensor([instance.reference or 0.0 for instance in instances]),
+        pairs=count_pairs(instances),
     )
+
+
+def count_pairs(instances: Sequence[Instance]) -> int:
+    """Number of preference pairs; each has two instances with a reference."""
+    return sum(instance.reference is not None for instance in instances) // 2
 
 
 def count(instances: Sequence[Instance], terms: int = 1) -> Counts:
@@ -174,7 +185,7 @@ class PlannedBatches(Dataset[Batch]):
         row_counts = count([self.instances[i] for micro in rows[row] for i in micro], self.terms)
         if ghost:
             batch = batch._replace(weights_BL=torch.zeros_like(batch.weights_BL))
-        return batch._replace(targets=row_counts.targets, contexts=row_counts.contexts)
+        return batch._replace(targets=row_counts.targets, contexts=row_counts.contexts, pairs=count_pairs(everyone))
 
 
 class _From(Sampler[int]):

@@ -118,12 +118,14 @@ class Codec:
         template: The prompt template.
         splitter: Splits rationales into steps.
         prefixes: Texts that the method puts in front of the question (multi-task methods have several).
+        conclusions: Whether an example's conclusion is encoded, between the last step and the answer.
     """
 
     tokenizer: Any
     template: Template
     splitter: StepSplitter
     prefixes: tuple[str, ...] = ("",)
+    conclusions: bool = False
 
     def __post_init__(self) -> None:
         if not getattr(self.tokenizer, "is_fast", False):
@@ -185,7 +187,7 @@ class Codec:
                     task=rows[i].task,
                     prompts={prefix: ids[i] for prefix, ids in prompts.items()},
                     tokens=np.append(tokens, self.tokenizer.eos_token_id),
-                    steps=spans[:-1],
+                    steps=spans[: -2 if self._conclusion(rows[i], rationales) else -1],
                     answer=(spans[-1][0], eos + 1),
                 )
 
@@ -194,7 +196,7 @@ class Codec:
         return self.tokenizer.decode(ids, skip_special_tokens=True).strip()
 
     def _completion(self, example: Example, rationales: bool) -> tuple[str, list[int]]:
-        """The completion's text, and the first character of every step and of the answer sentence."""
+        """The completion's text, and the first character of every step, of a conclusion, and of the answer sentence."""
         answer = get_task(example.task).answer_sentence(example.answer)
         rationale = example.rationale.strip() if rationales else ""
         spans = self.splitter.spans(rationale)
@@ -207,7 +209,13 @@ class Codec:
         if not rationale:
             return lead + answer, [0]
         starts = [0, *(len(lead) + start for start, _ in spans[1:]), len(lead) + len(rationale)]
-        return f"{lead}{rationale} {answer}", starts
+        text = f"{lead}{rationale}{self._conclusion(example, rationales)}"
+        return f"{text} {answer}", starts if len(text) == starts[-1] else [*starts, len(text)]
+
+    def _conclusion(self, example: Example, rationales: bool) -> str:
+        """The example's conclusion as it stands behind the steps; empty without one."""
+        found = example.conclusion.strip() if self.conclusions and rationales else ""
+        return found and f"\n\n{found}"
 
     def _behind_anchor(
         self, texts: Sequence[str], text_end: int | None = None

@@ -26,11 +26,13 @@ class Fields:
         question: What is asked, without a prompt around it.
         rationale: The reasoning, without the final answer phrase; empty where the row has none.
         answer: The gold answer as the row has it.
+        conclusion: What the teacher says behind its thinking and before the answer.
     """
 
     question: str
     rationale: str
     answer: str
+    conclusion: str = ""
 
 
 def quoted(keys: Iterable[str]) -> str:

@@ -12,7 +12,16 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 from skipthinking.data.fields import Fields, Row, UnreadableAnswer, quoted, shown, text_of, unreadable
-from skipthinking.data.phrases import boxed, closing, plain_question, split_thoughts, strip_closing, with_choices
+from skipthinking.data.phrases import (
+    Stated,
+    boxed,
+    closing,
+    plain_question,
+    split_thoughts,
+    strip_closing,
+    unended,
+    with_choices,
+)
 from skipthinking.records import DataError, UserError
 
 __all__ = ["FORMATS", "Fields", "Format", "UnreadableAnswer", "detect_format", "get_format"]
@@ -69,6 +78,7 @@ def _qra(row: Row, where: str) -> Fields:
         question=text_of(row, "question", where).strip(),
         rationale=strip_closing(rationale),
         answer=text_of(row, "answer", where).strip(),
+        conclusion=text_of(row, "conclusion", where, empty=True).strip(),
     )
 
 
@@ -94,12 +104,24 @@ def _instruction(row: Row, where: str) -> Fields:
     return Fields(question=question, rationale=stated[0], answer=stated[1])
 
 
-def _completion(question: str, completion: str, key: str, where: str) -> Fields:
+def _stated(completion: str, key: str, where: str) -> Stated:
+    if tag := unended(completion):
+        raise unreadable(key, f"thoughts that end in </{tag}>", completion, where)
     stated = split_thoughts(completion)
-    if stated is None or not stated[1]:
+    if stated is None or not stated.answer:
         expected = 'a text that ends in "The answer is X", or "rationale --> X", or "<think>rationale</think>X"'
         raise unreadable(key, expected, completion, where)
-    return Fields(question=plain_question(question), rationale=stated[0], answer=stated[1])
+    return stated
+
+
+def _completion(question: str, completion: str, key: str, where: str) -> Fields:
+    stated = _stated(completion, key, where)
+    return Fields(
+        question=plain_question(question),
+        rationale=stated.reasoning,
+        answer=stated.answer,
+        conclusion=stated.conclusion,
+    )
 
 
 def _prompt_completion(row: Row, where: str) -> Fields:
@@ -117,7 +139,32 @@ def _messages(row: Row, where: str) -> Fields:
             f"({where}). Split longer conversations, one row per question."
         )
     question, reply = (turns[roles.index(role)] for role in ("user", "assistant"))
-    return _completion(text_of(question, "content", where), text_of(reply, "content", where), "content", where)
+    content = text_of(reply, "content", where)
+    # DeepSeek's interface and chat templates of reasoning models keep the thoughts apart.
+    thoughts = next((key for key in ("reasoning_content", "reasoning") if reply.get(key) is not None), None)
+    if thoughts is not None:
+        content = f"<think>{text_of(reply, thoughts, where, empty=True)}</think>{content}"
+    return _completion(text_of(question, "content", where), content, "content", where)
+
+
+def _open_r1(row: Row, where: str) -> Fields:
+    """The first generation that is complete and was found correct, by Math-Verify or by the judge."""
+    made = row["generations"]
+    if not isinstance(made, list) or not all(isinstance(text, str) for text in made):
+        raise DataError(f'Expected a list of texts in "generations", got {shown(made)} ({where}). Mend the row.')
+    judged = [row.get(key) or [] for key in ("correctness_math_verify", "correctness_llama")]
+    whole = row.get("is_reasoning_complete") or [True] * len(made)
+    for place, text in enumerate(made):
+        right = [bool(verdicts[place]) for verdicts in judged if place < len(verdicts)]
+        if place < len(whole) and whole[place] and (any(right) or not right) and not unended(text):
+            stated = split_thoughts(text)
+            answer = text_of(row, "answer", where, empty=True).strip() or (stated.answer if stated else "")
+            if stated and answer:
+                question = text_of(row, "problem", where).strip()
+                return Fields(
+                    question=question, rationale=stated.reasoning, answer=answer, conclusion=stated.conclusion
+                )
+    raise unreadable("generations", "a complete generation that was found correct", " | ".join(made), where)
 
 
 def _dss(row: Row, where: str) -> Fields:
@@ -202,7 +249,7 @@ def _strategy_qa(row: Row, where: str) -> Fields:
 FORMATS: tuple[Format, ...] = (
     Format(name="fine_tune_cot", keys=("question", "reasoning_completion", "answer"), parse=_fine_tune_cot),
     Format(name="aqua", keys=("question", "options", "rationale", "correct"), parse=_aqua),
-    Format(name="qra", keys=("question", "rationale", "answer"), optional=("task", "meta"), parse=_qra),
+    Format(name="qra", keys=("question", "rationale", "answer"), optional=("task", "meta", "conclusion"), parse=_qra),
     Format(name="commonsense_qa", keys=("question", "choices", "answerKey"), parse=_commonsense_qa),
     Format(name="asdiv", keys=("body", "question", "answer"), parse=_asdiv),
     Format(
@@ -219,6 +266,20 @@ FORMATS: tuple[Format, ...] = (
         fits=lambda row: isinstance(row["answer"], bool),
     ),
     Format(name="multiarith", keys=("question", "final_ans"), parse=_multiarith),
+    Format(
+        name="open_r1",
+        keys=("problem", "generations"),
+        optional=(
+            "answer",
+            "solution",
+            "messages",
+            "is_reasoning_complete",
+            "correctness_math_verify",
+            "correctness_llama",
+            "finish_reasons",
+        ),
+        parse=_open_r1,
+    ),
     Format(name="math", keys=("problem", "solution"), optional=("answer",), parse=_math),
     Format(name="svamp", keys=("Body", "Question", "Answer"), parse=_svamp),
     Format(name="dss", keys=("input", "label", "rationale"), parse=_dss),

@@ -98,6 +98,7 @@ class Importer:
             answer=fields.answer,
             task=self._task.name,
             meta=meta,
+            conclusion=fields.conclusion,
         )
 
     def _id(self, row: dict[str, Any], where: str) -> str | None:

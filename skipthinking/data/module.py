@@ -44,7 +44,7 @@ class RationaleDataModule(L.LightningDataModule):
         splitter: Splits rationales into steps; Sentences by default.
         chunker: Groups steps into chunks, for methods that use them; AverageChunks by default.
         stage_sampling: Which stage of a rationale an epoch shows, for methods that train one at a time.
-        batch_size: Training instances per micro-batch (with ``batch_tokens``: at most).
+        batch_size: Training instances per micro-batch (with ``batch_tokens``: at most); a preference pair counts once.
         batch_tokens: Padded tokens per micro-batch; null batches by count alone.
         eval_batch_size: Prompts per batch of generation.
         bucket: Whether instances of like length share a batch.
@@ -154,6 +154,7 @@ class RationaleDataModule(L.LightningDataModule):
             template=self.template,
             splitter=self.splitter,
             prefixes=method.prefixes,
+            conclusions=method.concludes,
         )
         method.use_codec(self.codec)
         if stage in {"fit", "annotate"} and not self.encoded:
@@ -228,9 +229,10 @@ class RationaleDataModule(L.LightningDataModule):
             self._searched = epoch
         kept = method.keep(epoch, self.encoded, self._chunks)
         losses = self._losses(epoch) if "stage" in needs and self.stage_sampling == "loss" else {}
+        own = method.own_notes(epoch, self.encoded)
         notes: dict[str, dict[str, Any]] = {}
         for encoded in self.encoded:
-            note: dict[str, Any] = {"epoch": epoch}
+            note: dict[str, Any] = {"epoch": epoch, **own.get(encoded.id, {})}
             if "chunks" in needs:
                 note["chunks"] = self._chunks[encoded.id]
                 note["kept"] = None if kept is None else kept[encoded.id]
@@ -274,10 +276,12 @@ class RationaleDataModule(L.LightningDataModule):
         epoch = trainer.current_epoch
         instances = self.instances(epoch)
         lengths = np.array([instance_length(instance) for instance in instances])
+        group = method.grouped(epoch)
         plan = plan_epoch(
-            lengths, seed=self.seed, epoch=epoch, batch_size=self.batch_size, batch_tokens=self.batch_tokens,
+            lengths.reshape(-1, group).max(axis=1), seed=self.seed, epoch=epoch, batch_size=self.batch_size,
+            batch_tokens=None if self.batch_tokens is None else max(1, self.batch_tokens // group),
             ranks=trainer.world_size, accumulate=trainer.accumulate_grad_batches, bucket=self.bucket,
-        )  # fmt: skip
+        ).spread(group)  # fmt: skip
         if self.first is None:
             targets = sum(int(np.count_nonzero(instance.weights)) for instance in instances)
             micro = [batch for step in plan.steps for row in step for batch in row]

@@ -4,8 +4,19 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
+from typing import NamedTuple
 
-__all__ = ["boxed", "closing", "plain_question", "question_key", "split_thoughts", "strip_closing", "with_choices"]
+__all__ = [
+    "Stated",
+    "boxed",
+    "closing",
+    "plain_question",
+    "question_key",
+    "split_thoughts",
+    "strip_closing",
+    "unended",
+    "with_choices",
+]
 
 _PHRASE = re.compile(
     # "40 kgThe answer is": the line break before it was lost.
@@ -30,7 +41,23 @@ _LEAD = re.compile(
 _CHOICES = re.compile(r"\s*\(?(?:answer\s+)?(?:choices|options)\s*:\s*", re.IGNORECASE)
 _BEFORE = re.compile(r"\A\s*(?:Q|Question)\s*:\s*", re.IGNORECASE)
 _AFTER = re.compile(r"(?:\s*###|\s*\n\s*(?:A|Answer)\s*:(?:\s*Let['’]s think step by step\.?)?)\s*\Z")
-_THOUGHTS = re.compile(r"\s*<(think|thinking|reasoning)>(.*?)</\1>(.*)\Z", re.DOTALL)
+# The opening tag is missing where the chat template has written it into the prompt.
+_THOUGHTS = re.compile(r"\s*(?:<(?:think|thinking|reasoning)>)?(.*?)</(?:think|thinking|reasoning)>(.*)\Z", re.DOTALL)
+_OPENED = re.compile(r"\s*<(think|thinking|reasoning)>")
+
+
+class Stated(NamedTuple):
+    """A completion in parts.
+
+    Attributes:
+        reasoning: Without a phrase at its end that states the answer.
+        answer: The answer as it stands there.
+        conclusion: What is said between the thoughts and the answer, where thoughts have tags.
+    """
+
+    reasoning: str
+    answer: str
+    conclusion: str = ""
 
 
 def closing(text: str) -> tuple[str, str] | None:
@@ -94,28 +121,38 @@ def boxed(text: str) -> str | None:
     return None
 
 
-def split_thoughts(completion: str) -> tuple[str, str] | None:
+def unended(completion: str) -> str | None:
+    """The name of the tag with which a completion opens thoughts that it never closes; None if there is none."""
+    opened = _OPENED.match(completion)
+    return opened.group(1) if opened and not _THOUGHTS.match(completion) else None
+
+
+def split_thoughts(completion: str) -> Stated | None:
     """Reasoning and answer of a completion: thoughts in tags, an arrow, a closing phrase, or a boxed answer.
 
     Args:
-        completion: "<think>reasoning</think>answer", "reasoning --> answer", "reasoning The answer is X", or a text
-            with a boxed answer (which stays in the reasoning). Text behind the tags is read for its answer only.
+        completion: "<think>reasoning</think>conclusion and answer", "reasoning --> answer", "reasoning The answer is
+            X", or a text with a boxed answer (which stays in the reasoning).
 
     Returns:
-        Reasoning and answer, or None if no answer is stated.
+        The parts, or None if no answer is stated, or the thoughts have no end.
     """
     if match := _THOUGHTS.match(completion):
-        thoughts, rest = strip_closing(match.group(2)), match.group(3).strip()
-        stated = closing(rest)
-        answer = stated[1] if stated else boxed(rest) or (_bare(rest) if "\n" not in rest else "")
-        return (thoughts, answer) if answer else None
+        thoughts, rest = strip_closing(match.group(1)), match.group(2).strip()
+        if stated := closing(rest):
+            return Stated(thoughts, stated[1], stated[0]) if stated[1] else None
+        if answer := boxed(rest):
+            return Stated(thoughts, answer, rest)
+        return Stated(thoughts, _bare(rest)) if _bare(rest) and "\n" not in rest else None
+    if unended(completion):
+        return None
     reasoning, arrow, answer = completion.rpartition("-->")
     if arrow and closing(answer) is None:
-        return strip_closing(reasoning), _bare(re.sub(r"\s+END\s*\Z", "", answer))
+        return Stated(strip_closing(reasoning), _bare(re.sub(r"\s+END\s*\Z", "", answer)))
     if stated := closing(completion):
-        return stated
+        return Stated(*stated)
     answer = boxed(completion) or ""
-    return (completion.strip(), answer) if answer else None
+    return Stated(completion.strip(), answer) if answer else None
 
 
 def plain_question(text: str) -> str:

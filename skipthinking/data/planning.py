@@ -30,6 +30,18 @@ class Plan:
         """The (step, accumulation index) of every micro-batch of a rank, in order; the same for all ranks."""
         return [(s, a) for s, rows in enumerate(self.steps) for a in range(len(rows))]
 
+    def spread(self, size: int) -> Plan:
+        """The plan of instances that follows from one of groups: group g has the instances from size * g on.
+
+        >>> Plan(steps=[[[[1, 0]]]]).spread(2).steps
+        [[[[2, 3, 0, 1]]]]
+        """
+        steps = [
+            [[[size * g + i for g in micro for i in range(size)] for micro in row] for row in step]
+            for step in self.steps
+        ]
+        return Plan(steps=steps)
+
 
 def plan_epoch(
     lengths: NDArray[np.int64],

@@ -197,8 +197,8 @@ def join(loaded: Sequence[Loaded]) -> list[Example]:
     return [example for example, _ in joined.values()]
 
 
-def _content(example: Example) -> tuple[str, str, str, str]:
-    return example.question, example.rationale, example.answer, example.task
+def _content(example: Example) -> tuple[str, ...]:
+    return example.question, example.rationale, example.conclusion, example.answer, example.task
 
 
 def split_validation(examples: Sequence[Example], size: int | float, seed: int) -> tuple[list[Example], list[Example]]:

@@ -57,6 +57,8 @@ class Distiller(L.LightningModule, ABC):
     """Notes that :meth:`cut` looks at: "chunks", "stage"."""
     needs_rationale: bool = True
     """Whether every training example must have a rationale."""
+    concludes: bool = False
+    """Whether what a teacher says between its thinking and the answer is encoded too."""
 
     def __init__(
         self,
@@ -101,6 +103,30 @@ class Distiller(L.LightningModule, ABC):
     ) -> Mapping[str, Sequence[int]] | None:
         """Indices of the chunks that each example shows in an epoch; None where all show all."""
         return None
+
+    def first_run(self, config: dict[str, Any], folder: Path, data: RationaleDataModule) -> dict[str, Any] | None:
+        """Config of a run of ``fit`` that must come before this one; None where there is none to come.
+
+        Called once the data is read and before anything is written: the place to refuse settings that make no sense.
+
+        Args:
+            config: The whole config of this run.
+            folder: Its run folder.
+            data: Its data module, with all examples.
+        """
+        return None
+
+    def own_notes(self, epoch: int, encoded: Sequence[Encoded]) -> Mapping[str, Mapping[str, Any]]:
+        """More notes for :meth:`cut` in an epoch, per example id: what the method has found out with the student."""
+        return {}
+
+    def grouped(self, epoch: int) -> int:
+        """How many instances that :meth:`cut` makes of an example share a micro-batch, as preference pairs must."""
+        return 1
+
+    def share(self, nll_N: Tensor, batch: Batch) -> Tensor:
+        """A micro-batch's share of the step's loss, from the NLL of its target tokens."""
+        return weighted_likelihood(nll_N, batch.weights_BL, batch.terms_B, batch.totals_K, self.term_weights)
 
     def skipped_share(self, completion: str, chunks: int) -> float | None:
         """Share of the teacher's chunks that the student left out; None where it names no stages."""
@@ -159,9 +185,10 @@ class Distiller(L.LightningModule, ABC):
             return
         self.student.build()
         if self.start_from is not None:
-            weights = read_checkpoint(self.start_from, "model.start_from")["state_dict"]
+            saved = read_checkpoint(self.start_from, "model.start_from")["state_dict"]
+            weights = {name[8:]: value for name, value in saved.items() if name.startswith("student.")}
             try:
-                self.load_state_dict(weights, strict=self.student.lora is None)
+                self.student.load_state_dict(weights, strict=self.student.lora is None)
             except RuntimeError as error:
                 reason = " ".join(str(error).split())[:200]
                 raise UserError(
@@ -210,19 +237,9 @@ class Distiller(L.LightningModule, ABC):
         torch.manual_seed(int.from_bytes(hashlib.blake2b(place.encode(), digest_size=7).digest(), "big"))
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
-        """This micro-batch's share of the step's loss.
-
-        Raises:
-            UserError: The loss is not finite.
-        """
-        nll_N = self.student.token_nll(batch)
-        share = weighted_likelihood(nll_N, batch.weights_BL, batch.terms_B, batch.totals_K, self.term_weights)
-        if not torch.isfinite(share):
-            raise UserError(
-                f"Expected a finite loss, got {share.item()} at step {self.global_step} (epoch {self.current_epoch}, "
-                f"micro-batch {batch_idx}), examples {', '.join(batch.ids)}. Lower the learning rate, or train in "
-                "float32 or bfloat16."
-            )
+        """This micro-batch's share of the step's loss."""
+        share = self.share(self.student.token_nll(batch), batch)
+        self.check_finite(share, batch, batch_idx)
         self.target_tokens += batch.targets
         self.context_tokens += batch.contexts
         # DDP takes the mean over ranks and Lightning over accumulated micro-batches; the share wants the sum.
@@ -231,6 +248,19 @@ class Distiller(L.LightningModule, ABC):
         self.log("train/target_tokens", float(self.target_tokens), batch_size=len(batch.ids))
         self.log("train/context_tokens", float(self.context_tokens), batch_size=len(batch.ids))
         return loss
+
+    def check_finite(self, share: Tensor, batch: Batch, batch_idx: int) -> None:
+        """Stops the run where a loss is not finite.
+
+        Raises:
+            UserError: It is not.
+        """
+        if not torch.isfinite(share):
+            raise UserError(
+                f"Expected a finite loss, got {share.item()} at step {self.global_step} (epoch {self.current_epoch}, "
+                f"micro-batch {batch_idx}), examples {', '.join(batch.ids)}. Lower the learning rate, or train in "
+                "float32 or bfloat16."
+            )
 
     # ------------------------------------------------------------------------------------ evaluation
 

@@ -22,10 +22,15 @@ def lines_of(text: str) -> list[str]:
 
 def write_text(path: Path, text: str) -> None:
     """Writes a text file atomically; parents are created."""
+    _write(path, [text])
+
+
+def _write(path: Path, parts: Iterable[str]) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(f".{path.name}.partial")
     try:
-        partial.write_text(text, encoding="utf-8")
+        with partial.open("w", encoding="utf-8") as file:
+            file.writelines(parts)
         os.replace(partial, path)
     finally:
         partial.unlink(missing_ok=True)
@@ -37,5 +42,5 @@ def write_json(path: Path, value: Any) -> None:
 
 
 def write_jsonl(path: Path, rows: Iterable[Any]) -> None:
-    """Writes one JSON value a line."""
-    write_text(path, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
+    """Writes one JSON value a line, as they come."""
+    _write(path, (json.dumps(row, ensure_ascii=False) + "\n" for row in rows))

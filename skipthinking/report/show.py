@@ -11,15 +11,23 @@ from skipthinking.report.files import lines_of
 
 __all__ = ["colour_of", "read_annotations", "show"]
 
-_NEEDED = ("id", "question", "steps", "nll", "chunks", "kept", "answer")
+_CHUNKED = ("id", "question", "steps", "nll", "chunks", "kept", "answer")
+_WEIGHTED = ("id", "question", "steps", "tokens", "weights", "answer")
 _SCALE = ((0.05, "green"), (0.2, "yellow"), (0.5, "dark_orange"), (float("inf"), "red"))  # mean token NLL up to
+_WEIGHTS = (  # token weight up to
+    (0.1, "bright_black"), (0.3, "default"), (0.6, "yellow"), (0.9, "dark_orange"), (1.0, "bold white on red")
+)  # fmt: skip
 
 
 def show(file: str, n: int = 3, start: int = 0, id: str | None = None) -> None:
-    """Draws annotated examples: stages, mean token NLL of every step, skipped chunks (struck through), answer.
+    """Draws annotated examples.
+
+    Those of CWT and STT: stages, mean token NLL of every step, skipped chunks (struck through), answer. Those of KPOD
+    and its weighter: tokens coloured by weight, and where it is known the difficulty of every step and the stage from
+    which on it is asked for.
 
     Args:
-        file: What ``annotate`` wrote.
+        file: What ``annotate``, or the token weighter, wrote.
         n: Number of examples.
         start: First of them.
         id: This example alone.
@@ -35,11 +43,32 @@ def show(file: str, n: int = 3, start: int = 0, id: str | None = None) -> None:
 
     console = Console(highlight=False)
     for row in chosen:
-        _draw(console, row)
-    edges = [f"up to {bound:g}" for bound, _ in _SCALE[:-1]] + ["more"]
-    console.print(
-        "mean token NLL: " + ", ".join(f"[{name}]{edge}[/]" for (_, name), edge in zip(_SCALE, edges, strict=True))
-    )
+        (_draw_weights if "weights" in row else _draw)(console, row)
+    if any("weights" not in row for row in chosen):
+        edges = [f"up to {bound:g}" for bound, _ in _SCALE[:-1]] + ["more"]
+        styles = [style for _, style in _SCALE]
+        console.print("mean token NLL: " + ", ".join(f"[{s}]{e}[/]" for s, e in zip(styles, edges, strict=True)))
+    if any("weights" in row for row in chosen):
+        console.print("token weight: " + ", ".join(f"[{style}]up to {bound:g}[/]" for bound, style in _WEIGHTS))
+
+
+def _draw_weights(console: Any, row: dict[str, Any]) -> None:
+    from rich.text import Text
+
+    mean = sum(row["weights"]) / max(1, len(row["weights"]))
+    console.print(f"{row['id']}  ({len(row['weights'])} tokens, mean weight {mean:.2f})", style="bold", markup=False)
+    console.print(row["question"], style="dim", markup=False)
+    for step, (first, end) in enumerate(row["steps"]):
+        line = Text("  ")
+        for token, weight in zip(row["tokens"][first:end], row["weights"][first:end], strict=True):
+            blank = token[: len(token) - len(token.lstrip())]
+            line.append(blank)
+            line.append(token[len(blank) :], style=next(style for bound, style in _WEIGHTS if weight <= bound))
+        if "difficulty" in row:
+            asked = next(stage for stage, given in enumerate(row["given"]) if given <= step)
+            line.append(f"  difficulty {row['difficulty'][step]:.2f}, from stage {asked}", style="dim")
+        console.print(line)
+    console.print(f"  {row['answer']}\n", style="bold", markup=False)
 
 
 def _draw(console: Any, row: dict[str, Any]) -> None:
@@ -83,10 +112,11 @@ def read_annotations(path: Path) -> list[dict[str, Any]]:
             row = json.loads(line)
         except ValueError as error:
             raise DataError(f"Expected JSON, got {error} ({path}:{number}). Run `annotate` again.") from error
-        missing = [key for key in _NEEDED if not isinstance(row, dict) or key not in row]
+        needed = _WEIGHTED if isinstance(row, dict) and "weights" in row else _CHUNKED
+        missing = [key for key in needed if not isinstance(row, dict) or key not in row]
         if missing:
-            raise DataError(f"Expected {', '.join(_NEEDED)}, got no {missing[0]} ({path}:{number}).")
-        if not _sound(row):
+            raise DataError(f"Expected {', '.join(needed)}, got no {missing[0]} ({path}:{number}).")
+        if needed is _CHUNKED and not _sound(row):
             raise DataError(f"Expected chunks of steps with a loss each, got others ({path}:{number}).")
         rows.append(row)
     return rows

@@ -8,9 +8,10 @@ import logging
 import os
 import shutil
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -21,7 +22,10 @@ from skipthinking.data.batches import Batch
 from skipthinking.records import UserError
 from skipthinking.students.heads import nll_and_hit, target_nll, target_scores
 
-__all__ = ["LoRA", "Student"]
+__all__ = ["Choose", "LoRA", "Student"]
+
+Choose = Callable[[list[int], Tensor, Tensor], Tensor]
+"""From the numbers of B prompts, their ids (B, L) and the scores (B, V) of the next token to other scores."""
 
 logging.getLogger("transformers").setLevel(logging.ERROR)  # its hints are not about anything a run can mend
 
@@ -161,13 +165,25 @@ class Student(nn.Module, ABC):
 
     # ----------------------------------------------------------------------------------------- use
 
-    def token_nll(self, batch: Batch) -> Tensor:
+    def token_nll(self, batch: Batch, change: Callable[[Tensor], Tensor] | None = None) -> Tensor:
         """NLL of every token with weight > 0, in row-major order, float32, shape (N,).
 
         Only target positions reach the vocabulary. A causal batch is right-padded, so its padding is behind every token
         and needs no mask.
+
+        Args:
+            batch: The batch.
+            change: Changes the input embeddings, shape (B, L, D), before the model sees them: those of prompt and
+                completion but for the last token; of an encoder-decoder student those of the prompt.
         """
-        return target_nll(self.model, *self._inputs(batch))
+        keep, targets, inputs = self._inputs(batch)
+        if change is not None:
+            inputs["inputs_embeds"] = change(self.embeddings(inputs.pop("input_ids")))
+        return target_nll(self.model, keep, targets, inputs)
+
+    def embeddings(self, ids: Tensor) -> Tensor:
+        """Input embeddings of token ids, shape (*ids.shape, D)."""
+        return self.model.get_input_embeddings()(ids)
 
     def token_scores(self, batch: Batch) -> Tensor:
         """NLL of the same tokens, and 1 where greedy decoding would choose them; shape (N, 2)."""
@@ -191,7 +207,11 @@ class Student(nn.Module, ABC):
 
     @torch.no_grad()
     def generate(
-        self, prompts: Sequence[Tensor], max_new_tokens: int, begun: Sequence[Tensor] | None = None
+        self,
+        prompts: Sequence[Tensor],
+        max_new_tokens: int,
+        begun: Sequence[Tensor] | None = None,
+        choose: Choose | None = None,
     ) -> list[list[int]]:
         """Greedy completions, one per prompt: new ids up to and including EOS.
 
@@ -201,6 +221,7 @@ class Student(nn.Module, ABC):
             prompts: Prompt ids.
             max_new_tokens: Most new tokens of each.
             begun: What of each completion is given already; it is not returned.
+            choose: Changes the scores before the best next token is taken; sampling is greedy search in noise.
         """
         given = list(begun) if begun is not None else [torch.empty(0, dtype=torch.long)] * len(prompts)
         if not self.encoder_decoder:
@@ -218,11 +239,15 @@ class Student(nn.Module, ABC):
         out: list[list[int]] = [[] for _ in prompts]
         for group in groups:
             parts = torch.stack([given[i] for i in group]) if self.encoder_decoder else None
-            for i, ids in zip(group, self._generate([prompts[i] for i in group], rooms[group[0]], parts), strict=True):
+            draw = [partial(choose, group)] if choose else []
+            made = self._generate([prompts[i] for i in group], rooms[group[0]], parts, draw)
+            for i, ids in zip(group, made, strict=True):
                 out[i] = ids
         return out
 
-    def _generate(self, prompts: Sequence[Tensor], max_new_tokens: int, begun: Tensor | None) -> list[list[int]]:
+    def _generate(
+        self, prompts: Sequence[Tensor], max_new_tokens: int, begun: Tensor | None, draw: list[Any]
+    ) -> list[list[int]]:
         width = max(map(len, prompts))
         ids = torch.full((len(prompts), width), self.pad_id, dtype=torch.long)
         mask = torch.zeros_like(ids)
@@ -234,7 +259,7 @@ class Student(nn.Module, ABC):
             start = torch.full((len(prompts), 1), self.config.decoder_start_token_id, dtype=torch.long)
             inputs["decoder_input_ids"] = torch.cat([start, begun.cpu()], dim=1).to(self.device)
             width = inputs["decoder_input_ids"].shape[1]
-        made = self.model.generate(**inputs, max_new_tokens=max_new_tokens)
+        made = self.model.generate(**inputs, max_new_tokens=max_new_tokens, logits_processor=draw)
         ends = set(self.model.generation_config.eos_token_id)
         return [_until_end(row, ends) for row in made[:, width:].tolist()]
 

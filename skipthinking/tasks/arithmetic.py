@@ -14,7 +14,7 @@ from skipthinking.tasks.generation import Deck, Generator, Step, Story
 from skipthinking.tasks.numbers import Numbers
 from skipthinking.tasks.words import NAMES, PLACES, THINGS
 
-__all__ = ["ARITHMETIC", "Arithmetic"]
+__all__ = ["ARITHMETIC", "Arithmetic", "apply", "events_of", "opening_of"]
 
 Content = tuple[int, tuple[tuple[str, int], ...]]
 """The number at the start, and the operations: (sign, operand) with the signs ``+ - * /``."""
@@ -129,16 +129,11 @@ class Arithmetic(Generator[Content]):
         start, operations = content
         name, other = rng.sample(NAMES, 2)
         slots = {"name": name, "other": other, "things": rng.choice(THINGS)}
-        events = [rng.choice(_EVENTS[sign]).format(n=n, **slots) for sign, n in operations]
-        place = rng.choice(PLACES)
-        opening = [
-            "{name} is at the {place} and has {n} {things}.",
-            "At the {place}, {name} has {n} {things}.",
-            "{name} starts at the {place} with {n} {things}.",
-        ]
+        events = events_of(rng, operations, slots)
+        slots["place"] = rng.choice(PLACES)
         question = " ".join(
             [
-                rng.choice(opening).format(place=place, n=start, **slots),
+                opening_of(rng, start, slots),
                 *(f"Then {event}." for event in events),
                 f"How many {slots['things']} does {name} have at the end?",
             ]
@@ -147,6 +142,21 @@ class Arithmetic(Generator[Content]):
         for sign, n in operations:
             values.append(apply(sign, values[-1], n))
         return Story(question, _rationale(rng, slots, values, operations, events), str(values[-1]))
+
+
+def events_of(rng: random.Random, operations: tuple[tuple[str, int], ...], slots: dict[str, str]) -> list[str]:
+    """The operations in words."""
+    return [rng.choice(_EVENTS[sign]).format(n=n, **slots) for sign, n in operations]
+
+
+def opening_of(rng: random.Random, start: int, slots: dict[str, str]) -> str:
+    """The first sentence of a story."""
+    opening = [
+        "{name} is at the {place} and has {n} {things}.",
+        "At the {place}, {name} has {n} {things}.",
+        "{name} starts at the {place} with {n} {things}.",
+    ]
+    return rng.choice(opening).format(n=start, **slots)
 
 
 def _rationale(

@@ -17,7 +17,7 @@ from skipthinking.records import DataError, Example, UserError
 
 __all__ = ["Deck", "Generator", "Kind", "Level", "Split", "Step", "Story", "draw_examples", "split_of"]
 
-Kind = Literal["reasoning", "transition", "summary"]
+Kind = Literal["reasoning", "transition", "summary", "detour"]
 Split = Literal["train", "test", "ood"]
 Level = tuple[int, int]
 """Lowest and highest number of operations, both included."""
@@ -27,10 +27,17 @@ _PATIENCE = 20_000  # draws in a row without a new problem after which the space
 
 
 class Step(NamedTuple):
-    """One sentence of the teacher; core tokens stand in square brackets, which are removed later."""
+    """One sentence of the teacher; core tokens stand in square brackets, which are removed later.
+
+    Attributes:
+        kind: What it does; a detour comes after the answer was found, and the answer does not need it.
+        text: The sentence.
+        opens: Whether it begins a paragraph.
+    """
 
     kind: Kind
     text: str
+    opens: bool = False
 
 
 class Story(NamedTuple):
@@ -166,12 +173,20 @@ def _example(name: str, split: Split, level: int, story: Story) -> Example:
         rationale=rationale,
         answer=story.answer,
         task=name,
-        meta={"level": level, "steps": steps, "core": core},
+        meta={"level": level, "steps": steps, "core": core, **_sufficient(story.steps)},
     )
 
 
+def _sufficient(steps: Sequence[Step]) -> dict[str, int]:
+    """Number of paragraphs up to the last reasoning step; none of the others is needed for the answer."""
+    if not any(step.opens for step in steps):
+        return {}
+    last = max(place for place, step in enumerate(steps) if step.kind == "reasoning")
+    return {"sufficient": sum(step.opens for step in steps[: last + 1])}
+
+
 def assemble(steps: Iterable[Step]) -> tuple[str, list[dict[str, Any]], list[list[int]]]:
-    """Joins sentences with single blanks.
+    """Joins sentences with single blanks, paragraphs with blank lines.
 
     Returns:
         The rationale; per step its character span and kind, where the blank before a step belongs to it, so that the
@@ -181,9 +196,9 @@ def assemble(steps: Iterable[Step]) -> tuple[str, list[dict[str, Any]], list[lis
     [[4, 5], [8, 9], [12, 13]]
     """
     text, spans, core = "", [], []
-    for kind, marked in steps:
+    for kind, marked, opens in steps:
         start = len(text)
-        text += " " if text else ""
+        text += ("\n\n" if opens else " ") if text else ""
         for index, piece in enumerate(re.split(r"[\[\]]", marked)):
             if index % 2:
                 core.append([len(text), len(text) + len(piece)])

@@ -12,11 +12,12 @@ from skipthinking.tasks.coin_flip import COIN_FLIP
 from skipthinking.tasks.date_understanding import DATE_UNDERSTANDING
 from skipthinking.tasks.generation import Split, draw_examples
 from skipthinking.tasks.last_letter import LAST_LETTER
+from skipthinking.tasks.long_arithmetic import LONG_ARITHMETIC
 from skipthinking.tasks.shuffled_objects import SHUFFLED_OBJECTS
 
 __all__ = ["generate", "get_task", "task_names"]
 
-_BUILT_IN = (ARITHMETIC, COIN_FLIP, LAST_LETTER, SHUFFLED_OBJECTS, DATE_UNDERSTANDING)
+_BUILT_IN = (ARITHMETIC, COIN_FLIP, LAST_LETTER, SHUFFLED_OBJECTS, DATE_UNDERSTANDING, LONG_ARITHMETIC)
 _TASKS = {task.name: task for task in (*_BUILT_IN, *BENCHMARKS)}
 
 

@@ -27,7 +27,8 @@ def generate(
     """Generates examples of a built-in task as JSON lines.
 
     Args:
-        task: Name of a built-in task: arithmetic, coin_flip, last_letter, shuffled_objects or date_understanding.
+        task: Name of a built-in task: arithmetic, coin_flip, last_letter, shuffled_objects,
+            date_understanding or long_arithmetic.
         split: Part of the problem space to draw from. No problem is in two of them; ood has longer ones.
         size: Number of examples.
         seed: Another seed gives other examples of the same split.

@@ -10,8 +10,14 @@ import pytest
 from numpy.typing import NDArray
 
 from skipthinking.annotate.chunks import SearchChunks, chunk_costs, greedy_partition, objective
+from skipthinking.annotate.scoring import score_tokens
+from skipthinking.data.cutting import instance
+from skipthinking.data.encoding import Codec, Plain
 from skipthinking.data.stages import AverageChunks
+from skipthinking.data.steps import Sentences
 from skipthinking.records import Encoded, Span, UserError
+from skipthinking.students import FromScratch
+from skipthinking.tasks import generate
 
 
 def _random(seed: int, steps: int) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
@@ -107,3 +113,29 @@ def test_chunks_are_average_before_the_first_search() -> None:
 def test_settings_that_make_no_sense_are_refused(wrong: dict[str, float]) -> None:
     with pytest.raises(UserError, match=next(iter(wrong))):
         SearchChunks(**wrong)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("task", ["arithmetic", "coin_flip", "last_letter", "shuffled_objects", "date_understanding"])
+def test_built_in_tasks_are_cut_better_from_average_to_exact(task: str) -> None:
+    rows = generate(task, split="train", size=12)
+    small = {"hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 1, "num_attention_heads": 1}
+    student = FromScratch("llama", small, vocab_size=600)
+    student.prepare([f"{row.question} {row.rationale}" for row in rows])
+    student.build()
+    encoded = list(Codec(tokenizer=student.tokenizer, template=Plain(), splitter=Sentences()).encode(rows))
+    scores = score_tokens(student, [instance(row.id, row.prompts[""], [row.tokens], {0}) for row in encoded], what=None)
+    for row in encoded:
+        assert len(row.steps) > 4
+        nll = np.array([scores[row.id].nll[i:j].sum(dtype=np.float64) for i, j in row.steps])
+        tokens = np.array([end - first for first, end in row.steps])
+        cuts = [
+            SearchChunks(4, search="exact").search([row], {}, lambda *_, nll=nll, row=row: {row.id: nll})[row.id],
+            SearchChunks(4, search="greedy").search([row], {}, lambda *_, nll=nll, row=row: {row.id: nll})[row.id],
+            AverageChunks(4).chunk(row),
+        ]
+        exact, greedy, average = (_plain_objective(cut, nll, tokens) for cut in cuts)
+        assert exact <= greedy + 1e-12
+        assert greedy <= average + 1e-12
+        if len(row.steps) <= 8:
+            best = min(_plain_objective(cut, nll, tokens) for cut in _all_partitions(len(row.steps), 4))
+            assert exact == pytest.approx(best, rel=1e-12)

@@ -100,7 +100,8 @@ def _plain_likelihood(world: World, row: Encoded, max_rise: float, cumulative: b
         spans = {s: slice(edges[i] + names[i], edges[i + 1]) for i, s in enumerate(shown)}
         return {s: nll[span] for s, span in spans.items()}, {s: hit[span] for s, span in spans.items()}
 
-    if not scores(kept)[1][last].all():
+    whole = scores(kept)
+    if not whole[1][last].all():
         return kept[:-1]
     result = list(kept)
     for drop in range(last):
@@ -109,8 +110,11 @@ def _plain_likelihood(world: World, row: Encoded, max_rise: float, cumulative: b
         later = [s for s in without if s > drop]
         before, after = scores(shown)[0], scores(without)
         rise = torch.cat([after[0][s] - before[s] for s in later])
-        sure = torch.cat([before[s] for s in later]) < np.log(2)
-        if after[1][last].all() and rise.mean() < max_rise and not (rise[sure] > 10 * max_rise).any():
+        lost = (after[0][last] - whole[0][last] > max_rise).any()
+        for s in later[:-1]:
+            sure = whole[0][s] < np.log(2)
+            lost = lost or (after[0][s] - whole[0][s] > 10 * max_rise)[sure].any()
+        if after[1][last].all() and rise.mean() < max_rise and not lost:
             result.remove(drop)
             if cumulative:
                 kept = list(result)

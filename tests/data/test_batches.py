@@ -308,3 +308,25 @@ def test_a_state_is_what_was_loaded_until_the_first_batch() -> None:
     loader = ResumableLoader(five_batches(), epoch=3)
     loader.load_state_dict({"epoch": 3, "batches": 2})
     assert loader.state_dict() == {"epoch": 3, "batches": 2}
+
+
+def test_pairs_are_counted_over_the_step_and_references_follow_their_rows() -> None:
+    rows = [
+        Instance(id=str(i // 2), prompt=np.array([1]), tokens=np.array([2, PAD]), weights=np.ones(2, dtype=np.float32),
+                 term=i % 2, reference=-float(i))
+        for i in range(10)
+    ]  # fmt: skip
+    plan = plan_epoch(np.full(5, 3), seed=0, epoch=0, batch_size=2, ranks=2).spread(2)
+    seen: list[float] = []
+    for rank in (0, 1):
+        for batch in planned(rows, plan, rank=rank, terms=2):
+            ghost = not bool(batch.weights_BL.any())
+            assert batch.pairs == (4 if len(batch.ids) == 4 else 1)
+            if not ghost:
+                assert batch.terms_B.tolist() == [0, 1] * (len(batch.ids) // 2)
+                assert batch.ids[::2] == batch.ids[1::2]
+                seen += batch.references_B.tolist()
+    assert sorted(seen) == [-float(i) for i in range(9, -1, -1)]
+    plain = collate(instances(3), pad_id=PAD, encoder_decoder=False)
+    assert plain.pairs == 0
+    assert not plain.references_B.any()

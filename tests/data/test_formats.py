@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -62,11 +63,14 @@ ROWS: list[tuple[str, dict[str, Any], str, str, str]] = [
     ("prompt_completion", {"prompt": "2+3?", "completion": "<think>\n2+3=5\n</think>\n\n5"}, "2+3?", "2+3=5", "5"),
     (
         "prompt_completion",
-        {"prompt": "2+3?", "completion": "<think>2+3=5</think>So:\n\\boxed{5}\nas said."},
+        {"prompt": "2+3?", "completion": "<think>Two and\n\nthree.</think>So:\n\\boxed{5}\nas said."},
         "2+3?",
-        "2+3=5",
+        "Two and\n\nthree.",
         "5",
     ),
+    # the chat template of DeepSeek-R1 has written <think> into the prompt
+    ("prompt_completion", {"prompt": "2+3?", "completion": "2+3=5\n</think>\n\n**5**"}, "2+3?", "2+3=5", "5"),
+    ("prompt_completion", {"prompt": "2+3?", "completion": "<think>\n\n</think>\n\n5"}, "2+3?", "", "5"),
     ("prompt_completion", {"prompt": "2+3?", "completion": "It is \\boxed{5}."}, "2+3?", "It is \\boxed{5}.", "5"),
     (
         "messages",
@@ -79,6 +83,38 @@ ROWS: list[tuple[str, dict[str, Any], str, str, str]] = [
         },
         "2+3?",
         "2+3=5.",
+        "5",
+    ),
+    (
+        "messages",
+        {
+            "messages": [
+                {"role": "user", "content": "2+3?"},
+                {"role": "assistant", "reasoning_content": "Hm.\n\nWait.", "content": "It is 5.\n\n**Answer:** 5"},
+            ]
+        },
+        "2+3?",
+        "Hm.\n\nWait.",
+        "5",
+    ),
+    (
+        "open_r1",
+        {
+            "problem": "2+3?",
+            "solution": "A human's.",
+            "answer": "5",
+            "generations": [
+                "<think>\nLost",  # cut off
+                "<think>2+3=6</think>\\boxed{6}",  # wrong
+                "<think>\nAdd 2.\n\nAdd 3.\n</think>\n\nSo 2 + 3 is $\\boxed{5}$.",
+            ],
+            "is_reasoning_complete": [False, True, True],
+            "correctness_math_verify": [False, False, True],
+            "correctness_llama": None,
+            "uuid": "u",
+        },
+        "2+3?",
+        "Add 2.\n\nAdd 3.",
         "5",
     ),
     ("dss", {"input": "2+3?", "label": "5", "rationale": "2+3=5. The answer is 5."}, "2+3?", "2+3=5.", "5"),
@@ -145,11 +181,21 @@ ROWS: list[tuple[str, dict[str, Any], str, str, str]] = [
 ]
 
 
+# What is said behind the thoughts, by rationale; the phrase that states the answer at its end is taken off.
+CONCLUSIONS = {
+    "Two and\n\nthree.": "So:\n\\boxed{5}\nas said.",
+    "Hm.\n\nWait.": "It is 5.",
+    "Add 2.\n\nAdd 3.": "So 2 + 3 is $\\boxed{5}$.",
+}
+
+
 @pytest.mark.parametrize(("name", "row", "question", "rationale", "answer"), ROWS)
 def test_format_reads_and_is_detected(
     name: str, row: dict[str, Any], question: str, rationale: str, answer: str
 ) -> None:
-    assert get_format(name).read(row, "f:1") == Fields(question=question, rationale=rationale, answer=answer)
+    read = get_format(name).read(row, "f:1")
+    assert replace(read, conclusion="") == Fields(question=question, rationale=rationale, answer=answer)
+    assert read.conclusion == CONCLUSIONS.get(rationale, "")
     assert detect_format(row, "f:1").name == name
 
 
@@ -193,6 +239,11 @@ def test_empty_field_is_named_with_place(key: str, empty: object) -> None:
         ("gsm8k", {"question": "2+3?", "answer": "5 ####"}),
         ("prompt_completion", {"prompt": "2+3?", "completion": "It is 5."}),
         ("prompt_completion", {"prompt": "2+3?", "completion": "<think>2+3=5</think>"}),
+        ("prompt_completion", {"prompt": "2+3?", "completion": "<think>2+3=5. The answer is 5."}),
+        ("prompt_completion", {"prompt": "2+3?", "completion": "<think>2+3=5</think>I do not know.\nSorry."}),
+        ("open_r1", {"problem": "2+3?", "generations": ["<think>a</think>\\boxed{5}"], "correctness_llama": [False]}),
+        ("open_r1", {"problem": "2+3?", "generations": ["<think>a The answer is 5"]}),
+        ("open_r1", {"problem": "2+3?", "generations": ["<think>a</think>b\nc"], "answer": "5"}),
         ("math", {"problem": "2+3?", "solution": "It is 5."}),
     ],
 )
@@ -205,6 +256,7 @@ def test_text_without_a_stated_answer_is_unreadable(name: str, row: dict[str, An
     ("name", "row"),
     [
         ("messages", {"messages": "hello"}),
+        ("open_r1", {"problem": "2+3?", "generations": "<think>a</think>5"}),
         ("messages", {"messages": [{"role": "user", "content": "2+3?"}]}),
         ("messages", {"messages": [{"role": r, "content": "x"} for r in ("user", "assistant", "user", "assistant")]}),
         ("commonsense_qa", {"question": "x", "choices": {"label": ["A"], "text": []}, "answerKey": "A"}),
@@ -286,3 +338,9 @@ def test_choices_have_one_form(written: str) -> None:
 @pytest.mark.parametrize("text", ["What are the options: buy or sell?", "Answer choices: none", "Is it a Q: or an A:?"])
 def test_questions_without_choices_are_kept(text: str) -> None:
     assert plain_question(text) == text
+
+
+def test_thoughts_without_an_end_name_the_tag() -> None:
+    row = {"prompt": "2+3?", "completion": "<think>2+3=5. The answer is 5."}
+    with pytest.raises(UnreadableAnswer, match=r"thoughts that end in </think> in \"completion\""):
+        get_format("prompt_completion").read(row, "f:1")

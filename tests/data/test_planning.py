@@ -205,3 +205,18 @@ def test_padding_share_on_literal_cases() -> None:
 def test_empty_batches_are_a_user_error(size: int, tokens: int | None) -> None:
     with pytest.raises(UserError, match=rf"at least 1, got batch_size={size}, batch_tokens={tokens}"):
         plan_epoch(skewed(3), seed=0, epoch=0, batch_size=size, batch_tokens=tokens)
+
+
+@pytest.mark.parametrize("size", [1, 2, 3])
+@pytest.mark.parametrize("setting", SETTINGS)
+def test_groups_are_never_parted(setting: tuple[int, int | None, int, int, bool], size: int) -> None:
+    plan = make(skewed(50), setting)
+    spread = plan.spread(size)
+    assert sorted(i for micro in micro_batches(spread) for i in micro) == list(range(50 * size))
+    for groups, micro in zip(micro_batches(plan), micro_batches(spread), strict=True):
+        assert [i // size for i in micro[::size]] == groups
+        assert all(
+            micro[at : at + size] == list(range(i, i + size))
+            for at, i in zip(range(0, len(micro), size), micro[::size], strict=True)
+        )
+    assert [len(step) for step in spread.steps] == [len(step) for step in plan.steps]

@@ -24,6 +24,9 @@ def arithmetic(question: str) -> str:
     return str(value)
 
 
+long_arithmetic = arithmetic
+
+
 def coin_flip(question: str) -> str:
     flips = len(re.findall(r"\w+ (?:flips the coin|turns the coin over)\.", question))
     return "yes" if flips % 2 == 0 else "no"

@@ -18,7 +18,8 @@ from skipthinking.tasks.generation import Split, split_of
 from skipthinking.tasks.words import FIRST_NAMES
 from skipthinking.tools.generate import generate as write_examples
 
-NAMES = ("arithmetic", "coin_flip", "last_letter", "shuffled_objects", "date_understanding")
+NAMES = ("arithmetic", "coin_flip", "last_letter", "shuffled_objects", "date_understanding", "long_arithmetic")
+SUMS = ("arithmetic", "date_understanding", "long_arithmetic")
 each_task = pytest.mark.parametrize("name", NAMES)
 each_split = pytest.mark.parametrize("split", ["train", "test", "ood"])
 
@@ -57,12 +58,13 @@ def test_equations_of_the_rationale_hold(name: str, split: Split) -> None:
             x, y = int(a), int(b)
             assert int(c) == {"+": x + y, "-": x - y, "*": x * y, "/": x / y if y else None}[sign], example
             sums += 1
-    assert (sums > 0) == (name in ("arithmetic", "date_understanding"))
+    assert (sums > 0) == (name in SUMS)
 
 
+@pytest.mark.parametrize("name", ["arithmetic", "long_arithmetic"])
 @each_split
-def test_last_equation_of_arithmetic_is_the_answer(split: Split) -> None:
-    for example in drawn("arithmetic", split):
+def test_last_equation_of_arithmetic_is_the_answer(name: str, split: Split) -> None:
+    for example in drawn(name, split):
         results = [re.findall(r"= (\d+)", text) for text in texts(example, "reasoning")]
         assert len(results) == example.meta["level"]
         assert all(len(found) == 1 for found in results)
@@ -93,7 +95,7 @@ def test_splits_share_no_problem_whatever_the_seeds_and_levels(name: str) -> Non
 
 def problem(name: str, question: str) -> str:
     """What decides the answer, without the wording: recovered from the text, independently of the generator."""
-    if name == "arithmetic":
+    if name in ("arithmetic", "long_arithmetic"):
         signs = {"half": "/", "times": "*", "more": "+", "gets": "+"}
         moves = question.split(". Then ")
         kinds = [next((sign for word, sign in signs.items() if f" {word} " in move), "-") for move in moves[1:]]
@@ -133,12 +135,14 @@ def test_examples_are_the_same_on_every_platform() -> None:
     assert first == FIRST_IDS
 
 
+GAPS = dict.fromkeys(NAMES, " ") | {"long_arithmetic": r"(?: |\n\n)"}  # between two steps
 FIRST_IDS = {
     "arithmetic": "arithmetic-train-e4eedac5e08f",
     "coin_flip": "coin_flip-train-d7a9208a8f1c",
     "last_letter": "last_letter-train-657f8784836c",
     "shuffled_objects": "shuffled_objects-train-fcfdf33d1077",
     "date_understanding": "date_understanding-train-7aafff2078dd",
+    "long_arithmetic": "long_arithmetic-train-f06df6182c12",
 }
 
 
@@ -150,8 +154,9 @@ def test_steps_partition_the_rationale(name: str, split: Split) -> None:
         assert (steps[0]["start"], steps[-1]["end"]) == (0, len(example.rationale))
         assert all(a["end"] == b["start"] for a, b in pairwise(steps))
         for step in steps:
-            assert re.fullmatch(r" ?[A-Z][^.!?\n]*\.", example.rationale[step["start"] : step["end"]]), example
-            assert (example.rationale[step["start"]] == " ") == (step["start"] > 0)
+            text = example.rationale[step["start"] : step["end"]]
+            assert re.fullmatch(rf"{GAPS[name]}?[A-Z][^.!?\n]*\.", text), example
+            assert (text[0] in " \n") == (step["start"] > 0)
 
 
 @each_task
@@ -160,7 +165,9 @@ def test_punkt_finds_the_same_steps(name: str, split: Split) -> None:
     punkt = PunktSentenceTokenizer()
     for example in drawn(name, split):
         starts = [start for start, _ in punkt.span_tokenize(example.rationale)]
-        assert starts == [step["start"] + (step["start"] > 0) for step in example.meta["steps"]], example
+        told = [example.rationale[step["start"] : step["end"]] for step in example.meta["steps"]]
+        gaps = [len(text) - len(text.lstrip()) for text in told]
+        assert starts == [step["start"] + gap for step, gap in zip(example.meta["steps"], gaps, strict=True)], example
 
 
 @each_task
@@ -182,14 +189,34 @@ def test_core_tokens_lie_in_reasoning_steps_and_are_whole_words(name: str, split
 @each_task
 def test_teacher_is_verbose(name: str) -> None:
     share = Counter[str]()
+    kinds = {"reasoning", "transition", "summary"} | ({"detour"} if name == "long_arithmetic" else set())
     for example in drawn(name, "train"):
-        for kind in ("reasoning", "transition", "summary"):
+        for kind in kinds:
             share[kind] += len(words(" ".join(texts(example, kind))))
         assert example.meta["steps"][0]["kind"] == "transition"
         assert example.meta["steps"][-1]["kind"] == "summary"
-    assert set(share) == {"reasoning", "transition", "summary"}
+    assert set(share) == kinds
+    assert {step["kind"] for example in drawn(name, "train") for step in example.meta["steps"]} == kinds
     assert 0.3 < share["reasoning"] / share.total() < 0.5
     assert len({len(example.meta["steps"]) for example in drawn(name, "train")}) > 3
+
+
+@each_split
+def test_what_suffices_of_a_long_trace_ends_with_the_paragraph_of_the_last_result(split: Split) -> None:
+    needless = Counter[int]()
+    for example in drawn("long_arithmetic", split):
+        paragraphs, enough = example.rationale.split("\n\n"), example.meta["sufficient"]
+        worked = [i for i, text in enumerate(paragraphs) if re.search(r"(?:we get|becomes) \d+ [-+*/] \d+ = \d+", text)]
+        assert len(worked) == example.meta["level"]
+        assert enough == worked[-1] + 1 < len(paragraphs)
+        assert re.findall(r"= (\d+)", paragraphs[enough - 1]) == [example.answer]
+        needless[len(paragraphs) - enough] += 1
+    assert set(needless) == set(range(1, 8))  # the close, and up to six paragraphs before it
+
+
+@pytest.mark.parametrize("name", NAMES[:-1])
+def test_a_task_of_short_rationales_has_no_paragraphs(name: str) -> None:
+    assert not any("\n" in example.rationale or "sufficient" in example.meta for example in drawn(name, "train"))
 
 
 @each_task
@@ -285,7 +312,7 @@ def test_tool_writes_one_example_per_line(tmp_path: Path, capsys: pytest.Capture
     write_examples("coin_flip", "test", 7, 1, None, str(path))
     lines = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
     assert lines == [dataclasses.asdict(example) for example in generate("coin_flip", split="test", size=7, seed=1)]
-    assert set(lines[0]) == {"id", "question", "rationale", "answer", "task", "meta"}
+    assert set(lines[0]) == {"id", "question", "rationale", "answer", "task", "meta", "conclusion"}
     assert [file.name for file in path.parent.iterdir()] == ["data.jsonl"]  # no temporary file is left
     out, err = capsys.readouterr()
     assert out == ""

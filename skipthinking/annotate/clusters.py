@@ -1,0 +1,111 @@
+"""Which questions are alike: k-means over mean word vectors (KPOD, arXiv 2405.16064, section 3.3)."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from skipthinking.records import DataError, UserError
+
+__all__ = ["check_clusters", "cluster", "glove_embeddings", "input_embeddings"]
+
+Vectors = dict[str, NDArray[np.float32]]
+
+
+def cluster(embeddings: Mapping[str, NDArray[Any]], clusters: int, seed: int) -> dict[str, int]:
+    """K-means of questions.
+
+    Args:
+        embeddings: A vector per example id; the outcome does not depend on their order.
+        clusters: K.
+        seed: Seed of the first centres.
+
+    Returns:
+        Cluster by example id, from 0.
+
+    Raises:
+        UserError: There are more clusters than questions, or none.
+    """
+    check_clusters(clusters, len(embeddings))
+    from sklearn.cluster import KMeans
+
+    ids = sorted(embeddings)
+    points = np.stack([embeddings[id] for id in ids]).astype(np.float64)
+    distinct = len(np.unique(points, axis=0))
+    labels = KMeans(n_clusters=min(clusters, distinct), n_init=4, random_state=seed % 2**32).fit_predict(points)
+    return dict(zip(ids, labels.tolist(), strict=True))
+
+
+def check_clusters(clusters: int, questions: int) -> None:
+    """Sees that there are not more clusters than questions.
+
+    Raises:
+        UserError: There are, or none.
+    """
+    if not 1 <= clusters <= questions:
+        raise UserError(
+            f"Expected 1 to {questions} clusters (as many as there are training questions), got "
+            f"model.clusters={clusters}. Change it."
+        )
+
+
+@torch.no_grad()
+def input_embeddings(student: Any, questions: Mapping[str, str]) -> Vectors:
+    """Mean input embedding of each question's tokens under the student."""
+    encoded = student.tokenizer(list(questions.values()), add_special_tokens=False)["input_ids"]
+    return {
+        id: student.embeddings(torch.tensor(ids, device=student.device)).float().mean(dim=0).cpu().numpy()
+        for id, ids in zip(questions, encoded, strict=True)
+    }
+
+
+def glove_embeddings(path: Path, questions: Mapping[str, str]) -> Vectors:
+    """Mean GloVe vector of each question's words; those that the file does not have are left out.
+
+    Args:
+        path: Text file with a word and its numbers a line.
+        questions: Questions by example id.
+
+    Raises:
+        UserError: The file is missing.
+        DataError: It is malformed, or has no word of any question.
+    """
+    if not path.is_file():
+        raise UserError(f"Expected a GloVe file, got {str(path)!r}, which does not exist. Mend model.glove.")
+    words = {id: re.findall(r"[a-z]+|\d+|[^\sa-z\d]", text.lower()) for id, text in questions.items()}
+    vectors = _read_glove(path, {word for own in words.values() for word in own})
+    if not vectors:
+        raise DataError(f"Expected words of the questions, got none ({path}). Is it a GloVe file in their language?")
+    nothing = np.zeros_like(next(iter(vectors.values())))
+    found = {}
+    for id, own in words.items():
+        known = [vectors[word] for word in own if word in vectors]
+        found[id] = np.mean(known, axis=0) if known else nothing
+    return found
+
+
+def _read_glove(path: Path, wanted: set[str]) -> Vectors:
+    vectors: Vectors = {}
+    size = 0
+    with path.open(encoding="utf-8", errors="replace") as lines:
+        for number, line in enumerate(lines, 1):
+            # From the right: some words of the large files hold blanks.
+            size = size or line.count(" ")
+            word, *values = line.rstrip().rsplit(" ", size)
+            if size < 2 or len(values) != size:
+                raise DataError(
+                    f"Expected a word and {max(2, size)} or more numbers, as in the first line, got {line[:40]!r} "
+                    f"({path}:{number}). Give a text file of GloVe vectors."
+                )
+            if word in wanted:
+                try:
+                    vectors[word] = np.array(values, dtype=np.float32)
+                except ValueError as error:
+                    raise DataError(f"Expected numbers behind {word!r}, got {error} ({path}:{number}).") from error
+    return vectors

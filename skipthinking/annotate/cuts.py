@@ -1,0 +1,230 @@
+"""Cutting long traces: how many of their steps are kept, by cutters that can be exchanged."""
+
+from __future__ import annotations
+
+import random
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Generator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from tqdm import tqdm
+
+from skipthinking.annotate.rollout import complete
+from skipthinking.records import UserError
+
+__all__ = ["BinaryCut", "Cutter", "FirstAnswer", "FullTrace", "Judge", "RandomCut", "Trace", "shortest_prefixes"]
+
+Tokens = NDArray[np.int64]
+Search = Generator[int, bool, int | None]
+"""Yields a number of steps, is sent whether that prefix is valid, returns the shortest one found valid, or None."""
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Trace:
+    """A long rationale in parts.
+
+    Attributes:
+        id: The example's id.
+        prompt: Prompt ids.
+        opening: Tokens that open the thinking; may be empty.
+        steps: Tokens of every step of the thinking.
+        closing: Tokens that close the thinking; may be empty.
+        conclusion: Tokens of what the teacher says behind the thinking, before the answer sentence; may be empty.
+        answer: Tokens of the answer sentence, EOS included.
+        phrase: How many of these come before the answer itself.
+    """
+
+    id: str
+    prompt: Tokens
+    opening: Tokens
+    steps: list[Tokens]
+    closing: Tokens
+    conclusion: Tokens
+    answer: Tokens
+    phrase: int
+
+    def completion(self, steps: int) -> Tokens:
+        """The trace with the first so many steps, and its conclusion."""
+        return np.concatenate([self.opening, *self.steps[:steps], self.closing, self.conclusion, self.answer])
+
+    def asked(self, steps: int) -> Tokens:
+        """The same up to where only the answer is left to say; the conclusion, which may give it away, is left out."""
+        return np.concatenate([self.opening, *self.steps[:steps], self.closing, self.answer[: self.phrase]])
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Judge:
+    """Who judges, and how answers are graded.
+
+    Attributes:
+        student: The student, frozen by whoever scores with it.
+        right: Whether a text states the answer to the example of that id, in the task's answer sentence.
+        mentioned: Whether the last plausible answer in a text is that to the example of that id.
+        rank: This process.
+        ranks: Number of processes.
+    """
+
+    student: Any
+    right: Callable[[str, list[int]], bool]
+    mentioned: Callable[[str, list[int]], bool]
+    rank: int = 0
+    ranks: int = 1
+
+
+def bisection(steps: int) -> Search:
+    """Halves what is open: downward after a valid prefix, upward after an invalid one.
+
+    It takes at most ceil(log2(steps + 1)) validations. Whatever it returns was itself validated. Where validity is not
+    monotone (a longer prefix may be invalid though a shorter one is valid) it need not be the shortest valid one.
+    """
+    invalid, valid = 0, steps + 1  # one more than there are stands for "none is valid"
+    while valid - invalid > 1:
+        middle = (invalid + valid) // 2
+        if (yield middle):
+            valid = middle
+        else:
+            invalid = middle
+    return valid if valid <= steps else None
+
+
+def shortest_prefixes(
+    steps: Mapping[str, int],
+    ask: Callable[[Mapping[str, int]], Mapping[str, bool]],
+    search: Callable[[int], Search] = bisection,
+) -> tuple[dict[str, int | None], int]:
+    """The shortest prefix of every trace that a search finds valid.
+
+    All traces advance together: a round asks one question of each that is still open.
+
+    Args:
+        steps: Number of steps of every trace, at least 1, by example id.
+        ask: A round: from prefix lengths to whether they are valid, both by example id.
+        search: What to ask; bisection by default.
+
+    Returns:
+        Steps to keep by example id, None where no prefix was found valid; and the number of validations.
+    """
+    searches = {id: search(count) for id, count in steps.items()}
+    asked = {id: next(questions) for id, questions in searches.items()}
+    found: dict[str, int | None] = {}
+    validations = 0
+    while asked:
+        verdicts = ask(asked)
+        validations += len(asked)
+        following = {}
+        for id in asked:
+            try:
+                following[id] = searches[id].send(verdicts[id])
+            except StopIteration as end:
+                found[id] = end.value
+        asked = following
+    return {id: found[id] for id in steps}, validations
+
+
+class Cutter(ABC):
+    """Says how many steps of every trace are kept."""
+
+    @abstractmethod
+    def cut(self, traces: Sequence[Trace], judge: Judge) -> dict[str, int | None]:
+        """Steps to keep by example id; None to drop the example.
+
+        Args:
+            traces: The traces; each has at least one step.
+            judge: Who judges.
+        """
+
+    def settings(self) -> dict[str, Any]:
+        """What the result depends on, beside data and student."""
+        return {"cutter": type(self).__name__, **vars(self)}
+
+
+class BinaryCut(Cutter):
+    """The shortest prefix from which the student itself gives the answer (arXiv 2505.18440), found by bisection.
+
+    A prefix is valid if, behind the question, the prefix, the close of the thinking and the answer phrase, the student
+    goes on greedily with an answer that the grader accepts. The gold answer is the draft, so that a round is one scored
+    pass over all traces; only for those whose draft is refused is anything generated. A round asks one prefix of every
+    trace, so nothing is shared within it; to keep the keys and values from round to round would take those of all
+    traces at once (56 KiB a token for Qwen2.5-7B).
+
+    Args:
+        answer_tokens: Most tokens of an answer; a longer gold answer has its own length.
+    """
+
+    def __init__(self, answer_tokens: int = 32) -> None:
+        if answer_tokens < 1:
+            raise UserError(f"Expected at least 1 token, got model.cutter: answer_tokens={answer_tokens}.")
+        self.answer_tokens = answer_tokens
+
+    def cut(self, traces: Sequence[Trace], judge: Judge) -> dict[str, int | None]:
+        """Bisection, one batched pass a round."""
+        by_id = {trace.id: trace for trace in traces}
+        rounds = max(len(trace.steps) for trace in traces).bit_length()
+        with tqdm(total=rounds, desc="Binary cutting: round", delay=2, leave=False, disable=judge.rank > 0) as bar:
+
+            def ask(asked: Mapping[str, int]) -> dict[str, bool]:
+                verdicts = self._valid({id: (by_id[id], steps) for id, steps in asked.items()}, judge)
+                bar.update()
+                return verdicts
+
+            return shortest_prefixes({trace.id: len(trace.steps) for trace in traces}, ask)[0]
+
+    def _valid(self, asked: Mapping[str, tuple[Trace, int]], judge: Judge) -> dict[str, bool]:
+        begun = {id: trace.asked(steps) for id, (trace, steps) in asked.items()}
+        drafts = {id: trace.answer[trace.phrase :] for id, (trace, _) in asked.items()}
+        made = complete(
+            judge.student,
+            {id: trace.prompt for id, (trace, _) in asked.items()},
+            begun,
+            drafts,
+            max_new_tokens={id: len(begun[id]) + max(self.answer_tokens, len(drafts[id])) for id in asked},
+            rank=judge.rank, ranks=judge.ranks, what=None,
+        )  # fmt: skip
+        return {id: judge.right(id, [*trace.answer[: trace.phrase], *made[id]]) for id, (trace, _) in asked.items()}
+
+
+class RandomCut(BinaryCut):
+    """Control: the shares that BinaryCut keeps, dealt at random among the examples; those it drops stay dropped.
+
+    Args:
+        answer_tokens: See BinaryCut.
+        seed: Seed of the deal.
+    """
+
+    def __init__(self, answer_tokens: int = 32, seed: int = 0) -> None:
+        super().__init__(answer_tokens)
+        self.seed = seed
+
+    def cut(self, traces: Sequence[Trace], judge: Judge) -> dict[str, int | None]:
+        """BinaryCut, and the deal."""
+        found, sizes = super().cut(traces, judge), {trace.id: len(trace.steps) for trace in traces}
+        kept = {id: steps for id, steps in found.items() if steps is not None}
+        shares = [steps / sizes[id] for id, steps in kept.items()]
+        random.Random(f"cuts/{self.seed}").shuffle(shares)
+        return found | {id: max(1, round(share * sizes[id])) for id, share in zip(kept, shares, strict=True)}
+
+
+class FirstAnswer(Cutter):
+    """Control: up to the first step whose last plausible answer is the gold one, whatever the student makes of it."""
+
+    def cut(self, traces: Sequence[Trace], judge: Judge) -> dict[str, int | None]:
+        """Reads the text alone; a trace that never mentions the answer is dropped."""
+        return {trace.id: self._first(trace, judge) for trace in traces}
+
+    @staticmethod
+    def _first(trace: Trace, judge: Judge) -> int | None:
+        for place, step in enumerate(trace.steps):
+            if judge.mentioned(trace.id, step.tolist()):
+                return place + 1
+        return None
+
+
+class FullTrace(Cutter):
+    """Control: nothing is cut."""
+
+    def cut(self, traces: Sequence[Trace], judge: Judge) -> dict[str, int | None]:
+        """All steps."""
+        return {trace.id: len(trace.steps) for trace in traces}

@@ -1,0 +1,111 @@
+"""Binary cutting against the linear search for the shortest valid prefix: what it costs, and what differs."""
+
+from __future__ import annotations
+
+import math
+import random
+from collections import Counter
+from collections.abc import Generator, Mapping
+from typing import Any
+
+import pytest
+import torch
+
+from skipthinking.annotate.cuts import BinaryCut, Judge, shortest_prefixes
+from skipthinking.data.batches import collate
+from skipthinking.data.encoding import Codec, Plain
+from skipthinking.data.steps import BlankLines
+from skipthinking.methods import LongCoT
+from skipthinking.students import FromScratch
+from skipthinking.tasks import generate, get_task
+
+
+def linear(steps: int) -> Generator[int, bool, int | None]:
+    """One step more at a time, until a prefix is valid: the shortest valid one, always."""
+    for count in range(1, steps + 1):
+        if (yield count):
+            return count
+    return None
+
+
+@pytest.mark.parametrize("steps", [8, 32, 128, 512])
+def test_validations_grow_with_the_logarithm(steps: int) -> None:
+    rng = random.Random(0)
+    first = {str(n): rng.randint(1, steps) for n in range(500)}
+
+    def judge(asked: Mapping[str, int]) -> dict[str, bool]:
+        return {id: k >= first[id] for id, k in asked.items()}
+
+    (ours, few), (theirs, many) = (
+        shortest_prefixes(dict.fromkeys(first, steps), judge, *how) for how in ((), (linear,))
+    )
+    print(f"\n{steps} steps: {few / 500:.1f} validations a trace, linear {many / 500:.1f}")
+    assert ours == theirs == first
+    assert few <= 500 * math.ceil(math.log2(steps + 1))
+    assert many > 2 * few or steps < 16
+
+
+class World:
+    """A student of the quickstart's size that has learned 48 long traces, a share of them broken off."""
+
+    def __init__(self) -> None:
+        torch.manual_seed(0)
+        self.rows = generate("long_arithmetic", split="train", size=48)
+        config = {"hidden_size": 128, "intermediate_size": 384, "num_hidden_layers": 3, "num_attention_heads": 4,
+                  "max_position_embeddings": 512}  # fmt: skip
+        self.student: Any = FromScratch("llama", config)
+        self.student.prepare([f"{row.question} {row.rationale}" for row in self.rows])
+        self.student.build()
+        self.codec = Codec(tokenizer=self.student.tokenizer, template=Plain(), splitter=BlankLines())
+        method = LongCoT(student=self.student)
+        method.use_codec(self.codec)
+        encoded = list(self.codec.encode(self.rows))
+        self.traces = [method._trace(row) for row in encoded]
+        optimizer, rng = torch.optim.AdamW(self.student.parameters(), lr=2e-3), random.Random(0)
+        for _ in range(150):
+            shown = []
+            for row in rng.sample(encoded, 16):
+                early = {"early": rng.randint(1, len(row.steps)) if rng.random() < 0.5 else None}
+                shown += method.cut(row, early)
+            batch = collate(shown, pad_id=self.student.pad_id, encoder_decoder=False)
+            self.student.token_nll(batch).mean().backward()
+            optimizer.step()
+            optimizer.zero_grad()
+        self.forwards = 0
+        self.student.model.register_forward_pre_hook(self._count, with_kwargs=True)
+
+    def _count(self, module: Any, args: Any, kwargs: Any) -> None:
+        self.forwards += kwargs["input_ids"].numel()
+
+    def judge(self, asked: Mapping[str, int]) -> dict[str, bool]:
+        golds = {row.id: row.answer for row in self.rows}
+        task = get_task("long_arithmetic")
+        judge = Judge(
+            student=self.student, mentioned=lambda id, tokens: False,
+            right=lambda id, tokens: task.grade(self.codec.decode(tokens), golds[id]).correct,
+        )  # fmt: skip
+        by_id = {trace.id: trace for trace in self.traces}
+        return BinaryCut()._valid({id: (by_id[id], steps) for id, steps in asked.items()}, judge)
+
+
+def test_bisection_costs_fewer_validations_and_may_keep_more() -> None:
+    world = World()
+    sizes = {trace.id: len(trace.steps) for trace in world.traces}
+    told, found = [], {}
+    for name, how in {"bisection": (), "linear": (linear,)}.items():
+        world.forwards = 0
+        found[name], validations = shortest_prefixes(sizes, world.judge, *how)
+        told.append(
+            f"{name} {validations / len(sizes):.1f} validations, {world.forwards / len(sizes):.0f} token-forwards"
+        )
+    ours, theirs = found["bisection"], found["linear"]
+    extra = Counter((steps or 0) - (theirs[id] or 0) for id, steps in ours.items() if steps is not None)
+    none = [sum(steps is None for steps in kept.values()) for kept in (ours, theirs)]
+    print(
+        f"\n{len(sizes)} traces of {sum(sizes.values()) / len(sizes):.1f} steps: {'; '.join(told)}. "
+        f"No valid prefix found for {none[0]}, by the linear search for {none[1]}. "
+        f"Steps more than the linear search keeps, and of how many: {dict(sorted(extra.items()))}"
+    )
+    assert min(extra) >= 0  # never shorter than the shortest
+    assert none[0] >= none[1]
+    assert extra[0] > len(sizes) / 3

@@ -1,0 +1,26 @@
+"""Cutters whose judgement is known beforehand, by class path."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from skipthinking.annotate.cuts import BinaryCut, Cutter
+
+
+class ByPlace(Cutter):
+    """Drops every fifth trace, keeps every fifth whole, and of the others the first half of the steps."""
+
+    def cut(self, traces: Any, judge: Any) -> dict[str, int | None]:
+        """By place."""
+        whole = {trace.id: len(trace.steps) for trace in traces}
+        return {
+            id: None if place % 5 == 0 else steps if place % 5 == 1 else max(1, steps // 2)
+            for place, (id, steps) in enumerate(whole.items())
+        }
+
+
+class Indulgent(BinaryCut):
+    """Lets the student answer, and takes every answer for right."""
+
+    def _valid(self, asked: Any, judge: Any) -> dict[str, bool]:
+        return dict.fromkeys(super()._valid(asked, judge), True)

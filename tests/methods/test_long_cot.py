@@ -1,0 +1,359 @@
+"""LongCoT: its schedule, its pairs, and that it goes on after a kill as if nothing had happened."""
+
+from __future__ import annotations
+
+import csv
+import json
+import math
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from interruptions import PulledPlugError
+
+from skipthinking.data.batches import collate
+from skipthinking.methods import LongCoT
+from skipthinking.records import Example, Instance, UserError
+from skipthinking.students import FromScratch
+
+Run = Callable[..., int]
+CUT = ["--model", "LongCoT", "--model.cutter", "cutters.ByPlace", "--data.splitter", "BlankLines"]
+TASK = "[{class_path: Generated, init_args: {task: long_arithmetic, split: train, size: 24}}]"
+TEST = "{long: {class_path: Generated, init_args: {task: long_arithmetic, split: test, size: 5}}}"
+LONG = [*CUT, "--data.train", TASK, "--data.test", TEST, "--data.val_size", 4, "--model.student.vocab_size", 800]
+STAGES = [*LONG, "--model.warmup_epochs", 1, "--model.sft_epochs", 1, "--trainer.max_epochs", 3]
+LLAMA = ["--model.student.architecture", "llama", "--model.student.config",
+         "{hidden_size: 16, intermediate_size: 32, num_hidden_layers: 1, num_attention_heads: 2}"]  # fmt: skip
+SGD = ["--model.optimizer", "{class_path: torch.optim.SGD, init_args: {lr: 0.1}}"]
+DROPPED, WHOLE = range(0, 20, 5), range(1, 20, 5)  # places of ByPlace among 20 examples
+
+
+def _state(folder: Path) -> dict[str, Any]:
+    return torch.load(folder / "checkpoints" / "last.ckpt", weights_only=True)
+
+
+def _same(one: Path, two: Path) -> bool:
+    a, b = _state(one)["state_dict"], _state(two)["state_dict"]
+    return a.keys() == b.keys() and all(torch.equal(value, b[name]) for name, value in a.items())
+
+
+def _log(folder: Path, name: str) -> list[float]:
+    with (folder / "metrics.csv").open(newline="") as lines:
+        return [float(row[name]) for row in csv.DictReader(lines) if row.get(name)]
+
+
+class Seen:
+    """Every example that was cut, with its notes and instances, by epoch."""
+
+    def __init__(self, patch: pytest.MonkeyPatch) -> None:
+        self.rows: dict[int, list[tuple[Any, dict[str, Any], list[Instance], LongCoT]]] = {}
+        cut = LongCoT.cut
+
+        def spy(method: LongCoT, encoded: Any, notes: Any) -> list[Instance]:
+            found = cut(method, encoded, notes)
+            self.rows.setdefault(method.trainer.current_epoch, []).append((encoded, notes, found, method))
+            return found
+
+        patch.setattr(LongCoT, "cut", spy)
+
+
+@pytest.fixture
+def seen(monkeypatch: pytest.MonkeyPatch) -> Seen:
+    return Seen(monkeypatch)
+
+
+def test_full_traces_are_full_cot(run: Run, tmp_path: Path) -> None:
+    data = ["--data.train", TASK, "--data.splitter", "BlankLines", "--data.val_size", 4, "--evaluate", "false",
+            "--model.student.vocab_size", 800]  # fmt: skip
+    assert run("fit", "--run", "full", *data) == 0
+    own = ["--model", "LongCoT", "--model.cutter", "FullTrace", "--model.sft_epochs", 1, "--model.warmup_epochs", 1]
+    assert run("fit", "--run", "long", *own, *data) == 0
+    assert _same(tmp_path / "long", tmp_path / "full")
+
+
+def test_what_is_kept_is_what_is_trained_on(run: Run, seen: Seen) -> None:
+    marks = ["--model.open_thinking", " <think>", "--model.close_thinking", "</think>"]
+    assert run("fit", *STAGES, *marks) == 0
+    examples = {row.id: row for row in seen.rows[0][0][3].data.examples["train"]}
+    for epoch, rows in seen.rows.items():
+        assert len(rows) == 20
+        for place, (encoded, _, found, method) in enumerate(rows):
+            paragraphs = examples[encoded.id].rationale.split("\n\n")
+            kept = len(paragraphs) // 2
+            end = f"</think> Therefore, the answer is {examples[encoded.id].answer}."
+            full = "<think> " + "\n\n".join(paragraphs) + end
+            pruned = "<think> " + "\n\n".join(paragraphs[:kept]) + end
+            told = [method.codec.decode(side.tokens) for side in found]
+            assert all(side.weights.all() for side in found)
+            if epoch == 0:
+                assert told == [full]
+            elif epoch == 1:
+                assert told == ([] if place in DROPPED else [full] if place in WHOLE else [pruned])
+            else:
+                assert told == ([] if place in DROPPED or place in WHOLE else [pruned, full])
+                assert [side.term for side in found] == [0, 1][: len(found)]
+
+
+def test_what_became_of_the_traces_is_reported(run: Run, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run("fit", *STAGES, "--evaluate", "false") == 0
+    out = " ".join(capsys.readouterr().out.split())
+    assert (
+        "cut: 12 of 20 traces shortened (60.0%), 4 kept whole (20.0%), 4 dropped without a valid prefix (20.0%)" in out
+    )
+    assert "DPO: 12 pairs; 8 examples without two different traces" in out
+
+
+@pytest.mark.parametrize("how", ["plain", "lora", "bf16-mixed"])
+def test_dpo_starts_from_the_sft_student(how: str, run: Run, tmp_path: Path) -> None:
+    """At its first step no side has moved from the reference, whatever the base of an adapter would say."""
+    words = [*LONG, *LLAMA, *SGD, "--evaluate", "false", "--data.batch_size", 32, "--model.beta", 0.5]
+    if how == "bf16-mixed":
+        words += ["--trainer.precision", how]
+    if how == "lora":
+        words += ["--model.student.lora", "{r: 4}", "--model.optimizer.lr", 5.0]
+    sft = ["--model.sft_epochs", 3, "--model.warmup_epochs", 0]
+    assert run("fit", *words, *sft, "--trainer.max_epochs", 5) == 0
+    margins, losses = (_log(tmp_path / "tiny", f"train/{name}") for name in ("margin", "loss"))
+    assert len(margins) == 2
+    assert abs(margins[0]) < 1e-3
+    assert margins[1] > margins[0] + 1e-3
+    assert losses[3] > math.log(2)  # and 0.3 times the likelihood
+    sums = torch.load(tmp_path / "tiny/checkpoints/last.ckpt", weights_only=True)["skipthinking"]["references"]
+    assert len(sums) == 12
+    assert all(full < pruned < 0 for pruned, full in sums.values())
+
+
+def _random_batch(beta: float, sft_weight: float) -> tuple[LongCoT, Any, torch.Tensor]:
+    rng = np.random.default_rng(0)
+    rows = []
+    for place, size in enumerate([3, 7, 8, 5, 2, 2]):
+        told = {"tokens": rng.integers(1, 50, size=size), "weights": np.ones(size, dtype=np.float32)}
+        prompt, reference = rng.integers(1, 50, size=2), float(-rng.random() * 9)
+        rows.append(Instance(id=str(place // 2), prompt=prompt, term=place % 2, reference=reference, **told))
+    method = LongCoT(student=FromScratch(), beta=beta, sft_weight=sft_weight)
+    method.log = lambda *_, **__: None  # type: ignore[method-assign]
+    batch = collate(rows, pad_id=0, encoder_decoder=False, terms=2)
+    nll_N = torch.from_numpy(rng.random(sum(len(row.tokens) for row in rows))).float().requires_grad_()
+    return method, batch, nll_N
+
+
+def test_loss_is_the_mean_over_pairs_and_a_share_of_the_chosen_likelihood() -> None:
+    method, batch, nll_N = _random_batch(0.7, 0.3)
+    at, sides = 0, []
+    for length, prompt, reference in zip(batch.lengths_B, [2] * 6, batch.references_B, strict=True):
+        part = nll_N.detach()[at : at + int(length) - prompt].tolist()
+        at += len(part)
+        sides.append((part, -sum(part) - float(reference)))
+    pairs = list(zip(sides[::2], sides[1::2], strict=True))
+    preference = sum(math.log(1 + math.exp(-0.7 * (chosen[1] - rejected[1]))) for chosen, rejected in pairs) / 3
+    likelihood = sum(sum(chosen[0]) for chosen, _ in pairs) / sum(len(chosen[0]) for chosen, _ in pairs)
+    assert method.share(nll_N, batch).item() == pytest.approx(preference + 0.3 * likelihood, rel=1e-5)
+
+
+@pytest.mark.parametrize(("beta", "sft_weight"), [(0.7, 0.0), (1e-9, 0.3)])
+def test_each_term_alone_trains_what_it_is_meant_to(beta: float, sft_weight: float) -> None:
+    method, batch, nll_N = _random_batch(beta, sft_weight)
+    method.share(nll_N, batch).backward()
+    rejected_N = batch.terms_B[:, None].expand_as(batch.weights_BL)[batch.weights_BL > 0] == 1
+    assert bool((nll_N.grad[~rejected_N] > 1e-6).all())  # the chosen side is made likelier by both
+    assert bool((nll_N.grad[rejected_N] < -1e-6).all()) == (beta > 1e-6)  # the rejected one less likely by DPO
+
+
+def test_the_preference_gradient_is_that_of_a_second_model(run: Run, seen: Seen, tmp_path: Path) -> None:
+    """Reference log-probabilities taken once equal those of a frozen copy of the SFT student, run beside it."""
+    words = [*LONG, *LLAMA, "--evaluate", "false", "--model.sft_epochs", 1, "--model.scheduler.total_steps", 8]
+    assert run("fit", "--run", "sft", *words, "--trainer.max_epochs", 1) == 0
+    frozen = {name.removeprefix("student."): value for name, value in _state(tmp_path / "sft")["state_dict"].items()}
+    assert run("fit", "--run", "both", *words, "--trainer.max_epochs", 2) == 0
+    method = seen.rows[1][0][3]
+    method.student.load_state_dict(frozen)
+    for _, _, found, _ in seen.rows[1]:
+        for side in found:
+            with torch.no_grad():
+                ids = torch.from_numpy(np.concatenate([side.prompt, side.tokens]))[None]
+                shares = method.student.model(input_ids=ids).logits[0].double().log_softmax(-1)
+            place = torch.arange(len(side.prompt) - 1, ids.shape[1] - 1)
+            value = shares[place, torch.from_numpy(side.tokens)].sum().item()
+            assert side.reference == pytest.approx(value, rel=1e-5)
+
+
+def test_pairs_spread_over_steps_and_ranks_as_over_one_batch(
+    run: Run, spawn: Callable[..., Any], tmp_path: Path
+) -> None:
+    words = [*LONG, *LLAMA, *SGD, "--model.warmup_epochs", 0, "--model.sft_epochs", 1, "--trainer.max_epochs", 3,
+             "--evaluate", "false", "--trainer.gradient_clip_val", 1.0]  # fmt: skip
+    assert run("fit", "--run", "one", *words, "--data.batch_size", 10) == 0  # 12 pairs: 10 and 2
+    half = ["--data.batch_size", 5]
+    assert run("fit", "--run", "two", *words, *half, "--trainer.accumulate_grad_batches", 2) == 0
+    spread = spawn("fit", "--run", "ranks", *words, *half, "--trainer.devices", 2, "--trainer.strategy", "ddp")
+    assert spread.returncode == 0, spread.stderr
+    expected = _state(tmp_path / "one")
+    for name in ("two", "ranks"):
+        found = _state(tmp_path / name)
+        assert found["skipthinking"]["cuts"] == expected["skipthinking"]["cuts"]
+        for weight, value in expected["state_dict"].items():
+            torch.testing.assert_close(found["state_dict"][weight], value, rtol=1e-4, atol=1e-6, msg=weight)
+
+
+def test_a_budget_of_tokens_holds_for_pairs(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    shapes: list[tuple[int, int, list[int]]] = []
+    step = LongCoT.training_step
+
+    def spy(self: Any, batch: Any, place: int) -> Any:
+        shapes.append((*batch.tokens_BL.shape, batch.terms_B.tolist()))
+        return step(self, batch, place)
+
+    monkeypatch.setattr(LongCoT, "training_step", spy)
+    words = ["--model.sft_epochs", 0, "--trainer.max_epochs", 1, "--evaluate", "false"]
+    assert run("fit", *LONG, *words, "--data.batch_size", 99, "--data.batch_tokens", 1500) == 0
+    assert sum(rows for rows, _, _ in shapes) == 24
+    assert len(shapes) > 2
+    for rows, width, terms in shapes:
+        assert terms == [0, 1] * (rows // 2)
+        assert rows * width <= 1500 or rows == 2
+    assert max(rows for rows, _, _ in shapes) > 2
+
+
+@pytest.mark.parametrize("step", [4, 7, 9, 11, 12])
+def test_resume_around_the_cut_and_the_switch_changes_no_bit(
+    step: int, run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # 5 steps of warm-up, 4 of SFT (16 traces), 3 of DPO (12 pairs), in batches of 4.
+    words = [*STAGES, "--model.early_share", 0.5]
+    assert run("fit", "--run", "oracle", *words) == 0
+    assert _state(tmp_path / "oracle")["global_step"] == 12
+    with pytest.raises(PulledPlugError):
+        run("fit", *words, "--checkpoint_every", 2, "--trainer.callbacks+=interruptions.Interrupt",
+            "--trainer.callbacks.step", step)  # fmt: skip
+    with monkeypatch.context() as patch:
+        if step >= 7:  # there is a checkpoint from behind the cut: it must not come again
+            patch.setattr(LongCoT, "_cut_all", lambda *_: pytest.fail("cut again"))
+        if step >= 11:
+            patch.setattr(LongCoT, "_reference", lambda *_: pytest.fail("asked another reference"))
+        assert run("fit", *words, "--ckpt_path", "last") == 0
+    assert _same(tmp_path / "tiny", tmp_path / "oracle")
+    one, two = (json.loads((tmp_path / name / "summary.json").read_text()) for name in ("tiny", "oracle"))
+    assert one["target_tokens"] == two["target_tokens"]
+
+
+def test_a_trace_that_breaks_off_teaches_the_answer_but_not_to_stop(run: Run, seen: Seen) -> None:
+    words = ["--model.warmup_epochs", 2, "--model.early_share", 0.5, "--trainer.max_epochs", 2, "--evaluate", "false"]
+    assert run("fit", *LONG, *words) == 0
+    early = 0
+    for epoch in (0, 1):
+        for encoded, notes, (found,), method in seen.rows[epoch]:
+            decode = method.codec.decode
+            if notes["early"] is None:
+                assert found.tokens.tolist() == encoded.tokens.tolist()
+                assert found.weights.all()
+                continue
+            early += 1
+            end = encoded.steps[notes["early"] - 1][1]
+            assert found.tokens[:end].tolist() == encoded.tokens[:end].tolist()
+            assert found.tokens[end:].tolist() == encoded.tokens[slice(*encoded.answer)].tolist()
+            assert decode(found.tokens[found.weights == 0]) == "Therefore, the answer is"
+            assert found.weights[:end].all()
+    assert 10 <= early <= 30  # of 40
+    assert [n["early"] for _, n, _, _ in seen.rows[0]] != [n["early"] for _, n, _, _ in seen.rows[1]]
+
+
+def test_dpo_by_itself_takes_over_the_cuts(
+    run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    sft = ["--model.sft_epochs", 1, "--trainer.max_epochs", 1, "--evaluate", "false"]
+    assert run("fit", "--run", "sft", *LONG, *sft) == 0
+    start = tmp_path / "sft" / "checkpoints" / "last.ckpt"
+    alone = ["--model.sft_epochs", 0, "--trainer.max_epochs", 1, "--model.start_from", start, "--evaluate", "false"]
+    with monkeypatch.context() as patch:
+        patch.setattr(LongCoT, "_search", lambda *_: pytest.fail("cut again"))
+        assert run("fit", "--run", "dpo", *LONG, *alone) == 0
+    assert "cuts: those of" in capsys.readouterr().out
+    assert _state(tmp_path / "dpo")["skipthinking"]["cuts"] == _state(start.parents[1])["skipthinking"]["cuts"]
+    other = ["--model.cutter", "FirstAnswer", "--model.cutter.init_args", "{}"]
+    assert run("fit", "--run", "other", *LONG, *alone, *other) == 0  # another cutter cuts by itself
+    assert "cuts: those of" not in capsys.readouterr().out
+
+
+def test_the_cut_reads_no_test_or_validation_example_and_no_ground_truth(run: Run) -> None:
+    asked: list[set[str]] = []
+    search = LongCoT._search
+
+    class Meta(dict[str, Any]):
+        def __getitem__(self, key: str) -> Any:
+            raise AssertionError(f"the cut read {key}")
+
+        get = items = values = keys = __iter__ = __getitem__  # type: ignore[assignment]
+
+    def spy(self: Any, encoded: Any) -> Any:
+        splits = self.data.splits.examples
+        hidden = dict(splits)
+        splits.clear()
+        splits["train"] = [
+            Example(id=r.id, question=r.question, rationale=r.rationale, answer=r.answer, task=r.task, meta=Meta())
+            for r in hidden["train"]
+        ]
+        try:
+            found = search(self, encoded)
+        finally:
+            splits.clear()
+            splits.update(hidden)
+        asked.append(set(found))
+        assert not {row.id for name, rows in hidden.items() if name != "train" for row in rows} & set(found)
+        return found
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(LongCoT, "_search", spy)
+        words = ["--model.cutter", "RandomCut", "--model.cutter.init_args", "{}", "--model.sft_epochs", 1]
+        code = run("fit", *LONG, *words, "--trainer.max_epochs", 1, "--model.warmup_epochs", 0)
+    assert code in (0, 2)  # a random student may be right about nothing
+    assert len(asked) == 1
+
+
+def test_encoder_decoder_students_are_cut_and_preferred_too(run: Run, tmp_path: Path) -> None:
+    config = "{d_model: 16, d_kv: 8, d_ff: 32, num_layers: 1, num_heads: 2}"
+    words = [
+        "--model.cutter",
+        "cutters.Indulgent",
+        "--model.student.architecture",
+        "t5",
+        "--model.student.config",
+        config,
+    ]
+    assert run("fit", *LONG, *words, "--model.sft_epochs", 1, "--trainer.max_epochs", 2, "--evaluate", "false") == 0
+    assert set(_state(tmp_path / "tiny")["skipthinking"]["cuts"].values()) == {1}
+    assert len(_log(tmp_path / "tiny", "train/margin")) == 5
+
+
+# ----------------------------------------------------------------------------------------------- bad input
+
+
+def test_a_student_without_a_valid_prefix_is_told(run: Run, capsys: pytest.CaptureFixture[str]) -> None:
+    binary = ["--model.cutter", "BinaryCut", "--model.cutter.init_args", "{answer_tokens: 1}"]
+    assert run("fit", *LONG, *binary, "--trainer.max_epochs", 1) == 2
+    told = capsys.readouterr().err
+    assert "none of 20 by BinaryCut" in told
+    assert "model.warmup_epochs" in told
+
+
+def test_dpo_without_a_pair_is_refused_before_sft(run: Run, capsys: pytest.CaptureFixture[str]) -> None:
+    words = ["--model.cutter", "FullTrace", "--model.cutter.init_args", "{}", "--model.sft_epochs", 1]
+    assert run("fit", *LONG, *words, "--trainer.max_epochs", 2) == 2
+    told = capsys.readouterr().err
+    assert "trainer.max_epochs=1" in told
+    assert "shortened traces for DPO" in told
+
+
+def test_a_run_that_ends_within_its_warm_up_is_refused(run: Run, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run("fit", *LONG, "--model.warmup_epochs", 3, "--trainer.max_epochs", 2) == 2
+    assert "warmup_epochs=3" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    "wrong", [{"warmup_epochs": -1}, {"sft_epochs": -1}, {"beta": 0.0}, {"sft_weight": -0.1}, {"early_share": 1.5}]
+)
+def test_settings_that_make_no_sense_are_refused(wrong: dict[str, Any]) -> None:
+    with pytest.raises(UserError, match=next(iter(wrong))):
+        LongCoT(student=FromScratch(), **wrong)

@@ -1,0 +1,367 @@
+"""What an endpoint may do to us: nothing is lost, nothing is made up, and what cannot pass stops the run."""
+
+from __future__ import annotations
+
+import email.utils
+import json
+import logging
+import os
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+from loopback import KEY, Answer, Loopback, rows, solution, teach, total
+
+from skipthinking.records import UserError
+from skipthinking.teacher.endpoint import read_reply
+from skipthinking.teacher.retries import Patience, TransientError, retry_after
+
+pytest.importorskip("openai")
+
+Captured = pytest.CaptureFixture[str]
+PASSING = {
+    "429": Answer(status=429, body='{"error": {"message": "slow down"}}'),
+    "429 with Retry-After": Answer(status=429, headers={"Retry-After": "0.05"}),
+    "408": Answer(status=408),
+    "500": Answer(status=500, body="oops"),
+    "503": Answer(status=503, body='{"detail": "loading"}'),
+    "timeout": Answer(wait=2.5),
+    "a byte now and then": Answer(drip=0.05),
+    "dropped": Answer(drop=True),
+    "truncated": Answer(cut=40),
+    "malformed": Answer(body='{"choices": [{"mess'),
+    "html": Answer(body="<html>", headers={"Content-Type": "text/html"}),
+    "no choices": Answer(body='{"choices": []}'),
+    "null choices": Answer(body='{"choices": null}'),
+    "a list": Answer(body="[]"),
+    "no UTF-8": Answer(body=b'{"choices": \xff}'),
+    "a number for a text": Answer(body='{"choices": [{"message": {"content": 3}}]}'),
+}
+
+
+@pytest.fixture(autouse=True)
+def _key(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TEST_KEY", KEY)
+
+
+@pytest.mark.parametrize("fault", PASSING.values(), ids=PASSING)
+def test_what_passes_is_sent_again_and_every_question_answered_once(fault: Answer, tmp_path: Path) -> None:
+    with Loopback(lambda number, body: fault if number in (0, 3) else Answer()) as server:
+        assert teach(tmp_path, server, "--client.timeout", 1.0 if fault.wait or fault.drip else 30) == 0
+        assert server.count == 6 + 2
+    found = rows(tmp_path / "out.jsonl")
+    assert [row["id"] for row in found] == [f"q{i}/0" for i in range(6)]
+    assert all(row["rationale"] == "We add the two numbers." for row in found)
+    assert [row["answer"] for row in found] == [str(3 * i) for i in range(6)]
+    assert len(rows(tmp_path / "out.records")) == 6
+
+
+FINAL = {
+    "401": Answer(status=401, body=json.dumps({"error": {"message": "Incorrect API key"}})),
+    "404": Answer(status=404, body=json.dumps({"error": {"message": "The model `adder` does not exist"}})),
+    "400 model": Answer(status=400, body=json.dumps({"error": {"message": "which?", "code": "model_not_found"}})),
+    "no money": Answer(status=429, body=json.dumps({"error": {"message": "Quota", "code": "insufficient_quota"}})),
+    "long pause": Answer(status=429, headers={"Retry-After": "86400"}),
+}
+
+
+@pytest.mark.parametrize("fault", FINAL.values(), ids=FINAL)
+def test_what_cannot_pass_stops_at_once_with_its_cause(fault: Answer, tmp_path: Path, capsys: Captured) -> None:
+    with Loopback(lambda number, body: fault if number >= 2 else Answer()) as server:
+        assert teach(tmp_path, server, "--client.concurrency", 1) == 2
+        assert server.count == 3
+        told = capsys.readouterr().err.splitlines()[-1]
+        assert told.startswith("error: Expected")
+        cause = json.loads(fault.body)["error"]["message"] if isinstance(fault.body, str) else "Retry-After 86400 s"
+        assert cause in told
+        assert not (tmp_path / "out.jsonl").exists()
+        assert len(rows(tmp_path / "out.records")) == 2  # nothing of what was there is lost
+        server.behave = lambda number, body: Answer()
+        assert teach(tmp_path, server) == 0
+        assert server.count == 3 + 4
+    assert len(rows(tmp_path / "out.jsonl")) == 6
+
+
+def test_a_refused_question_is_recorded_and_the_others_go_on(tmp_path: Path, capsys: Captured) -> None:
+    long = Answer(status=400, body=json.dumps({"error": {"message": "context length exceeded"}}))
+    with Loopback(lambda number, body: long if total(body["messages"][-1]["content"]) == 6 else Answer()) as server:
+        assert teach(tmp_path, server) == 0
+        assert server.count == 6  # no second try: the same request would be refused again
+        out = capsys.readouterr().out
+        assert "failed               1\n" in out
+        assert "failed 1 times: HTTP 400: context length exceeded" in out
+        assert [row["id"] for row in rows(tmp_path / "out.jsonl")] == ["q0/0", "q1/0", "q3/0", "q4/0", "q5/0"]
+        assert teach(tmp_path, server) == 0
+        assert server.count == 6
+        server.behave = lambda number, body: Answer()
+        assert teach(tmp_path, server, "--retry_failed", "true") == 0
+        assert server.count == 7
+        assert total(server.seen[-1].asked) == 6
+    assert len(rows(tmp_path / "out.jsonl")) == 6
+    assert "failed               0\n" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("at", [0, 3])
+def test_a_refusal_that_names_the_model_is_the_models_until_there_was_a_reply(at: int, tmp_path: Path) -> None:
+    """transformers serve says 400 of an unknown model; a proxy may name the model in what it says of one question."""
+    refusal = Answer(status=400, body=json.dumps({"detail": "This server has 'subtracter', not 'adder'."}))
+    with Loopback(lambda number, body: refusal if number >= at else Answer()) as server:
+        assert teach(tmp_path, server, "--client.concurrency", 1, "--stop_after", 2) == 2
+        assert server.count == (1 if at == 0 else at + 2)
+    assert (tmp_path / "out.records").exists() == (at > 0)
+
+
+def test_failed_questions_are_retried_alone(tmp_path: Path) -> None:
+    with Loopback(
+        lambda number, body: Answer(status=422) if number == 0 else Answer(status=401 * (number > 2) or 200)
+    ) as server:
+        assert teach(tmp_path, server, "--client.concurrency", 1) == 2
+        assert [("error" in row) for row in rows(tmp_path / "out.records")] == [True, False, False]
+        server.behave = lambda number, body: Answer()
+        assert teach(tmp_path, server, "--retry_failed", "true") == 0
+        assert server.count == 4 + 1
+        assert len(rows(tmp_path / "out.jsonl")) == 3
+
+
+def test_failures_in_a_row_end_the_run(tmp_path: Path, capsys: Captured) -> None:
+    with Loopback(lambda number, body: Answer(status=500, body="broken")) as server:
+        words = ["--client.tries", 2, "--stop_after", 4, "--client.concurrency", 1]
+        assert teach(tmp_path, server, *words, count=50) == 2
+        assert server.count == 4 * 2
+    told = capsys.readouterr().err.splitlines()[-1]
+    assert "HTTP 500: broken (2 tries)" in told
+    assert "--retry_failed true" in told
+
+
+def test_a_reply_between_failures_starts_the_count_anew(tmp_path: Path) -> None:
+    with Loopback(lambda number, body: Answer(status=400 if number % 3 else 200)) as server:
+        assert teach(tmp_path, server, "--stop_after", 3, "--client.concurrency", 1, count=12) == 0
+
+
+def test_an_empty_completion_is_counted_and_never_a_rationale(tmp_path: Path, capsys: Captured) -> None:
+    empty = Answer(body='{"choices": [{"message": {"content": null}, "finish_reason": "stop"}]}')
+    bare = Answer(texts=["Therefore, the answer is 0."])
+    with Loopback(lambda number, body: {0: empty, 1: bare}.get(number, Answer())) as server:
+        assert teach(tmp_path, server, "--client.concurrency", 1) == 0
+        assert server.count == 6
+    out = capsys.readouterr().out
+    assert "unparsable         1\n" in out
+    assert "without a rationale  2\n" in out
+    assert len(rows(tmp_path / "out.jsonl")) == 4
+
+
+# ------------------------------------------------------------------------------------------------- waiting
+
+
+@pytest.mark.parametrize("form", ["seconds", "milliseconds", "date"])
+def test_nobody_asks_before_retry_after_is_over(form: str, tmp_path: Path) -> None:
+    wait = 2.0 if form == "date" else 0.6
+    until = [0.0]
+
+    def busy(number: int, body: dict[str, Any]) -> Answer:
+        if number:
+            return Answer()
+        until[0] = time.time() + wait
+        told = {
+            "seconds": {"Retry-After": "0.6"},
+            "milliseconds": {"Retry-After-Ms": "600"},
+            "date": {"Retry-After": email.utils.formatdate(until[0], usegmt=True)},  # whole seconds
+        }
+        return Answer(status=429, headers=told[form])
+
+    with Loopback(busy) as server:
+        assert teach(tmp_path, server, "--client.concurrency", 1) == 0
+        assert server.count == 7
+        gap = server.seen[1].time - server.seen[0].time
+    assert gap >= (wait if form != "date" else wait - 1.05)
+    assert gap < wait + 3.0
+
+
+def test_a_pause_holds_for_all_requests(tmp_path: Path) -> None:
+    with Loopback(
+        lambda number, body: Answer(status=429, headers={"Retry-After": "0.5"}) if number == 1 else Answer(wait=0.1)
+    ) as server:
+        assert teach(tmp_path, server, "--client.concurrency", 3, count=12) == 0
+        assert server.count == 13
+        times = sorted(row.time for row in server.seen)
+    assert sum(time < times[0] + 0.45 for time in times) <= 5  # the first three, and what was on its way
+
+
+def test_waits_double_up_to_a_limit_and_up_to_a_half_is_taken_off() -> None:
+    patience = Patience(tries=9, first_wait=1.0, longest_wait=20.0, longest_pause=0.0)
+    for failures, most in enumerate([1, 2, 4, 8, 16, 20, 20], 1):
+        drawn = [patience.wait(failures) for _ in range(200)]
+        assert most / 2 <= min(drawn) < 0.6 * most
+        assert 0.9 * most < max(drawn) <= most
+
+
+@pytest.mark.parametrize(
+    ("headers", "seconds"),
+    [
+        ({"retry-after": "7"}, 7.0),
+        ({"retry-after": "1.5"}, 1.5),
+        ({"retry-after-ms": "250", "retry-after": "7"}, 0.25),
+        ({"retry-after": "Thu, 01 Jan 1970 00:01:00 GMT"}, 10.0),
+        ({"retry-after": "Thu, 01 Jan 1970 00:00:00 GMT"}, 0.0),  # over
+        ({"retry-after": "soon"}, None),
+        ({"retry-after": "-3"}, None),
+        ({"retry-after": "inf"}, None),
+        ({"retry-after": "nan"}, None),
+        ({}, None),
+    ],
+)
+def test_retry_after_is_read_in_every_form(headers: dict[str, str], seconds: float | None) -> None:
+    assert retry_after(headers, now=50.0) == seconds
+
+
+def test_no_more_requests_are_under_way_than_allowed(tmp_path: Path) -> None:
+    with Loopback(lambda number, body: Answer(wait=0.05)) as server:
+        assert teach(tmp_path, server, "--client.concurrency", 5, count=25) == 0
+        assert server.busiest == 5
+
+
+# ------------------------------------------------------------------------------------------------- the key
+
+
+def test_the_key_is_sent_and_is_nowhere_else(
+    tmp_path: Path,
+    capsys: Captured,
+    caplog: pytest.LogCaptureFixture,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """The server repeats the key wherever it can: in completions, in errors that pass, and in the last one."""
+    caplog.set_level(logging.DEBUG)
+    monkeypatch.setenv("OPENAI_LOG", "debug")
+
+    def gossip(number: int, body: dict[str, Any]) -> Answer:
+        if number == 0:
+            return Answer(status=500, body=f"Bearer {KEY}")
+        if number == 1:
+            return Answer(status=400, body=json.dumps({"error": {"message": KEY}}))
+        if number == 5:
+            return Answer(status=401, body=json.dumps({"error": {"message": f"Incorrect key {KEY}"}}))
+        return Answer(texts=[f"Your key is {KEY}. {solution(body['messages'][-1]['content'])}"])
+
+    words = ["--client.concurrency", 1]
+    with Loopback(gossip) as server:
+        assert teach(tmp_path, server, *words) == 2
+        assert teach(tmp_path, server, *words) == 0
+        assert teach(tmp_path, server, "--dry_run", "true") == 0
+        assert teach(tmp_path, server, "--print_config") == 0
+        assert {row.headers["authorization"] for row in server.seen} == {f"Bearer {KEY}"}
+    out, err = capsys.readouterr()
+    assert "Incorrect key [key]" in err
+    written = [path.read_text() for path in tmp_path.iterdir()]
+    assert any("Your key is [key]." in text for text in written)
+    for text in [out, err, caplog.text, *written]:
+        assert KEY not in text
+
+
+@pytest.mark.parametrize("key", [f"{KEY}\nx", f"{KEY} x", f"{KEY}ä"])
+def test_a_key_that_no_header_takes_is_told_without_showing_it(
+    key: str, tmp_path: Path, capsys: Captured, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("TEST_KEY", key)
+    with Loopback() as server:
+        assert teach(tmp_path, server) == 2
+        assert server.count == 0
+    err = capsys.readouterr().err
+    assert "TEST_KEY" in err
+    assert "not-for-anyones" not in err
+    assert [path.name for path in tmp_path.iterdir()] == ["questions.jsonl"]
+
+
+def test_a_key_with_a_line_end_around_it_is_taken(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TEST_KEY", f" {KEY}\n")
+    with Loopback() as server:
+        assert teach(tmp_path, server) == 0
+        assert server.seen[0].headers["authorization"] == f"Bearer {KEY}"
+
+
+@pytest.mark.parametrize(
+    ("words", "hidden"),
+    [
+        (["--client.key_env", KEY], KEY),
+        (["--client.base_url", "https://me:secret@host/v1"], "secret"),
+        (["--client.api_key", KEY], KEY),
+        (["--client", json.dumps({"class_path": "Endpoint", "init_args": {"model": "m", "api_key": KEY}})], KEY),
+    ],
+)
+def test_a_key_in_the_wrong_place_is_refused_and_not_repeated(
+    words: list[str], hidden: str, tmp_path: Path, capsys: Captured
+) -> None:
+    with Loopback() as server:
+        assert teach(tmp_path, server, *words) == 2
+    assert hidden not in "".join(capsys.readouterr())
+
+
+def test_without_a_key_openai_itself_is_not_asked(
+    tmp_path: Path, capsys: Captured, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("TEST_KEY")
+    with Loopback() as server:
+        assert teach(tmp_path, server, "--client.base_url", "null") == 2
+        assert "TEST_KEY" in capsys.readouterr().err
+        assert teach(tmp_path, server) == 0  # a server of one's own may want none
+    assert not os.environ.get("TEST_KEY")
+
+
+# ------------------------------------------------------------------------------------------- n, seeds, body
+
+
+@pytest.mark.parametrize(("most", "requests"), [(99, 1), (1, 4), (3, 2)])
+def test_samples_are_complete_whatever_becomes_of_n(most: int, requests: int, tmp_path: Path) -> None:
+    with Loopback(lambda number, body: Answer(most=most)) as server:
+        assert teach(tmp_path, server, "--samples", 4, "--keep", "Correct") == 0
+        assert server.count == 6 * requests
+        seeds = [row.body["seed"] for row in server.seen]
+        assert len(set(seeds)) == len(seeds)  # the same seed would give the same sample
+    found = rows(tmp_path / "out.records")
+    assert sorted((row["id"], row["sample"]) for row in found) == [(f"q{i}", s) for i in range(6) for s in range(4)]
+
+
+def test_samples_per_request_bounds_n(tmp_path: Path) -> None:
+    with Loopback() as server:
+        assert teach(tmp_path, server, "--samples", 5, "--client.samples_per_request", 2) == 0
+        assert sorted(row.body.get("n", 1) for row in server.seen) == [1] * 6 + [2] * 12
+
+
+def test_the_body_is_what_was_set_and_extra_has_the_last_word(tmp_path: Path) -> None:
+    extra = json.dumps({"max_tokens": None, "max_completion_tokens": 77, "top_p": 0.9})
+    with Loopback() as server:
+        assert teach(tmp_path, server, "--temperature", 0.3, "--max_tokens", 44, "--seed", 5, count=1) == 0
+        assert teach(tmp_path, server, "--client.extra", extra, count=1) == 0
+        one, two = (row.body for row in server.seen)
+    assert one["model"] == "adder"
+    assert (one["temperature"], one["max_tokens"]) == (0.3, 44)
+    assert 0 <= one["seed"] < 2**31
+    assert "n" not in one
+    assert "max_tokens" not in two
+    assert (two["max_completion_tokens"], two["top_p"]) == (77, 0.9)
+
+
+def test_half_a_character_at_a_cut_end_is_replaced() -> None:
+    reply = read_reply('{"choices": [{"message": {"content": "5 \\ud83d"}, "finish_reason": "length"}]}', 1, 0.0)
+    assert reply.completions[0].text == "5 ?"
+    assert (reply.prompt_tokens, reply.completion_tokens) == (None, None)
+
+
+def test_choices_come_in_the_order_of_their_index_and_no_more_than_wanted() -> None:
+    choices = [{"index": i, "message": {"content": f"text {i}"}} for i in (2, 0, 1)]
+    reply = read_reply(json.dumps({"choices": choices}), 2, 0.0)
+    assert [row.text for row in reply.completions] == ["text 0", "text 1"]
+
+
+@pytest.mark.parametrize(
+    "wrong", [{"concurrency": 0}, {"tries": 0}, {"timeout": 0}, {"first_wait": 90.0}, {"samples_per_request": -1}]
+)  # fmt: skip
+def test_settings_that_make_no_sense_are_refused(wrong: dict[str, Any]) -> None:
+    from skipthinking.teacher.endpoint import Endpoint
+
+    with pytest.raises(UserError, match=next(iter(wrong))):
+        Endpoint("adder", **wrong)
+
+
+def test_a_failure_that_passes_is_none_to_the_user() -> None:
+    assert not issubclass(TransientError, UserError)

@@ -1,0 +1,191 @@
+"""A model on this machine as teacher: it draws from its softmax, and no completion has a say in another."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections import Counter
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from loopback import rows
+
+from skipthinking.__main__ import main
+from skipthinking.records import Example, UserError
+from skipthinking.students import FromScratch, Student
+from skipthinking.tasks import generate
+from skipthinking.teacher.asking import Outcome, ask
+from skipthinking.teacher.local import Local
+from skipthinking.teacher.prompts import ZeroShot
+from skipthinking.teacher.requests import Sampling, request_for
+
+CHAT = "{% for m in messages %}<|{{ m.role }}|>{{ m.content }}{% endfor %}<|assistant|>"
+TINY = {"hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2,
+        "num_key_value_heads": 2, "max_position_embeddings": 128, "initializer_range": 0.3}  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A random Llama-type model."""
+    torch.manual_seed(0)
+    student = FromScratch("llama", TINY, vocab_size=600)
+    student.prepare([f"{row.question} {row.rationale}" for row in generate("arithmetic", size=30, split="train")])
+    student.build()
+    path = tmp_path_factory.mktemp("model") / "tiny"
+    student.export(path)
+    return path
+
+
+def _examples(count: int) -> list[Example]:
+    words = ["Two", "Two and two", "Many more words than that", "Why?"]
+    return [Example(id=f"q{i}", question=words[i % 4], rationale="", answer="1", task="gsm8k") for i in range(count)]
+
+
+def _texts(client: Local, examples: list[Example], **sampling: Any) -> dict[str, str]:
+    """What the client says to each."""
+    made: dict[str, str] = {}
+
+    def keep(outcomes: list[Outcome]) -> None:
+        for outcome in outcomes:
+            assert outcome.reply is not None, outcome.cause
+            key = f"{outcome.request.example.id}/{outcome.request.missing[0]}"
+            made[key] = outcome.reply.completions[0].text
+
+    async def go() -> None:
+        await client.open()
+        settings = Sampling(**{"samples": 1, "temperature": 1.0, "max_tokens": 8, "seed": 0, **sampling})
+        whole = (request_for(client, ZeroShot("{question}"), example, settings) for example in examples)
+        await ask(client, (part for request in whole for part in request.parts(1)), keep, 1)
+        await client.close()
+
+    asyncio.run(go())
+    return made
+
+
+def test_a_completion_does_not_depend_on_its_batch(folder: Path) -> None:
+    alone = _texts(Local(str(folder), batch_size=1), _examples(12), samples=2)
+    assert len(set(alone.values())) > 12
+    assert _texts(Local(str(folder), batch_size=5), _examples(12), samples=2) == alone
+    assert _texts(Local(str(folder), batch_size=24), _examples(12), samples=2) == alone
+
+
+def test_batches_are_full(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    sizes, generate = [], Student.generate
+
+    def spy(self: Any, prompts: Any, *args: Any, **settings: Any) -> Any:
+        sizes.append(len(prompts))
+        return generate(self, prompts, *args, **settings)
+
+    monkeypatch.setattr(Student, "generate", spy)
+    _texts(Local(str(folder), batch_size=5), _examples(4), samples=6)
+    assert sizes == [5, 5, 5, 5, 4]
+
+
+def test_another_seed_says_something_else_and_temperature_0_is_greedy(folder: Path) -> None:
+    one, two = (_texts(Local(str(folder)), _examples(8), seed=seed) for seed in (0, 1))
+    assert sum(one[id] != two[id] for id in one) >= 7
+    cold, colder = (_texts(Local(str(folder)), _examples(4), temperature=t) for t in (0.0, 1e-4))
+    assert cold == colder
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    hub, tokenizer = AutoModelForCausalLM.from_pretrained(folder), AutoTokenizer.from_pretrained(folder)
+    asked = tokenizer("Two", return_tensors="pt")
+    ids = hub.generate(**asked, max_new_tokens=8, do_sample=False)[0, asked.input_ids.shape[1] :]
+    assert cold["q0/0"] == tokenizer.decode(ids, skip_special_tokens=True).strip()
+
+
+@pytest.mark.parametrize("temperature", [0.5, 1.0])
+def test_the_first_token_is_drawn_from_the_softmax(temperature: float, folder: Path) -> None:
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    model, tokenizer = AutoModelForCausalLM.from_pretrained(folder), AutoTokenizer.from_pretrained(folder)
+    with torch.no_grad():
+        logits = model(**tokenizer("Two", return_tensors="pt")).logits[0, -1]
+    shares = (logits / temperature).softmax(-1)
+    said = Counter[str]()
+    for token, share in enumerate(shares.tolist()):
+        said[tokenizer.decode([token], skip_special_tokens=True).strip()] += share  # type: ignore[assignment]
+    count = 1500
+    settings = {"samples": count, "max_tokens": 1, "temperature": temperature}
+    drawn = Counter(_texts(Local(str(folder), batch_size=256), _examples(1), **settings).values())
+    assert drawn.total() == count
+    for text, share in said.most_common(5):
+        assert abs(drawn[text] / count - share) < 4 * (share * (1 - share) / count) ** 0.5  # four standard errors
+
+
+def test_a_chat_template_is_used_where_there_is_one(folder: Path, tmp_path: Path) -> None:
+    from transformers import AutoTokenizer
+
+    client = Local(str(folder))
+    asyncio.run(client.open())
+    turns = [{"role": "user", "content": "Q: <|end|>"}, {"role": "assistant", "content": "A."},
+             {"role": "user", "content": "Q2 "}]  # fmt: skip
+    tokenizer = client._student.tokenizer
+    assert tokenizer.decode(client._encode(turns)) == "Q: <|end|> A.\n\nQ2"
+    assert tokenizer.eos_token_id not in client._encode(turns)  # spelt by a question, it is text
+    told = AutoTokenizer.from_pretrained(folder)
+    told.chat_template = CHAT
+    client._student.tokenizer = told
+    assert told.decode(client._encode(turns)) == "<|user|>Q: <|end|><|assistant|>A.<|user|>Q2 <|assistant|>"
+
+
+def test_a_prompt_that_fills_the_context_is_a_failed_question(folder: Path, tmp_path: Path) -> None:
+    path = tmp_path / "q.jsonl"
+    asked = {"a": "Two?", "b": "x " * 200}
+    lines = [json.dumps({"id": id, "question": text, "answer": "#### 2"}) for id, text in asked.items()]
+    path.write_text("\n".join(lines) + "\n")
+    assert _teach(path, folder, tmp_path, "--keep", "Everything", "--prompt.text", "{question}") == 0
+    found = {row["id"]: row for row in rows(tmp_path / "out.records")}
+    assert "the context has 128" in found["b"]["error"]
+    assert found["a"]["finish"] in ("stop", "length")
+    assert len(rows(tmp_path / "out.jsonl")) == 1
+
+
+def _teach(path: Path, model: Path, out: Path, *words: str) -> int:
+    source = {"class_path": "Files", "init_args": {"path": str(path), "task": "gsm8k"}}
+    client = {"class_path": "Local", "init_args": {"name": str(model), "batch_size": 4}}
+    try:
+        return main(["teach", "--questions", json.dumps(source), "--client", json.dumps(client),
+                     "--out", str(out / "out.jsonl"), "--max_tokens", "12", *words])  # fmt: skip
+    except SystemExit as stop:
+        return int(stop.code or 0)
+
+
+def test_a_student_is_its_own_teacher(run: Callable[..., int], tmp_path: Path) -> None:
+    """It is asked with the text that it was trained on, and what it says is trained on again."""
+    assert run("fit", "--trainer.max_epochs", 1) == 0
+    source = {"class_path": "Generated", "init_args": {"task": "coin_flip", "size": 10}}
+    client = {"class_path": "Local", "init_args": {"name": str(tmp_path / "tiny" / "student")}}
+    words = ["--questions", json.dumps(source), "--client", json.dumps(client), "--out", str(tmp_path / "own.jsonl")]
+    text = "Question: {question}\nAnswer:"
+    words += ["--prompt.text", json.dumps(text), "--max_tokens", "12", "--keep", "Everything", "--samples", "2"]
+    assert main(["teach", *words]) == 0
+    assert len(rows(tmp_path / "own.jsonl")) > 10
+    own = json.dumps([{"class_path": "Files", "init_args": {"path": str(tmp_path / "own.jsonl"), "task": "coin_flip"}}])
+    assert run("fit", "--run", "again", "--data.train", own, "--trainer.max_epochs", 1, "--evaluate", "false") == 0
+
+
+def test_the_students_prompt_is_the_one_it_was_trained_on(folder: Path) -> None:
+    from skipthinking.data.encoding import Codec, Plain
+    from skipthinking.data.steps import Sentences
+
+    client, example = Local(str(folder)), generate("coin_flip", split="train", size=1)[0]
+    asyncio.run(client.open())
+    codec = Codec(tokenizer=client._student.tokenizer, template=Plain(), splitter=Sentences())
+    turns = ZeroShot("Question: {question}\nAnswer:").messages(example)
+    assert client._encode(turns) == codec.prompts([example])[0].tolist()
+
+
+def test_a_model_out_of_reach_is_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = tmp_path / "q.jsonl"
+    path.write_text(json.dumps({"question": "Two?", "answer": "#### 2"}) + "\n")
+    assert _teach(path, tmp_path / "nowhere", tmp_path) == 2
+    told = capsys.readouterr().err.splitlines()[-1]
+    assert "nowhere" in told
+    assert "Mend client.name" in told
+    assert [entry.name for entry in tmp_path.iterdir()] == ["q.jsonl"]
+    with pytest.raises(UserError, match="batch_size"):
+        Local("x", batch_size=0)

@@ -1,0 +1,316 @@
+"""The command from questions to a file that trains: nothing twice, nothing lost, and what the report says is so."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections import Counter
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from conftest import ROOT
+from loopback import Answer, Loopback, line, rows, solution, teach, total
+
+from skipthinking.__main__ import main
+
+pytest.importorskip("openai")
+
+Captured = pytest.CaptureFixture[str]
+
+
+def _report(text: str) -> dict[str, str]:
+    return {name.strip(): value for row in text.splitlines() for name, value in [(row[:21], row[21:])] if value}
+
+
+def test_the_rationales_are_trained_on(tmp_path: Path, run: Callable[..., int]) -> None:
+    with Loopback() as server:
+        assert teach(tmp_path, server, count=30) == 0
+    source = [{"class_path": "Files", "init_args": {"path": str(tmp_path / "out.jsonl"), "task": "gsm8k"}}]
+    assert run("fit", "--data.train", json.dumps(source), "--trainer.max_epochs", 1) == 0
+    assert json.loads((tmp_path / "tiny" / "summary.json").read_text())["target_tokens"] > 0
+
+
+# ------------------------------------------------------------------------------------------------ going on
+
+
+def test_nothing_is_asked_twice_and_the_first_file_stays(tmp_path: Path, capsys: Captured) -> None:
+    with Loopback() as server:
+        assert teach(tmp_path, server) == 0
+        first = {name: (tmp_path / name).read_bytes() for name in ("out.jsonl", "out.records", "out.report")}
+        one = _report(capsys.readouterr().out)
+        assert teach(tmp_path, server) == 0
+        assert server.count == 6
+        assert {name: (tmp_path / name).read_bytes() for name in first} == first
+        assert _report(capsys.readouterr().out) == one
+
+
+def test_when_all_is_on_record_nobody_needs_to_be_there(tmp_path: Path) -> None:
+    with Loopback() as server:
+        assert teach(tmp_path, server, "--samples", 3) == 0
+    assert teach(tmp_path, server, "--samples", 3, "--keep", "Correct") == 0  # the server is gone
+    assert len(rows(tmp_path / "out.jsonl")) == 18
+    assert teach(tmp_path, server, "--samples", 2, "--keep", "Correct") == 0
+    assert len(rows(tmp_path / "out.jsonl")) == 12
+
+
+def test_a_killed_run_goes_on_and_ends_as_if_nothing_had_happened(tmp_path: Path) -> None:
+    """SIGKILL again and again; in the end every completion is there once, and none on record was asked for again."""
+    count, samples = 60, 2
+    (tmp_path / "whole").mkdir()
+    with Loopback() as server:
+        assert teach(tmp_path / "whole", server, "--samples", samples, count=count) == 0
+    with Loopback(lambda number, body: Answer(wait=0.01 + 0.01 * (number % 5), most=1)) as server:
+        words = [*line(tmp_path, server.url, count), "--samples", str(samples), "--client.concurrency", "4"]
+        command = [sys.executable, "-m", "skipthinking", "teach", *words]
+        env = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+        records, kills = tmp_path / "out.records", 0
+        for _ in range(20):
+            known = records.read_bytes() if records.exists() else b""
+            whole = known[: known.rfind(b"\n") + 1]
+            before, done = server.count, [json.loads(row) for row in whole.splitlines()]
+            process = subprocess.Popen(command, env=env, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
+            while process.poll() is None and (kills == 3 or server.count < before + 15 + 7 * kills):
+                time.sleep(0.002)
+            if process.poll() is None:
+                process.send_signal(signal.SIGKILL)
+                kills += 1
+            _, err = process.communicate()
+            assert records.read_bytes().startswith(whole)  # what is on record stays
+            asked = Counter((f"q{total(row.asked) // 3}", row.body["seed"]) for row in server.seen[before:])
+            assert max(asked.values()) == 1
+            full = Counter(row["id"] for row in done)
+            assert not {id for id, number in full.items() if number == samples} & {id for id, _ in asked}
+            if process.returncode != -signal.SIGKILL:
+                assert process.returncode == 0, err
+                break
+    assert kills == 3
+    found = rows(records)
+    assert len(found) == len({row["key"] for row in found}) == count * samples
+    assert server.count <= count * samples + kills * 4  # lost were at most those under way
+    assert {row["key"] for row in found} == {row["key"] for row in rows(tmp_path / "whole" / "out.records")}
+    assert [row["id"] for row in rows(tmp_path / "out.jsonl")] == [f"q{i}/0" for i in range(count)]
+
+
+def test_ctrl_c_says_how_to_go_on(tmp_path: Path) -> None:
+    with Loopback(lambda number, body: Answer(wait=0.05)) as server:
+        command = [sys.executable, "-m", "skipthinking", "teach", *line(tmp_path, server.url, 500)]
+        env = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+        process = subprocess.Popen(command, env=env, stderr=subprocess.PIPE, text=True)
+        while server.count < 20:
+            time.sleep(0.01)
+        process.send_signal(signal.SIGINT)
+        _, err = process.communicate(timeout=20)
+    assert process.returncode == 130
+    assert err.splitlines()[-1] == "stopped; the same command goes on from here"
+    assert "Traceback" not in err
+    assert len(rows(tmp_path / "out.records")) >= 12
+
+
+def test_more_samples_ask_only_for_the_rest(tmp_path: Path) -> None:
+    with Loopback(lambda number, body: Answer(most=1)) as server:
+        assert teach(tmp_path, server, "--samples", 2) == 0
+        assert teach(tmp_path, server, "--samples", 3) == 0
+        assert server.count == 18
+        assert len({row.body["seed"] for row in server.seen}) == 18
+
+
+@pytest.mark.parametrize(
+    ("words", "again"),
+    [
+        (["--client.model", "other"], True),
+        (["--prompt.text", "{question} Think."], True),
+        (["--prompt.system", "You add."], True),
+        (["--temperature", "0.2"], True),
+        (["--max_tokens", "99"], True),
+        (["--seed", "1"], True),
+        (["--client.extra", "{top_p: 0.5}"], True),
+        (["--client.concurrency", "2"], False),
+        (["--client.timeout", "9"], False),
+        (["--keep", "Correct"], False),
+    ],
+)
+def test_what_decides_on_the_text_is_asked_anew_and_nothing_else(words: list[str], again: bool, tmp_path: Path) -> None:
+    with Loopback() as server:
+        assert teach(tmp_path, server) == 0
+        assert teach(tmp_path, server, *words) == 0
+        assert server.count == (12 if again else 6)
+    assert len(rows(tmp_path / "out.jsonl")) == 6  # records of other settings are left alone
+
+
+def test_another_address_of_the_same_model_asks_nothing_anew(tmp_path: Path) -> None:
+    with Loopback() as one:
+        assert teach(tmp_path, one) == 0
+    with Loopback() as two:
+        assert teach(tmp_path, two) == 0
+        assert two.count == 0
+
+
+# ------------------------------------------------------------------------------------------------- the report
+
+
+def test_the_report_counts_every_completion_once(tmp_path: Path, capsys: Captured) -> None:
+    def mixed(number: int, body: dict[str, Any]) -> Answer:
+        asked = body["messages"][-1]["content"]
+        right, number = solution(asked), total(asked) // 3
+        loud = right.upper().replace("ANSWER IS", "answer is")
+        texts = {
+            0: [right, loud, "I add. Therefore, the answer is 0. Bye!", right],
+            1: ["Therefore, the answer is 4.", "No idea.", "", "It is 3."],
+        }
+        return Answer(texts=texts.get(number, [right] * 4), finish="length" if number == 2 else "stop", wait=0.02)
+
+    with Loopback(mixed) as server:
+        assert teach(tmp_path, server, "--samples", 4, "--keep", "Correct") == 0
+    found = _report(capsys.readouterr().out)
+    assert found["asked"] == "24 (6 questions)"
+    assert found["answered"] == "24"
+    assert found["correct"] == "16 (66.7% of the answered)"  # all of q0, q3, q4 and q5
+    assert found["wrong"] == "1"
+    assert found["unparsable"] == "3"
+    assert found["cut off"] == "4"
+    assert found["failed"] == found["not asked yet"] == "0"
+    assert found["without a rationale"] == "2"
+    assert found["duplicates"] == "11"  # two of q0, three of each of the others that are right
+    assert found["kept"] == "5 (4 questions, 4.4 words each)"
+    assert found["tokens"] == "60 read, 120 written"
+    said = json.loads((tmp_path / "out.report").read_text())
+    assert said["verdicts"] == {"correct": 16, "wrong": 1, "unparsable": 3, "cut off": 4}
+    took = [row.get("seconds") for row in rows(tmp_path / "out.records")]
+    assert said["seconds"] == pytest.approx(sum(seconds or 0 for seconds in took))
+    assert sum(seconds is not None for seconds in took) == 6  # one per request
+    assert 6 * 0.02 < said["seconds"] < 6
+    assert (said["kept"], said["seed"], said["teacher"]["model"]) == (5, 0, "adder")
+    texts = [row["rationale"] for row in rows(tmp_path / "out.jsonl") if row["id"].startswith("q0")]
+    assert texts == ["We add the two numbers.", "I add."]
+
+
+def test_an_answer_without_the_phrase_counts_where_it_may(tmp_path: Path) -> None:
+    def loose(number: int, body: dict[str, Any]) -> Answer:
+        return Answer(texts=[f"I add.\n#### {total(body['messages'][-1]['content'])}"])
+
+    with Loopback(loose) as server:
+        assert teach(tmp_path, server) == 2
+        assert not (tmp_path / "out.jsonl").exists()
+        assert teach(tmp_path, server, "--lenient", "true") == 0
+        assert server.count == 6
+    assert {row["rationale"] for row in rows(tmp_path / "out.jsonl")} == {"I add."}
+
+
+def test_where_nothing_can_be_kept_an_older_file_stays(tmp_path: Path, capsys: Captured) -> None:
+    (tmp_path / "out.jsonl").write_text("precious")
+    with Loopback(lambda number, body: Answer(texts=["No idea."])) as server:
+        assert teach(tmp_path, server) == 2
+        assert "got none of 6 completions" in capsys.readouterr().err
+        assert (tmp_path / "out.jsonl").read_text() == "precious"
+        assert sorted(path.name for path in tmp_path.iterdir()) == ["out.jsonl", "out.records", "questions.jsonl"]
+        assert teach(tmp_path, server, "--keep", "Everything") == 0
+    assert {row["rationale"] for row in rows(tmp_path / "out.jsonl")} == {"No idea."}
+
+
+def test_a_dry_run_shows_the_first_prompt_and_touches_nothing(tmp_path: Path, capsys: Captured) -> None:
+    with Loopback() as server:
+        assert teach(tmp_path, server, "--dry_run", "true", "--samples", 3, "--prompt.system", "You add.") == 0
+        assert server.count == 0
+    out = capsys.readouterr().out
+    assert out.startswith("[system]\nYou add.\n\n[user]\nWhat is 0 + 0?\n")
+    assert "18 completions of 6 questions, 0 of them on record; 6 requests to " in out
+    assert [path.name for path in tmp_path.iterdir()] == ["questions.jsonl"]
+
+
+def test_a_dry_run_counts_what_is_left(tmp_path: Path, capsys: Captured) -> None:
+    with Loopback() as server:
+        assert teach(tmp_path, server, "--samples", 3) == 0
+        records = tmp_path / "out.records"
+        torn = records.read_bytes() + b'{"key": "'
+        records.write_bytes(torn)
+        words = ["--samples", 4, "--client.samples_per_request", 1]
+        capsys.readouterr()
+        assert teach(tmp_path, server, *words, "--dry_run", "true") == 0
+        assert "24 completions of 6 questions, 18 of them on record; 6 requests to " in capsys.readouterr().out
+        assert records.read_bytes() == torn
+        before = server.count
+        assert teach(tmp_path, server, *words) == 0
+        assert server.count == before + 6
+
+
+# --------------------------------------------------------------------------------------------------- mistakes
+
+
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        (["--client.concurreny", "3"], "'concurrency'"),
+        (["--keep", "Shortes"], "'Shortest'"),
+        (["--prompt", "Rewrite"], "steps"),
+        (["--prompt", "{class_path: Rewrite, init_args: {steps: 0}}"], "prompt.steps"),
+        (["--prompt.text", "Think."], "{question}"),
+        (["--samples", "many"], "samples"),
+        (["--samples", "0"], "samples=0"),
+        (["--samples", "2", "--temperature", "0"], "temperature 0"),
+        (["--temperature", "-1"], "temperature"),
+        (["--stop_after", "0"], "stop_after"),
+        (["--keep.k", "0"], "keep.k"),
+        (["--out", "out.json"], ".jsonl"),
+        (["--client.base_url", "localhost:8000"], "client.base_url"),
+        (["--questions.path", "nowhere.jsonl"], "nowhere.jsonl"),
+        (["--questions.task", "gsm9k"], "gsm8k"),
+        (["--prompt", "{class_path: FewShot, init_args: {exemplars: nowhere.jsonl}}"], "nowhere.jsonl"),
+    ],
+)
+def test_a_mistake_is_told_in_a_line_before_anybody_is_asked(
+    words: list[str], told: str, tmp_path: Path, capsys: Captured
+) -> None:
+    with Loopback() as server:
+        assert teach(tmp_path, server, *words) == 2
+        assert server.count == 0
+    last = capsys.readouterr().err.splitlines()[-1]
+    assert last.startswith("error: ")
+    assert told in last
+    assert [path.name for path in tmp_path.iterdir()] == ["questions.jsonl"]
+
+
+def test_the_command_starts_without_torch(tmp_path: Path) -> None:
+    code = "import sys; from skipthinking.__main__ import main; main(sys.argv[1:]); print('torch' in sys.modules)"
+    with Loopback() as server:
+        command = [sys.executable, "-c", code, "teach", *line(tmp_path, server.url, 3)]
+        env = {**os.environ, "PYTHONPATH": str(ROOT)}
+        done = subprocess.run(command, capture_output=True, text=True, env=env)
+    assert done.stdout.splitlines()[-1] == "False", done.stderr
+
+
+# ------------------------------------------------------------------------------------------------- the examples
+
+
+EXPERIMENTS = sorted((ROOT / "experiments" / "teach").rglob("*.yaml"))
+
+
+def test_there_are_examples() -> None:
+    assert {path.stem for path in EXPERIMENTS} >= {"gsm8k", "svamp"}
+
+
+@pytest.mark.parametrize("path", EXPERIMENTS, ids=lambda path: path.stem)
+def test_every_example_asks_and_writes(path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """On questions of this test, from where the example says."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("OPENAI_API_KEY", "sk-not-a-key-0123")
+    settings = yaml.safe_load(path.read_text())
+    source = tmp_path / settings["questions"]["init_args"]["path"]
+    source.parent.mkdir(parents=True)
+    with source.open("w") as file:
+        for i in range(12):
+            row = {"Body": "Let us see.", "Question": f"What is {i} + {2 * i}?", "Answer": 3.0 * i}
+            other = {"question": f"What is {i} + {2 * i}?", "answer": f"By adding. #### {3 * i}"}
+            file.write(json.dumps(row if path.stem == "svamp" else other) + "\n")
+    with Loopback() as server:
+        assert main(["teach", "--config", str(path), "--client.base_url", server.url]) == 0
+        assert server.seen[0].body["model"] == settings["client"]["init_args"]["model"]
+    assert rows(tmp_path / settings["out"])
+    header = [text for text in path.read_text().splitlines() if text.startswith("#")]
+    assert f"#   python -m skipthinking teach --config {path.relative_to(ROOT)}" in header
