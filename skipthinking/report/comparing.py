@@ -48,8 +48,9 @@ class Row:
         new_tokens_high: Upper end.
         latency: Seconds per answer at batch size 1, None if not measured.
         skipped: Mean share of the teacher's chunks that answers leave out.
-        target_tokens: Tokens trained on as targets.
-        context_tokens: Tokens trained on as context.
+        target_tokens: Tokens trained on as targets, those of the runs that it started from included.
+        context_tokens: The same for context.
+        tokens_known: Whether the logs of all of those runs were there to be counted.
         seconds: Wall time of training, that of a run it started from not included.
         devices: Where it ran.
     """
@@ -74,6 +75,7 @@ class Row:
     skipped: float | None
     target_tokens: float
     context_tokens: float
+    tokens_known: bool
     seconds: float
     devices: tuple[str, ...]
 
@@ -256,8 +258,9 @@ def _row(group: Group, base: Group | None) -> Row:
         new_tokens_high=tokens_high,
         latency=None if None in latencies else float(np.mean(latencies)),
         skipped=float(np.mean(shares)) if shares else None,
-        target_tokens=mean(lambda run: run.summary["target_tokens"]),
-        context_tokens=mean(lambda run: run.summary["context_tokens"]),
+        target_tokens=mean(lambda run: run.tokens[0]),
+        context_tokens=mean(lambda run: run.tokens[1]),
+        tokens_known=all(run.complete for run in group.runs),
         seconds=mean(lambda run: run.summary["fit_seconds"]),
         devices=tuple(sorted({run.summary["device"] for run in group.runs})),
     )

@@ -11,6 +11,7 @@ from typing import Any
 import yaml
 
 from skipthinking.records import UserError
+from skipthinking.report.curves import last_value
 from skipthinking.report.files import lines_of
 from skipthinking.report.summary import read_summary
 
@@ -18,6 +19,7 @@ __all__ = ["SUITE_FILE", "Run", "flat", "read_run", "read_runs"]
 
 SUITE_FILE = "suite.json"
 """What a suite knows of a run, in the run's folder."""
+_START = "model.init_args.start_from"
 _NUMBER = (int, float)
 _SUMMARY = {
     "method": str, "seed": int, "target_tokens": int, "context_tokens": int, "fit_seconds": _NUMBER,
@@ -42,6 +44,8 @@ class Run:
         settings: config.yaml, flat, by dotted key.
         summary: summary.json.
         answers: Lines of predictions.jsonl by test set and example id.
+        tokens: Target and context tokens that its student was trained on, those of the runs it started from included.
+        complete: Whether the logs of all of these were there to be counted.
     """
 
     folder: Path
@@ -51,6 +55,8 @@ class Run:
     settings: Mapping[str, Any]
     summary: Mapping[str, Any]
     answers: Mapping[str, Mapping[str, Mapping[str, Any]]]
+    tokens: tuple[float, float]
+    complete: bool
 
 
 def read_runs(folders: Sequence[str | Path]) -> tuple[list[Run], dict[str, str]]:
@@ -88,15 +94,45 @@ def read_run(folder: Path) -> Run:
     _need(summary, _SUMMARY, folder / "summary.json")
     for scores in summary["test"].values():
         _need(scores, _SCORES, folder / "summary.json")
+    settings = flat(_config(folder / "config.yaml"))
+    before, complete = _tokens_before(folder, settings.get(_START))
     return Run(
         folder=folder,
         task=suite.get("task", ""),
         method=suite.get("method", summary["method"]),
         seed=summary["seed"],
-        settings=flat(_config(folder / "config.yaml")),
+        settings=settings,
         summary=summary,
         answers=_answers(folder / "predictions.jsonl", summary["test"]),
+        tokens=(summary["target_tokens"] + before[0], summary["context_tokens"] + before[1]),
+        complete=complete,
     )
+
+
+def _tokens_before(
+    folder: Path, start: object, seen: frozenset[Path] = frozenset()
+) -> tuple[tuple[float, float], bool]:
+    """Target and context tokens of the runs that a run's student comes from, as last logged, and whether all are known.
+
+    Args:
+        folder: The run's folder; one that it starts from is looked for beside it, then where it was.
+        start: Its ``start_from``: RUN/checkpoints/last.ckpt.
+        seen: Folders that are counted already; a damaged config may lead back to one.
+    """
+    seen = seen | {folder.resolve()}
+    if start is None:
+        return (0.0, 0.0), True
+    origin = Path(str(start)).parent.parent
+    for home in (folder.resolve().parent / origin.name, origin):
+        found = [last_value(home / "metrics.csv", f"train/{kind}_tokens") for kind in ("target", "context")]
+        if found[0] is None or found[1] is None or home.resolve() in seen:
+            continue
+        try:
+            (target, context), complete = _tokens_before(home, flat(_config(home / "config.yaml")).get(_START), seen)
+        except UserError:
+            return (found[0], found[1]), False
+        return (found[0] + target, found[1] + context), complete
+    return (0.0, 0.0), False
 
 
 def flat(value: Any, at: str = "") -> dict[str, Any]:

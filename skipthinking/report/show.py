@@ -118,6 +118,8 @@ def read_annotations(path: Path) -> list[dict[str, Any]]:
             raise DataError(f"Expected {', '.join(needed)}, got no {missing[0]} ({path}:{number}).")
         if needed is _CHUNKED and not _sound(row):
             raise DataError(f"Expected chunks of steps with a loss each, got others ({path}:{number}).")
+        if needed is _WEIGHTED and not _sound_weights(row):
+            raise DataError(f"Expected steps of tokens with a weight from 0 to 1 each, got others ({path}:{number}).")
         rows.append(row)
     return rows
 
@@ -127,11 +129,28 @@ def _sound(row: dict[str, Any]) -> bool:
     steps, losses, chunks, kept = (row[key] for key in ("steps", "nll", "chunks", "kept"))
     if not all(isinstance(values, list) for values in (steps, losses, chunks, kept)):
         return False
-    spans = all(isinstance(span, list) and len(span) == 2 and set(map(type, span)) == {int} for span in chunks)
     return (
         len(losses) == len(steps)
         and all(isinstance(value, (int, float)) and value >= 0 for value in losses)
-        and spans
-        and all(0 <= first <= end <= len(steps) for first, end in chunks)
+        and _spans(chunks, len(steps))
         and all(type(place) is int and 0 <= place < len(chunks) for place in kept)
     )
+
+
+def _sound_weights(row: dict[str, Any]) -> bool:
+    """Whether steps are spans of the tokens, and every token has its weight."""
+    steps, tokens, weights = (row[key] for key in ("steps", "tokens", "weights"))
+    if not all(isinstance(values, list) for values in (steps, tokens, weights)):
+        return False
+    return (
+        len(tokens) == len(weights)
+        and all(isinstance(weight, (int, float)) and 0 <= weight <= 1 for weight in weights)
+        and all(isinstance(token, str) for token in tokens)
+        and _spans(steps, len(tokens))
+    )
+
+
+def _spans(values: list[Any], length: int) -> bool:
+    """Whether these are spans of so many things."""
+    pairs = all(isinstance(span, list) and [type(end) for end in span] == [int, int] for span in values)
+    return pairs and all(0 <= first <= end <= length for first, end in values)

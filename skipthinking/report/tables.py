@@ -79,8 +79,16 @@ def notes(comparison: Comparison) -> list[str]:
         )
     found.append(
         "Shares in %; ms: latency per answer at batch size 1; targets and context: tokens trained on; train s: wall "
-        "time of training. Tokens and time of a run that another started from are not in these."
+        "time of training."
     )
+    if any(run.settings.get("model.init_args.start_from") for group in comparison.groups for run in group.runs):
+        found.append(
+            "Where a run started from another, the tokens are those of both (the other's as last logged), the time is "
+            "its own alone."
+        )
+    unknown = [row.method for row in comparison.rows if not row.tokens_known]
+    if unknown:
+        found.append(f"Without the tokens of what they started from: {', '.join(dict.fromkeys(unknown))}.")
     devices = sorted({device for row in comparison.rows for device in row.devices})
     if len(devices) > 1:
         found.append(f"ms and train s were measured on different devices: {'; '.join(devices)}.")

@@ -64,6 +64,29 @@ def test_a_suites_names_win(tmp_path: Path) -> None:
     assert (row.test, row.method, row.seeds) == ("easy/sums", "chunks", (0, 1))
 
 
+def test_tokens_of_what_a_run_started_from_count(tmp_path: Path) -> None:
+    write_run(tmp_path / "first")
+    (tmp_path / "first" / "metrics.csv").write_text(
+        "step,train/context_tokens,train/target_tokens\n9,40.0,300.0\n19,80.0,600.0\n20,,\n"
+    )
+    second = {"start_from": "elsewhere/first/checkpoints/last.ckpt"}  # the folders were moved; they lie side by side
+    write_run(tmp_path / "second", "STT", settings=second)
+    (tmp_path / "second" / "metrics.csv").write_text("step,train/context_tokens,train/target_tokens\n9,5,7\n")
+    third = {"start_from": "elsewhere/second/checkpoints/last.ckpt"}
+    write_run(tmp_path / "third", "KPOD", settings=third)
+    found = compare_runs(str(tmp_path / name) for name in ("first", "second", "third"))
+    assert [row.target_tokens for row in found.rows] == [1000, 1600, 1000 + 7 + 600]
+    assert [row.context_tokens for row in found.rows] == [200, 280, 200 + 5 + 80]
+    assert all(row.tokens_known for row in found.rows)
+    assert "the tokens are those of both" in FORMATS["table"](found)
+    (tmp_path / "first" / "config.yaml").write_text((tmp_path / "third" / "config.yaml").read_text())  # in a circle
+    assert not compare_runs([str(tmp_path / "third")]).rows[0].tokens_known
+    shutil.rmtree(tmp_path / "first")
+    found = compare_runs(str(tmp_path / name) for name in ("second", "third"))
+    assert not any(row.tokens_known for row in found.rows)
+    assert "Without the tokens of what they started from: STT, KPOD." in FORMATS["table"](found)
+
+
 def test_other_test_examples_are_refused_unless_allowed(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     runs = [str(write_run(tmp_path / "a")), str(write_run(tmp_path / "b", "FullCoT", correct=[0, 1]))]
     assert main(["compare", *runs]) == 2

@@ -113,6 +113,19 @@ def test_skipped_chunks_are_struck_out(folders: list[str]) -> None:
     ]  # fmt: skip
 
 
+def test_weights_are_a_heat_map(folders: list[str]) -> None:
+    row = {"id": "a", "question": "1 + 1?", "tokens": ["One", " and", " <b>", " two"], "weights": [0.1, 0, 1, 0.55],
+           "steps": [[0, 2], [2, 4]], "answer": "So 2."}  # fmt: skip
+    Path(folders[0], "annotations.jsonl").write_text(json.dumps(row) + "\n")
+    text = page(compare_runs(folders), 0)
+    shown = re.findall(r'style="--w: ([\d.]+)" title="([\d.]+)">(.*?)</span>', text)
+    assert shown == [("0.1", "0.1", "One"), ("0", "0", " and"), ("1", "1", " &lt;b&gt;"), ("0.55", "0.55", " two")]
+    assert 'class="chunk' not in text
+    for wrong in ({"weights": [0.1, 0, 1]}, {"weights": [2, 0, 0, 0]}, {"steps": [[0, 9]]}, {"tokens": [1, 2, 3, 4]}):
+        Path(folders[0], "annotations.jsonl").write_text(json.dumps({**row, **wrong}) + "\n")
+        assert "--w: 0.55" not in page(compare_runs(folders), 0)
+
+
 def test_examples_on_which_methods_differ_come_first_and_all_kinds_come(folders: list[str]) -> None:
     kinds = re.findall(r'data-test="sums" data-kind="(\w+)"', page(compare_runs(folders), 3))
     assert kinds == ["mixed", "wrong", "right"]
