@@ -122,6 +122,9 @@ def test_every_experiment_takes_a_step_and_is_tested(
     monkeypatch.chdir(world)
     words = ["--run", "it", "--trainer.max_steps", 1, "--trainer.accelerator", "cpu", "--data.val_size", 2]
     short = ["--model.max_new_tokens", 4, "--model.latency_examples", 1, "--trainer.enable_progress_bar", "false"]
+    if path.stem == "kpod_quick":  # its annotators go over the whole training set before the first step
+        rows = {"class_path": "Generated", "init_args": {"task": "arithmetic", "split": "train", "size": 100}}
+        words += ["--data.train", json.dumps([rows])]
     assert run("fit", *words, *short, *_own_words(path), config=path) == 0
     found = json.loads((tmp_path / "it" / "summary.json").read_text())
     assert found["steps"] == 1
