@@ -17,6 +17,7 @@ from skipthinking.data.stages import AverageChunks
 from skipthinking.data.steps import Sentences
 from skipthinking.records import Encoded, UserError
 from skipthinking.students import FromScratch
+from skipthinking.students.reading import PlainReader
 from skipthinking.tasks import generate, get_task
 
 ROWS = generate("coin_flip", split="train", size=6, levels=[2, 2])
@@ -237,3 +238,24 @@ def test_random_skips_take_as_many_chunks_from_each_example() -> None:
 def test_a_rise_of_nothing_is_refused() -> None:
     with pytest.raises(UserError, match="max_rise"):
         Likelihood(0.0)
+
+
+def test_reading_everything_each_time_finds_the_same(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    cached = [world.search(verifier) for verifier in (Likelihood(0.3), Answer())]
+    monkeypatch.setattr("skipthinking.annotate.skips.reader", lambda student, prompts, _: PlainReader(student, prompts))
+    assert [world.search(verifier) for verifier in (Likelihood(0.3), Answer())] == cached
+
+
+@pytest.mark.parametrize("verifier", [Likelihood(9.0), Rollout(), Answer()], ids=lambda v: type(v).__name__)
+def test_encoder_decoder_students_are_searched(verifier: Verifier, world: World) -> None:
+    config = {"d_model": 16, "d_ff": 32, "d_kv": 8, "num_layers": 1, "num_heads": 2}
+    student: Any = FromScratch("t5", config, vocab_size=600)
+    student.prepare([row.question for row in ROWS], [MARKER.format(m) for m in range(1, 13)])
+    student.build()
+    codec = Codec(tokenizer=student.tokenizer, template=Plain(), splitter=Sentences())
+    encoded = list(codec.encode(ROWS))
+    chunks = {row.id: AverageChunks(4).chunk(row) for row in encoded}
+    scene = world.scene(student=student, right=lambda id, tokens: id != ROWS[0].id, max_new_tokens=60)
+    found = search_skips(encoded, chunks, stages=Stages(MARKER, codec.inline), verifier=verifier, scene=scene)
+    assert found.keys() == chunks.keys()
+    assert found[ROWS[0].id] == list(range(len(chunks[ROWS[0].id])))  # a random student is wrong
