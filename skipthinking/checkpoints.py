@@ -32,14 +32,17 @@ def read_checkpoint(path: str | Path, option: str) -> dict[str, Any]:
         found = torch.load(path, weights_only=True, map_location="cpu", mmap=True)
         found["skipthinking"]["method"]
     except (RuntimeError, KeyError, TypeError, EOFError, ValueError, OSError, pickle.UnpicklingError) as error:
-        reason = " ".join(str(error).split())[:200]
+        kind = "one of something else" if isinstance(error, (KeyError, TypeError)) else "no checkpoint or a damaged one"
         raise UserError(
-            f"Expected a checkpoint of this framework, got {str(path)!r}: {reason} Mend {option}."
+            f"Expected a checkpoint of this framework, got {kind} ({path}). Mend {option}, or remove the file and "
+            "train anew."
         ) from error
     return found
 
 
-def check_shapes(found: Mapping[str, Tensor], expected: Mapping[str, Tensor]) -> None:
+def check_shapes(
+    found: Mapping[str, Tensor], expected: Mapping[str, Tensor], remedy: str = "Use the run's own config.yaml."
+) -> None:
     """Sees that the weights of a checkpoint fit a student.
 
     Raises:
@@ -49,5 +52,5 @@ def check_shapes(found: Mapping[str, Tensor], expected: Mapping[str, Tensor]) ->
         if name in expected and expected[name].shape != value.shape:
             raise UserError(
                 f"Expected the weights of this student, got a checkpoint with {name} of shape {tuple(value.shape)}, "
-                f"here {tuple(expected[name].shape)}. Use the run's own config.yaml."
+                f"here {tuple(expected[name].shape)}. {remedy}"
             )

@@ -349,6 +349,7 @@ def main(args: list[str] | None = None) -> int:
     warnings.filterwarnings("ignore", category=PossibleUserWarning)  # hints on workers and logging intervals
     warnings.filterwarnings("ignore", message="LightningCLI's args parameter")  # tests and notebooks call main
     warnings.filterwarnings("ignore", message="Be aware that when using `ckpt_path`")  # another --checkpoint_every
+    warnings.filterwarnings("ignore", message="The dirpath has changed from")  # a run folder that was moved
     warnings.filterwarnings("ignore", message="Total length of `list` across ranks is zero")  # no validation set
     warnings.filterwarnings("ignore", message="fan_in_fan_out is set to")  # peft puts it right itself
     warnings.filterwarnings("ignore", message=".*gradient_checkpointing.* is deprecated")  # peft's use, and ours

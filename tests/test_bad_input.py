@@ -130,9 +130,20 @@ def _lines(*rows: dict[str, Any] | str) -> str:
         (_lines(GOOD, {**GOOD, "question": "What is 2 + 2?", "answer": "4"}), "'a'"),
         (_lines(GOOD, {**GOOD, "id": "b", "answer": "two"}), "two"),
         (_lines(GOOD, {**GOOD, "id": "b", "question": "long " * 600}), "dropped"),
+        (_lines(GOOD, {**GOOD, "id": "b", "question": "2 + \ud83d"}), ":2"),
         ("", "train.jsonl"),
     ],
-    ids=["malformed", "empty field", "missing field", "no steps", "duplicate id", "unreadable", "too long", "empty"],
+    ids=[
+        "malformed",
+        "empty field",
+        "missing field",
+        "no steps",
+        "duplicate id",
+        "unreadable",
+        "too long",
+        "half a character",
+        "empty",
+    ],
 )
 def test_a_bad_file_is_named_with_its_place(
     text: str, told: str, run: Callable[..., int], capsys: pytest.CaptureFixture[str], tmp_path: Path

@@ -80,6 +80,7 @@ class Importer:
 
     def _example(self, format: Format, row: dict[str, Any], where: str) -> Example:
         fields = format.read(row, where)
+        _check_unicode((fields.question, fields.rationale, fields.answer, fields.conclusion), where)
         if row.get("task", self._task.name) != self._task.name and "task" in format.optional:
             raise DataError(
                 f"Expected task {self._task.name}, got {row['task']!r} ({where}). Set task to the rows' task."
@@ -142,6 +143,17 @@ class Importer:
             duplicates=self._duplicates,
             unreadable=self._left_out,
         )
+
+
+def _check_unicode(texts: Sequence[str], where: str) -> None:
+    for text in texts:
+        try:
+            text.encode()
+        except UnicodeEncodeError as error:
+            raise DataError(
+                f"Expected text, got half of a character, {text[error.start]!r}, at place {error.start} ({where}). "
+                "Mend the row."
+            ) from error
 
 
 def count(number: int, noun: str) -> str:

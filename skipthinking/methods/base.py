@@ -190,10 +190,11 @@ class Distiller(L.LightningModule, ABC):
             try:
                 self.student.load_state_dict(weights, strict=self.student.lora is None)
             except RuntimeError as error:
-                reason = " ".join(str(error).split())[:200]
+                remedy = "Mend model.start_from or model.student."
+                check_shapes(weights, self.student.state_dict(), remedy)
                 raise UserError(
-                    f"Expected the weights of this student, got those of another ({self.start_from}): {reason} "
-                    "Mend model.start_from or model.student."
+                    "Expected the weights of this student, got those of another architecture "
+                    f"({self.start_from}). {remedy}"
                 ) from error
 
     def configure_optimizers(self) -> Any:

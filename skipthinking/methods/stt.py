@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import random
 from collections.abc import Mapping, Sequence
-from typing import Any, Literal
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
@@ -14,6 +15,9 @@ from skipthinking.data.cutting import instance
 from skipthinking.methods.cwt import CWT
 from skipthinking.records import Encoded, Instance, Span, UserError
 from skipthinking.tasks import get_task
+
+if TYPE_CHECKING:
+    from skipthinking.data.module import RationaleDataModule
 
 __all__ = ["STT"]
 
@@ -67,6 +71,19 @@ class STT(CWT):
         self.kept: dict[str, list[int]] | None = None
 
     # ----------------------------------------------------------------------------------- the schedule
+
+    def first_run(self, config: dict[str, Any], folder: Path, data: RationaleDataModule) -> None:
+        """Sees that the search will come; no run is needed before this one.
+
+        Raises:
+            UserError: The run ends before it.
+        """
+        epochs = config["trainer"]["max_epochs"]
+        if epochs is not None and 0 <= epochs <= self.warmup_epochs and self.control != "no_skip":
+            raise UserError(
+                f"Expected epochs after the warm-up, got trainer.max_epochs={epochs} and "
+                f"model.warmup_epochs={self.warmup_epochs}. Raise the first or lower the second."
+            )
 
     def may_search_chunks(self, epoch: int) -> bool:
         """Not once gaps are taught: what is judged must be what is trained on."""
@@ -156,19 +173,6 @@ class STT(CWT):
                 found.weights[start : start + self.stages.opening(stage, chunks)] = 0
 
     # ------------------------------------------------------------------------------------- checkpoints
-
-    def on_fit_start(self) -> None:
-        """Sees that the search will come.
-
-        Raises:
-            UserError: The run ends before it.
-        """
-        epochs = self.trainer.max_epochs
-        if epochs is not None and 0 <= epochs <= self.warmup_epochs and self.control != "no_skip":
-            raise UserError(
-                f"Expected epochs after the warm-up, got trainer.max_epochs={epochs} and "
-                f"model.warmup_epochs={self.warmup_epochs}. Raise the first or lower the second."
-            )
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Adds what the search kept."""

@@ -101,7 +101,8 @@ def read_annotations(path: Path) -> list[dict[str, Any]]:
         UserError: The file is missing or damaged.
     """
     if not path.is_file():
-        raise UserError(f"Expected what `annotate` wrote, got {str(path)!r}, which does not exist. Run it first.")
+        what = "is a folder; name its annotations.jsonl" if path.is_dir() else "does not exist. Run it first"
+        raise UserError(f"Expected what `annotate` wrote, got {str(path)!r}, which {what}.")
     try:
         lines = lines_of(path.read_text(encoding="utf-8"))
     except UnicodeDecodeError as error:
@@ -115,7 +116,10 @@ def read_annotations(path: Path) -> list[dict[str, Any]]:
         needed = _WEIGHTED if isinstance(row, dict) and "weights" in row else _CHUNKED
         missing = [key for key in needed if not isinstance(row, dict) or key not in row]
         if missing:
-            raise DataError(f"Expected {', '.join(needed)}, got no {missing[0]} ({path}:{number}).")
+            raise DataError(
+                f"Expected {', '.join(needed)}, got no {missing[0]} ({path}:{number}). Name the annotations.jsonl that "
+                "`annotate` wrote."
+            )
         if needed is _CHUNKED and not _sound(row):
             raise DataError(f"Expected chunks of steps with a loss each, got others ({path}:{number}).")
         if needed is _WEIGHTED and not _sound_weights(row):

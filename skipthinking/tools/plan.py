@@ -86,6 +86,9 @@ def read_suite(path: Path, runs_dir: str | None = None) -> Suite:
     seeds = found.get("seeds")
     if not isinstance(seeds, list) or not seeds or not all(type(seed) is int and seed >= 0 for seed in seeds):
         raise UserError(f"Expected a list of seeds, got seeds: {seeds} ({path}). Write, say, seeds: [0, 1, 2].")
+    for key in ("baseline", "runs_dir"):
+        if not isinstance(found.get(key), (str, type(None))):
+            raise UserError(f"Expected a text, got {key}: {found[key]} ({path}). Mend it.")
     baseline = found.get("baseline")
     if baseline is not None and baseline not in methods:
         raise UserError(f"Expected a baseline out of {', '.join(methods)}, got {baseline!r} ({path}). Mend it.")
@@ -129,7 +132,7 @@ def _planned(
 def _ordered(methods: Mapping[str, Any], path: Path) -> Iterator[str]:
     """Methods in the file's order, each after the one that it needs."""
     for method, about in methods.items():
-        if about.get("needs") is not None and about["needs"] not in methods:
+        if about.get("needs") is not None and str(about["needs"]) not in methods:
             hint = nearest(str(about["needs"]), methods)
             raise UserError(f"Expected a method, got needs: {about['needs']} (methods.{method}, {path}).{hint}")
     try:
