@@ -1,0 +1,51 @@
+"""The notebooks run, on less data, and what was committed is what they give: whole, and without a machine's paths."""
+
+from __future__ import annotations
+
+import os
+import re
+from pathlib import Path
+
+import pytest
+from conftest import ROOT
+
+nbclient = pytest.importorskip("nbclient")
+nbformat = pytest.importorskip("nbformat")
+
+NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
+
+
+def test_there_are_notebooks() -> None:
+    assert {path.stem for path in NOTEBOOKS} == {"quickstart", "chunks_and_skips", "own_method"}
+
+
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
+def test_committed_notebook_is_whole(path: Path) -> None:
+    notebook = nbformat.read(path, as_version=4)
+    nbformat.validate(notebook)
+    code = [cell for cell in notebook.cells if cell.cell_type == "code"]
+    assert [cell.execution_count for cell in code] == list(range(1, len(code) + 1))  # run once, from the top
+    assert not any(output.output_type == "error" for cell in code for output in cell.outputs)
+    assert not re.search(r"/(?:tmp|home|root|Users|work)/", path.read_text())
+
+
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
+def test_notebook_runs(path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PYTHONPATH", f"{ROOT}{os.pathsep}{os.environ.get('PYTHONPATH', '')}")
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    notebook = nbformat.read(path, as_version=4)
+    less = {
+        "size: 420": "size: 36",
+        "size=420": "size=36",
+        "size: 60": "size: 4",
+        "max_new_tokens: 120": "max_new_tokens: 9",
+    }
+    for cell in notebook.cells:
+        for much, little in less.items():
+            cell.source = cell.source.replace(much, little)
+    resources = {"metadata": {"path": str(tmp_path)}}
+    nbclient.NotebookClient(notebook, timeout=240, kernel_name="python3", resources=resources).execute()
+    results = [output for cell in notebook.cells for output in cell.get("outputs", ())
+               if output.output_type == "execute_result" and "text/plain" in output.data]  # fmt: skip
+    assert any(output.data["text/plain"] == "0" for output in results)
+    assert not any(output.data["text/plain"] in ("1", "2", "130") for output in results)  # a command's exit code
