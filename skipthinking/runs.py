@@ -12,7 +12,7 @@ from typing import Any
 import lightning as L
 import torch
 from filelock import FileLock, Timeout
-from lightning.pytorch.callbacks import Callback, ModelCheckpoint
+from lightning.pytorch.callbacks import Callback, Checkpoint, ModelCheckpoint
 from lightning.pytorch.cli import SaveConfigCallback
 from lightning.pytorch.loggers.logger import Logger
 from lightning.pytorch.utilities import rank_zero_only
@@ -143,12 +143,25 @@ class RunConfig(SaveConfigCallback):
         )
 
 
+class EpochCheckpoint(Checkpoint):
+    """Saves ``checkpoints/last.ckpt`` after each epoch, which Lightning's own does for a monitored metric only.
+
+    Args:
+        folder: The run folder.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.path = folder / "checkpoints" / "last.ckpt"
+
+    def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Saves, on all ranks together."""
+        trainer.save_checkpoint(self.path)
+
+
 def checkpoints(folder: Path, every: int) -> list[Callback]:
     """Callbacks that keep ``checkpoints/last.ckpt`` fresh: every so many optimiser steps, and after each epoch."""
-    common: dict[str, Any] = {
-        "dirpath": folder / "checkpoints", "save_top_k": 0, "save_last": True, "enable_version_counter": False
-    }  # fmt: skip
-    return [
-        ModelCheckpoint(every_n_train_steps=every, **common),
-        ModelCheckpoint(every_n_epochs=1, save_on_train_epoch_end=True, **common),
-    ]
+    steps = ModelCheckpoint(
+        dirpath=folder / "checkpoints", save_top_k=0, save_last=True, enable_version_counter=False,
+        every_n_train_steps=every,
+    )  # fmt: skip
+    return [steps, EpochCheckpoint(folder)]

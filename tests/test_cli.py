@@ -28,7 +28,7 @@ def trained(run: Run, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Pat
 
 
 def test_a_run_folder_has_all_that_the_readme_names(trained: Path) -> None:
-    names = {path.name for path in trained.iterdir()}
+    names = {path.name for path in trained.iterdir() if not path.name.startswith(".")}
     assert names == {"config.yaml", "metrics.csv", "checkpoints", "predictions.jsonl", "summary.json", "student"}
     rows = _rows(trained / "predictions.jsonl")
     assert len(rows) == 5

@@ -69,6 +69,18 @@ def test_resume_after_a_crash_at_any_step_changes_no_bit(
     _assert_same(tmp_path / "tiny", oracle)
 
 
+@pytest.mark.parametrize("step", [5, 10])
+def test_an_epoch_ends_with_a_checkpoint_and_resume_from_it_changes_no_bit(
+    step: int, oracle: Path, run: Callable[..., int], tmp_path: Path
+) -> None:
+    with pytest.raises(PulledPlugError):
+        run("fit", *HARD, "--trainer.callbacks+=interruptions.Interrupt", "--trainer.callbacks.step", step)
+    saved = torch.load(tmp_path / "tiny" / "checkpoints" / "last.ckpt", weights_only=True)
+    assert saved["global_step"] == step // 4 * 4
+    assert run("fit", *HARD, "--ckpt_path", "last") == 0
+    _assert_same(tmp_path / "tiny", oracle)
+
+
 @pytest.mark.parametrize(("step", "workers"), [(6, 0), (7, 2)])
 def test_resume_after_kill_9_changes_no_bit(
     step: int, workers: int, oracle: Path, run: Callable[..., int], spawn: Callable[..., Any], tmp_path: Path
