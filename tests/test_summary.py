@@ -68,10 +68,11 @@ def broken_rows() -> Iterator[dict[str, int]]:
     raise RuntimeError("the second row fails")
 
 
-def failing_write(path: Path, how: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    def full_disk(*_: Any, **__: Any) -> None:
-        raise OSError("no space left on device")
+def full_disk(*_: Any, **__: Any) -> None:
+    raise OSError("no space left on device")
 
+
+def failing_write(path: Path, how: str, monkeypatch: pytest.MonkeyPatch) -> None:
     if how == "rows":
         write_jsonl(path, broken_rows())
     elif how == "value":
@@ -82,9 +83,26 @@ def failing_write(path: Path, how: str, monkeypatch: pytest.MonkeyPatch) -> None
         monkeypatch.setattr(os, "replace", full_disk)
         write_text(path, "new")
     else:  # half of the text is on disk by then
-        half = Path.write_text
-        monkeypatch.setattr(Path, "write_text", lambda self, text, **k: (half(self, text[:2], **k), full_disk()))
+        opened = Path.open
+        monkeypatch.setattr(Path, "open", lambda self, *words, **more: HalfFull(opened(self, *words, **more)))
         write_text(path, "new")
+
+
+class HalfFull:
+    """A file on a disk that fills up in the middle of the text."""
+
+    def __init__(self, file: Any) -> None:
+        self.file = file
+
+    def __enter__(self) -> Any:
+        return self
+
+    def __exit__(self, *about: object) -> None:
+        self.file.close()
+
+    def writelines(self, parts: Any) -> None:
+        self.file.write("".join(parts)[:2])
+        full_disk()
 
 
 @pytest.mark.parametrize("exists", [True, False])

@@ -10,6 +10,7 @@ import sys
 import time
 from collections import Counter
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -102,7 +103,9 @@ def test_ctrl_c_says_how_to_go_on(tmp_path: Path) -> None:
     with Loopback(lambda number, body: Answer(wait=0.05)) as server:
         command = [sys.executable, "-m", "skipthinking", "teach", *line(tmp_path, server.url, 500)]
         env = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
-        process = subprocess.Popen(command, env=env, stderr=subprocess.PIPE, text=True)
+        # A test run in the background would hand its ignored SIGINT down.
+        listens = partial(signal.signal, signal.SIGINT, signal.SIG_DFL)
+        process = subprocess.Popen(command, env=env, stderr=subprocess.PIPE, text=True, preexec_fn=listens)
         while server.count < 20:
             time.sleep(0.01)
         process.send_signal(signal.SIGINT)
