@@ -209,10 +209,11 @@ def test_a_refresh_costs_a_share_of_an_epoch_and_grows_with_the_examples(world: 
             world.student.token_nll(batch).mean().backward()
 
     _, training, _ = _timed(world, epoch)
-    told = []
+    told, forwards = [], []
     for share in (0.25, 0.5, 1.0):
         rows = world.encoded[: int(share * len(world.encoded))]
-        _, seconds, _ = _timed(world, lambda rows=rows: SearchChunks(4).search(rows, world.chunks, step_losses))
+        _, seconds, read = _timed(world, lambda rows=rows: SearchChunks(4).search(rows, world.chunks, step_losses))
+        forwards.append(read / len(rows))
         told.append(f"{len(rows)} examples {seconds / training:.2f}")
     scene = Scene(student=world.student, right=lambda id, tokens: True, max_new_tokens=200)
     for chunks in (4, 12):
@@ -222,4 +223,5 @@ def test_a_refresh_costs_a_share_of_an_epoch_and_grows_with_the_examples(world: 
             lambda cut=cut: search_skips(world.encoded, cut, stages=world.stages, verifier=Likelihood(), scene=scene),
         )
         told.append(f"skip search with M = {chunks} {seconds / training:.2f}")
+    assert max(forwards) < 1.5 * min(forwards)  # linear in the examples, but for padding
     print(f"\nas a share of a training epoch of {len(world.encoded)} examples: {', '.join(told)}")
