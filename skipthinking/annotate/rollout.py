@@ -10,7 +10,7 @@ import torch
 from numpy.typing import NDArray
 
 from skipthinking.annotate.scoring import frozen, gather, score_tokens
-from skipthinking.records import Instance
+from skipthinking.data.cutting import instance
 
 __all__ = ["complete"]
 
@@ -47,7 +47,7 @@ def complete(
     Returns:
         The tokens behind those begun, up to and including EOS, by example id.
     """
-    rows = _drafted(prompts, begun, drafts)
+    rows = [instance(id, prompts[id], [begun[id], draft], {1}) for id, draft in drafts.items()]
     hits = {id: scores.hit for id, scores in score_tokens(student, rows, rank=rank, ranks=ranks, what=what).items()}
     done: dict[str, list[int]] = {}
     open_: list[tuple[str, NDArray[np.int64], int]] = []
@@ -60,23 +60,6 @@ def complete(
         else:
             open_.append((id, np.concatenate([begun[id], draft[:agreed]]), room - agreed))
     return done | _go_on(student, prompts, open_, {id: len(row) for id, row in begun.items()}, rank, ranks)
-
-
-def _drafted(
-    prompts: Mapping[str, NDArray[np.int64]],
-    begun: Mapping[str, NDArray[np.int64]],
-    drafts: Mapping[str, NDArray[np.int64]],
-) -> list[Instance]:
-    """The drafts as targets behind what is begun."""
-    return [
-        Instance(
-            id=id,
-            prompt=prompts[id],
-            tokens=np.concatenate([begun[id], draft]),
-            weights=np.repeat(np.array([0, 1], dtype=np.float32), [len(begun[id]), len(draft)]),
-        )
-        for id, draft in drafts.items()
-    ]
 
 
 def _go_on(

@@ -12,7 +12,7 @@ import torch.distributed
 from numpy.typing import NDArray
 from tqdm import tqdm
 
-from skipthinking.data.batches import Batch, collate, instance_length
+from skipthinking.data.batches import collate, instance_length
 from skipthinking.records import Instance
 
 __all__ = ["Scores", "by_length", "frozen", "gather", "score_tokens"]
@@ -89,7 +89,7 @@ def score_tokens(
     with frozen(student), tqdm(total=sum(map(len, batches)), desc=what, delay=2, leave=False, disable=hidden) as bar:
         for rows in batches:
             batch = collate(rows, pad_id=student.pad_id, encoder_decoder=student.encoder_decoder, terms=2)
-            scores = student.token_scores(_to(batch, student.device)).cpu().numpy()
+            scores = student.token_scores(batch.to(student.device)).cpu().numpy()
             ends = np.cumsum([np.count_nonzero(row.weights) for row in rows])
             for row, part in zip(rows, np.split(scores, ends[:-1]), strict=True):
                 found[row.id] = Scores(part[:, 0], part[:, 1] > 0)
@@ -111,8 +111,3 @@ def by_length(rows: Sequence[T], length: Callable[[T], int], tokens: int) -> lis
             groups.append([])
         groups[-1].append(row)
     return groups
-
-
-def _to(batch: Batch, device: torch.device) -> Batch:
-    moved: dict[str, Any] = {k: v.to(device) for k, v in batch._asdict().items() if isinstance(v, torch.Tensor)}
-    return batch._replace(**moved)

@@ -65,6 +65,11 @@ class Batch(NamedTuple):
     references_B: Tensor
     pairs: int
 
+    def to(self, device: torch.device) -> Batch:
+        """The batch with its tensors on a device."""
+        moved: dict[str, Any] = {k: v.to(device) for k, v in self._asdict().items() if isinstance(v, Tensor)}
+        return self._replace(**moved)
+
 
 class EvalBatch(NamedTuple):
     """Prompts to answer.

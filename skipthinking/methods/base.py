@@ -239,15 +239,19 @@ class Distiller(L.LightningModule, ABC):
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         """This micro-batch's share of the step's loss."""
-        share = self.share(self.student.token_nll(batch), batch)
+        loss = self.summed(self.share(self.student.token_nll(batch), batch), batch, batch_idx)
+        self.log("train/target_tokens", float(self.target_tokens), batch_size=len(batch.ids))
+        self.log("train/context_tokens", float(self.context_tokens), batch_size=len(batch.ids))
+        return loss
+
+    def summed(self, share: Tensor, batch: Batch, batch_idx: int) -> Tensor:
+        """Counts and logs a micro-batch, and scales its share of the step's loss so that shares add up."""
         self.check_finite(share, batch, batch_idx)
         self.target_tokens += batch.targets
         self.context_tokens += batch.contexts
         # DDP takes the mean over ranks and Lightning over accumulated micro-batches; the share wants the sum.
         loss = share * self.trainer.world_size * self.trainer.accumulate_grad_batches
         self.log("train/loss", loss.detach(), prog_bar=True, batch_size=len(batch.ids))
-        self.log("train/target_tokens", float(self.target_tokens), batch_size=len(batch.ids))
-        self.log("train/context_tokens", float(self.context_tokens), batch_size=len(batch.ids))
         return loss
 
     def check_finite(self, share: Tensor, batch: Batch, batch_idx: int) -> None:

@@ -147,13 +147,8 @@ class KeypointWeighter(Distiller):
             answer_B, masks_B, mean = self.losses(batch)
             share = (answer_B + self.price() * masks_B).sum() / batch.totals_K[0]
             self.log("train/answer_nll", answer_B.detach().mean(), batch_size=len(batch.ids))
-        self.check_finite(share, batch, batch_idx)
-        self.target_tokens += batch.targets
-        self.context_tokens += batch.contexts
-        loss = share * self.trainer.world_size * self.trainer.accumulate_grad_batches
-        self.log("train/loss", loss.detach(), prog_bar=True, batch_size=len(batch.ids))
         self.log("train/mean_weight", mean, prog_bar=True, batch_size=len(batch.ids))
-        return loss
+        return self.summed(share, batch, batch_idx)
 
     def price(self) -> float:
         """Alpha as it is now. It follows optimiser steps, so that accumulation and ranks change nothing."""

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from skipthinking.data.batches import collate
+from skipthinking.data.cutting import instance
 from skipthinking.records import Instance
 from skipthinking.students.base import Student
 from skipthinking.students.heads import nll_and_hit, target_scores
@@ -81,16 +82,11 @@ class PlainReader(Reader):
         """One pass over contexts and texts, to the end."""
         asked = [self._instance(row, text, start) for row, (text, start) in enumerate(zip(texts, first, strict=True))]
         batch = collate(asked, pad_id=self.student.pad_id, encoder_decoder=self.student.encoder_decoder)
-        moved: dict[str, Any] = {
-            name: value.to(self.student.device) for name, value in batch._asdict().items() if torch.is_tensor(value)
-        }
-        found = self.student.token_scores(batch._replace(**moved)).cpu().numpy()
+        found = self.student.token_scores(batch.to(self.student.device)).cpu().numpy()
         return _parts(found, [len(text) - start for text, start in zip(texts, first, strict=True)])
 
     def _instance(self, row: int, text: Tokens, start: int) -> Instance:
-        context = self._contexts[row]
-        weights = np.repeat(np.array([0, 1], dtype=np.float32), [len(context) + start, len(text) - start])
-        return Instance(id=str(row), prompt=self._prompts[row], tokens=np.concatenate([context, text]), weights=weights)
+        return instance(str(row), self._prompts[row], [self._contexts[row], text[:start], text[start:]], {2})
 
 
 class _Cache(NamedTuple):
