@@ -17,7 +17,7 @@ from typing import Any
 import pytest
 import yaml
 from conftest import ROOT
-from loopback import Answer, Loopback, line, rows, solution, teach, total
+from loopback import Answer, Loopback, line, questions, rows, solution, teach, total
 
 from skipthinking.__main__ import main
 
@@ -278,6 +278,10 @@ def test_what_a_prompt_cannot_show_is_left_out_and_counted(tmp_path: Path, capsy
         (["--keep.k", "0"], "keep.k"),
         (["--out", "out.json"], ".jsonl"),
         (["--client.base_url", "localhost:8000"], "client.base_url"),
+        (["--client.base_url", "http://[::1/v1"], "client.base_url"),
+        (["--client.base_url", "http://127.0.0.1:99999/v1"], "client.base_url"),
+        (["--client.base_url", "http://127.0.0.1/v 1"], "client.base_url"),
+        (["--prompt.text", "Q: {question}"], "YAML"),
         (["--questions.path", "nowhere.jsonl"], "nowhere.jsonl"),
         (["--questions.task", "gsm9k"], "gsm8k"),
         (["--prompt", "{class_path: FewShot, init_args: {exemplars: nowhere.jsonl}}"], "nowhere.jsonl"),
@@ -293,6 +297,36 @@ def test_a_mistake_is_told_in_a_line_before_anybody_is_asked(
     assert last.startswith("error: ")
     assert told in last
     assert [path.name for path in tmp_path.iterdir()] == ["questions.jsonl"]
+
+
+def test_questions_are_not_written_over(tmp_path: Path, capsys: Captured) -> None:
+    path = questions(tmp_path / "questions.jsonl", 3)
+    before = path.read_text()
+    with Loopback() as server:
+        assert teach(tmp_path, server, "--out", path) == 2
+        assert (
+            teach(tmp_path, server, "--questions.path", tmp_path, "--out", f"{tmp_path}/../{tmp_path.name}/{path.name}")
+            == 2
+        )
+        assert server.count == 0
+    assert "Give another --out" in capsys.readouterr().err
+    assert path.read_text() == before
+
+
+def test_a_folder_in_the_files_place_is_told_before_anybody_is_asked(tmp_path: Path, capsys: Captured) -> None:
+    (tmp_path / "out.jsonl").mkdir()
+    with Loopback() as server:
+        assert teach(tmp_path, server) == 2
+        assert server.count == 0
+    assert "--out" in capsys.readouterr().err.splitlines()[-1]
+
+
+def test_questions_and_answers_alone_are_enough(tmp_path: Path) -> None:
+    told = [{"question": f"What is {i} + {2 * i}?", "answer": 3 * i} for i in range(4)]
+    (tmp_path / "questions.jsonl").write_text("".join(json.dumps(row) + "\n" for row in told))
+    with Loopback() as server:
+        assert teach(tmp_path, server) == 0
+    assert [row["answer"] for row in rows(tmp_path / "out.jsonl")] == ["0", "3", "6", "9"]
 
 
 def test_the_command_starts_without_torch(tmp_path: Path) -> None:
