@@ -14,6 +14,7 @@ import pytest
 from loopback import KEY, Answer, Loopback, rows, solution, teach, total
 
 from skipthinking.records import UserError
+from skipthinking.teacher import retries
 from skipthinking.teacher.endpoint import read_reply
 from skipthinking.teacher.retries import Patience, TransientError, retry_after
 
@@ -37,6 +38,8 @@ PASSING = {
     "a list": Answer(body="[]"),
     "no UTF-8": Answer(body=b'{"choices": \xff}'),
     "a number for a text": Answer(body='{"choices": [{"message": {"content": 3}}]}'),
+    "too deep": Answer(body="[" * 100_000),
+    "too deep an error": Answer(status=500, body="[" * 100_000),
 }
 
 
@@ -178,6 +181,14 @@ def test_nobody_asks_before_retry_after_is_over(form: str, tmp_path: Path) -> No
     assert gap < wait + 3.0
 
 
+def test_a_long_pause_is_told_once(tmp_path: Path, capsys: Captured, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(retries, "_LONG", 0.4)
+    busy = Answer(status=429, headers={"Retry-After": "0.5"})
+    with Loopback(lambda number, body: busy if number < 3 else Answer()) as server:
+        assert teach(tmp_path, server, "--client.concurrency", 3) == 0
+    assert capsys.readouterr().err.count("waiting 0 s, as the server asks") == 1
+
+
 def test_a_pause_holds_for_all_requests(tmp_path: Path) -> None:
     with Loopback(
         lambda number, body: Answer(status=429, headers={"Retry-After": "0.5"}) if number == 1 else Answer(wait=0.1)
@@ -258,6 +269,33 @@ def test_the_key_is_sent_and_is_nowhere_else(
         assert KEY not in text
 
 
+def test_a_key_that_json_escapes_is_hidden_too(
+    tmp_path: Path, capsys: Captured, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    key = 'sk-not/for"any\\eyes'
+    monkeypatch.setenv("TEST_KEY", key)
+    said = json.dumps(f"Your key is {key}. Therefore, the answer is 0.").replace("/", "\\/")
+    bodies = [f'{{"choices": [{{"message": {{"content": {said}}}}}]}}', f'{{"nothing": {said}}}']
+    with Loopback(lambda number, body: Answer(body=bodies[number % 2])) as server:
+        assert teach(tmp_path, server, "--client.tries", 1, "--keep", "Everything") == 0
+    out, err = capsys.readouterr()
+    texts = [row.get("text", row.get("error")) for row in rows(tmp_path / "out.records")]
+    assert sum("[key]" in text for text in texts) == 6
+    assert not any("eyes" in text for text in [*texts, out, err])
+
+
+@pytest.mark.parametrize("proxy", ["gopher://me:hidden@127.0.0.1:9", "socks9://me:hidden@127.0.0.1:9"])
+def test_a_proxy_that_cannot_be_used_is_told(
+    proxy: str, tmp_path: Path, capsys: Captured, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("ALL_PROXY", proxy)
+    with Loopback() as server:
+        assert teach(tmp_path, server) == 2
+    err = capsys.readouterr().err
+    assert "ALL_PROXY" in err.splitlines()[-1]
+    assert "hidden" not in err
+
+
 @pytest.mark.parametrize("key", [f"{KEY}\nx", f"{KEY} x", f"{KEY}ä"])
 def test_a_key_that_no_header_takes_is_told_without_showing_it(
     key: str, tmp_path: Path, capsys: Captured, monkeypatch: pytest.MonkeyPatch
@@ -284,6 +322,7 @@ def test_a_key_with_a_line_end_around_it_is_taken(tmp_path: Path, monkeypatch: p
     [
         (["--client.key_env", KEY], KEY),
         (["--client.base_url", "https://me:secret@host/v1"], "secret"),
+        (["--client.base_url", "https://host/v1?key=secret"], "secret"),
         (["--client.api_key", KEY], KEY),
         (["--client", json.dumps({"class_path": "Endpoint", "init_args": {"model": "m", "api_key": KEY}})], KEY),
     ],
@@ -339,6 +378,17 @@ def test_the_body_is_what_was_set_and_extra_has_the_last_word(tmp_path: Path) ->
     assert "n" not in one
     assert "max_tokens" not in two
     assert (two["max_completion_tokens"], two["top_p"]) == (77, 0.9)
+
+
+def test_half_a_character_is_replaced_wherever_it_stands(tmp_path: Path, capsys: Captured) -> None:
+    half = '{"choices": [{"message": {"content": "5 \\ud83d"}, "finish_reason": "\\ud83d"}]}'
+    error = '{"error": {"message": "half \\ud83d"}}'
+    bodies = {0: Answer(body=half), 1: Answer(status=400, body=error), 4: Answer(status=401, body=error)}
+    with Loopback(lambda number, body: bodies.get(number, Answer())) as server:
+        assert teach(tmp_path, server, "--client.concurrency", 1) == 2
+    assert "got HTTP 401: half ?." in capsys.readouterr().err.splitlines()[-1]
+    first, second, *_ = rows(tmp_path / "out.records")
+    assert (first["text"], first["finish"], second["error"]) == ("5 ?", "?", "HTTP 400: half ?")
 
 
 def test_half_a_character_at_a_cut_end_is_replaced() -> None:
