@@ -156,8 +156,8 @@ class Endpoint(Client):
         if status in _FINAL or code in _FINAL_CODES or unknown:
             where = self.base_url or _OPENAI
             return UserError(
-                f"Expected model {self.model!r} at {where} with the key of {self.key_env}, got {cause}. Mend "
-                "client.model, client.base_url, the key or the account; the same command goes on from here."
+                f"Expected model {self.model!r} at {where} with the key of {self.key_env}, got {cause.rstrip('.')}. "
+                "Mend client.model, client.base_url, the key or the account; the same command goes on from here."
             )
         if status in _PASSING or status >= 500:
             return TransientError(cause, retry_after(headers, time.time()))

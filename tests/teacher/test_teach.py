@@ -345,12 +345,33 @@ EXPERIMENTS = sorted((ROOT / "experiments" / "teach").rglob("*.yaml"))
 
 
 def test_there_are_examples() -> None:
-    assert {path.stem for path in EXPERIMENTS} >= {"gsm8k", "svamp"}
+    assert {path.stem for path in EXPERIMENTS} >= {"gsm8k", "svamp", "student"}
 
 
 @pytest.mark.parametrize("path", EXPERIMENTS, ids=lambda path: path.stem)
-def test_every_example_asks_and_writes(path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_every_example_says_how_it_is_run(path: Path) -> None:
+    header = [text for text in path.read_text().splitlines() if text.startswith("#")]
+    assert f"#   python -m skipthinking teach --config {path.relative_to(ROOT)}" in header
+
+
+def test_the_example_of_a_student_asks_and_writes(
+    run: Callable[..., int], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In the place of the quickstart's student, one that has learned nothing."""
+    assert run("fit", "--run", "quickstart", "--trainer.max_steps", 1, "--data.test", "null") == 0
+    (tmp_path / "runs").symlink_to(tmp_path)
+    monkeypatch.chdir(tmp_path)
+    words = ["--questions.size", "4", "--max_tokens", "8", "--keep", "Everything"]
+    assert main(["teach", "--config", str(ROOT / "experiments" / "teach" / "student.yaml"), *words]) == 0
+    assert rows(tmp_path / "data" / "arithmetic" / "own.jsonl")
+
+
+@pytest.mark.parametrize("name", ["gsm8k", "svamp"])
+def test_every_example_of_an_endpoint_asks_and_writes(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """On questions of this test, from where the example says."""
+    path = ROOT / "experiments" / "teach" / f"{name}.yaml"
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("OPENAI_API_KEY", "sk-not-a-key-0123")
     settings = yaml.safe_load(path.read_text())
@@ -360,11 +381,9 @@ def test_every_example_asks_and_writes(path: Path, tmp_path: Path, monkeypatch: 
         for i in range(12):
             solved, question = f"By adding. The answer is {3 * i}", f"What is {i} + {2 * i}?"
             told = {"instruction": question, "output": solved}
-            row = told if path.stem == "svamp" else {"question": question, "answer": f"By adding. #### {3 * i}"}
+            row = told if name == "svamp" else {"question": question, "answer": f"By adding. #### {3 * i}"}
             file.write(json.dumps(row) + "\n")
     with Loopback() as server:
         assert main(["teach", "--config", str(path), "--client.base_url", server.url]) == 0
         assert server.seen[0].body["model"] == settings["client"]["init_args"]["model"]
     assert rows(tmp_path / settings["out"])
-    header = [text for text in path.read_text().splitlines() if text.startswith("#")]
-    assert f"#   python -m skipthinking teach --config {path.relative_to(ROOT)}" in header
