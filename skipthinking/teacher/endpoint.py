@@ -21,6 +21,7 @@ _OPENAI = "https://api.openai.com/v1"  # said here: the client would take anothe
 _HIDDEN = "[key]"
 _NO_KEY = "none"  # servers of one's own ask for none, openai's client insists on one
 _SECRET = 8  # characters; a shorter key is a placeholder, and its letters are in every text
+_OWN = {"messages", "model", "n", "stream"}
 _PASSING = {408, 409, 425, 429}  # and every 5xx
 _FINAL = {401, 402, 404}
 _FINAL_CODES = {"insufficient_quota", "billing_hard_limit_reached", "invalid_api_key", "model_not_found"}
@@ -74,6 +75,8 @@ class Endpoint(Client):
         self._secret: re.Pattern[str] | None = None
         _check_address(base_url)
         _check_name(key_env)
+        if own := sorted(_OWN & self.extra.keys()):
+            raise UserError(f"Expected fields beside {', '.join(sorted(_OWN))}, got {', '.join(own)} (client.extra).")
 
     @property
     def identity(self) -> Mapping[str, Any]:

@@ -127,6 +127,15 @@ def test_failed_questions_are_retried_alone(tmp_path: Path) -> None:
         assert len(rows(tmp_path / "out.jsonl")) == 3
 
 
+def test_where_nothing_has_failed_there_is_nothing_to_ask_again(tmp_path: Path, capsys: Captured) -> None:
+    with Loopback() as server:
+        assert teach(tmp_path, server, "--retry_failed", "true") == 2
+        assert "Leave --retry_failed out" in capsys.readouterr().err.splitlines()[-1]
+        assert teach(tmp_path, server) == 0
+        assert teach(tmp_path, server, "--retry_failed", "true") == 0
+        assert server.count == 6
+
+
 def test_failures_in_a_row_end_the_run(tmp_path: Path, capsys: Captured) -> None:
     with Loopback(lambda number, body: Answer(status=500, body="broken")) as server:
         words = ["--client.tries", 2, "--stop_after", 4, "--client.concurrency", 1]
@@ -404,8 +413,17 @@ def test_choices_come_in_the_order_of_their_index_and_no_more_than_wanted() -> N
 
 
 @pytest.mark.parametrize(
-    "wrong", [{"concurrency": 0}, {"tries": 0}, {"timeout": 0}, {"first_wait": 90.0}, {"samples_per_request": -1}]
-)  # fmt: skip
+    "wrong",
+    [
+        {"concurrency": 0},
+        {"tries": 0},
+        {"timeout": 0},
+        {"first_wait": 90.0},
+        {"samples_per_request": -1},
+        {"extra": {"model": None}},
+        {"extra": {"stream": True}},
+    ],
+)
 def test_settings_that_make_no_sense_are_refused(wrong: dict[str, Any]) -> None:
     from skipthinking.teacher.endpoint import Endpoint
 

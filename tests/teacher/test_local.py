@@ -14,32 +14,23 @@ from typing import Any
 import pytest
 import torch
 from loopback import rows
+from random_model import CHAT, random_model
 
 from skipthinking.__main__ import main
 from skipthinking.records import Example, UserError
-from skipthinking.students import FromScratch, Student
+from skipthinking.students import Student
 from skipthinking.tasks import generate
 from skipthinking.teacher.asking import Outcome, ask
 from skipthinking.teacher.local import Local
 from skipthinking.teacher.prompts import ZeroShot
 from skipthinking.teacher.requests import Sampling, request_for
 
-CHAT = "{% for m in messages %}<|{{ m.role }}|>{{ m.content }}{% endfor %}<|assistant|>"
 OWN = "Question: {question}\nAnswer:"  # what a student of the Plain template was trained on
-TINY = {"hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2,
-        "num_key_value_heads": 2, "max_position_embeddings": 128, "initializer_range": 0.3}  # fmt: skip
 
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A random Llama-type model."""
-    torch.manual_seed(0)
-    student = FromScratch("llama", TINY, vocab_size=600)
-    student.prepare([f"{row.question} {row.rationale}" for row in generate("arithmetic", size=30, split="train")])
-    student.build()
-    path = tmp_path_factory.mktemp("model") / "tiny"
-    student.export(path)
-    return path
+    return random_model(tmp_path_factory.mktemp("model") / "tiny", positions=128)
 
 
 def _examples(count: int) -> list[Example]:
