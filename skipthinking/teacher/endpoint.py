@@ -184,7 +184,7 @@ def read_reply(content: str, wanted: int, seconds: float) -> Reply:
         body = json.loads(content)
         choices = sorted(body["choices"], key=lambda choice: choice.get("index") or 0)[:wanted]
         completions = tuple(
-            Completion(text=_text(choice["message"].get("content")), finish=_text(choice.get("finish_reason")) or None)
+            Completion(text=_message(choice["message"]), finish=_text(choice.get("finish_reason")) or None)
             for choice in choices
         )
         usage = body.get("usage") or {}
@@ -199,6 +199,13 @@ def read_reply(content: str, wanted: int, seconds: float) -> Reply:
 
 def _decoded(content: bytes) -> str:
     return content.decode("utf-8", "replace")
+
+
+def _message(message: Mapping[str, Any]) -> str:
+    """A message's text. Thoughts that the server keeps apart get their tags back."""
+    text = _text(message.get("content"))
+    thoughts = message.get("reasoning_content") or message.get("reasoning")
+    return f"<think>{_whole(thoughts)}</think>{text}" if isinstance(thoughts, str) else text
 
 
 def _text(content: object) -> str:

@@ -406,6 +406,16 @@ def test_half_a_character_at_a_cut_end_is_replaced() -> None:
     assert (reply.prompt_tokens, reply.completion_tokens) == (None, None)
 
 
+@pytest.mark.parametrize("key", ["reasoning_content", "reasoning"])
+def test_thoughts_that_the_server_keeps_apart_are_the_rationale(key: str, tmp_path: Path) -> None:
+    message = {"content": "It is 0. Therefore, the answer is 0.", key: "Nothing and nothing is nothing."}
+    body = json.dumps({"choices": [{"message": message, "finish_reason": "stop"}]})
+    with Loopback(lambda number, _: Answer(body=body)) as server:
+        assert teach(tmp_path, server, count=1) == 0
+    (row,) = rows(tmp_path / "out.jsonl")
+    assert (row["rationale"], row["conclusion"]) == ("Nothing and nothing is nothing.", "It is 0.")
+
+
 def test_choices_come_in_the_order_of_their_index_and_no_more_than_wanted() -> None:
     choices = [{"index": i, "message": {"content": f"text {i}"}} for i in (2, 0, 1)]
     reply = read_reply(json.dumps({"choices": choices}), 2, 0.0)
