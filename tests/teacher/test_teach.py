@@ -17,7 +17,7 @@ from typing import Any
 import pytest
 import yaml
 from conftest import ROOT
-from loopback import Answer, Loopback, line, questions, rows, solution, teach, total
+from loopback import Answer, Loopback, line, rows, solution, teach, total
 
 from skipthinking.__main__ import main
 
@@ -36,6 +36,23 @@ def test_the_rationales_are_trained_on(tmp_path: Path, run: Callable[..., int]) 
     source = [{"class_path": "Files", "init_args": {"path": str(tmp_path / "out.jsonl"), "task": "gsm8k"}}]
     assert run("fit", "--data.train", json.dumps(source), "--trainer.max_epochs", 1) == 0
     assert json.loads((tmp_path / "tiny" / "summary.json").read_text())["target_tokens"] > 0
+
+
+def test_questions_and_answers_alone_are_enough(tmp_path: Path) -> None:
+    told = [{"question": f"What is {i} + {2 * i}?", "answer": 3 * i} for i in range(4)]
+    (tmp_path / "questions.jsonl").write_text("".join(json.dumps(row) + "\n" for row in told))
+    with Loopback() as server:
+        assert teach(tmp_path, server) == 0
+    assert [row["answer"] for row in rows(tmp_path / "out.jsonl")] == ["0", "3", "6", "9"]
+
+
+def test_the_command_starts_without_torch(tmp_path: Path) -> None:
+    code = "import sys; from skipthinking.__main__ import main; main(sys.argv[1:]); print('torch' in sys.modules)"
+    with Loopback() as server:
+        command = [sys.executable, "-c", code, "teach", *line(tmp_path, server.url, 3)]
+        env = {**os.environ, "PYTHONPATH": str(ROOT)}
+        done = subprocess.run(command, capture_output=True, text=True, env=env)
+    assert done.stdout.splitlines()[-1] == "False", done.stderr
 
 
 # ------------------------------------------------------------------------------------------------ going on
@@ -257,85 +274,6 @@ def test_what_a_prompt_cannot_show_is_left_out_and_counted(tmp_path: Path, capsy
         path.write_text(json.dumps(told[1]) + "\n")
         assert teach(tmp_path, server, *words) == 2
         assert "got 1 without a rationale" in capsys.readouterr().err
-
-
-# --------------------------------------------------------------------------------------------------- mistakes
-
-
-@pytest.mark.parametrize(
-    ("words", "told"),
-    [
-        (["--client.concurreny", "3"], "'concurrency'"),
-        (["--keep", "Shortes"], "'Shortest'"),
-        (["--prompt", "Rewrite"], "steps"),
-        (["--prompt", "{class_path: Rewrite, init_args: {steps: 0}}"], "prompt.steps"),
-        (["--prompt.text", "Think."], "{question}"),
-        (["--samples", "many"], "samples"),
-        (["--samples", "0"], "samples=0"),
-        (["--samples", "2", "--temperature", "0"], "temperature 0"),
-        (["--temperature", "-1"], "temperature"),
-        (["--stop_after", "0"], "stop_after"),
-        (["--keep.k", "0"], "keep.k"),
-        (["--out", "out.json"], ".jsonl"),
-        (["--client.base_url", "localhost:8000"], "client.base_url"),
-        (["--client.base_url", "http://[::1/v1"], "client.base_url"),
-        (["--client.base_url", "http://127.0.0.1:99999/v1"], "client.base_url"),
-        (["--client.base_url", "http://127.0.0.1/v 1"], "client.base_url"),
-        (["--prompt.text", "Q: {question}"], "YAML"),
-        (["--questions.path", "nowhere.jsonl"], "nowhere.jsonl"),
-        (["--questions.task", "gsm9k"], "gsm8k"),
-        (["--prompt", "{class_path: FewShot, init_args: {exemplars: nowhere.jsonl}}"], "nowhere.jsonl"),
-    ],
-)
-def test_a_mistake_is_told_in_a_line_before_anybody_is_asked(
-    words: list[str], told: str, tmp_path: Path, capsys: Captured
-) -> None:
-    with Loopback() as server:
-        assert teach(tmp_path, server, *words) == 2
-        assert server.count == 0
-    last = capsys.readouterr().err.splitlines()[-1]
-    assert last.startswith("error: ")
-    assert told in last
-    assert [path.name for path in tmp_path.iterdir()] == ["questions.jsonl"]
-
-
-def test_questions_are_not_written_over(tmp_path: Path, capsys: Captured) -> None:
-    path = questions(tmp_path / "questions.jsonl", 3)
-    before = path.read_text()
-    with Loopback() as server:
-        assert teach(tmp_path, server, "--out", path) == 2
-        assert (
-            teach(tmp_path, server, "--questions.path", tmp_path, "--out", f"{tmp_path}/../{tmp_path.name}/{path.name}")
-            == 2
-        )
-        assert server.count == 0
-    assert "Give another --out" in capsys.readouterr().err
-    assert path.read_text() == before
-
-
-def test_a_folder_in_the_files_place_is_told_before_anybody_is_asked(tmp_path: Path, capsys: Captured) -> None:
-    (tmp_path / "out.jsonl").mkdir()
-    with Loopback() as server:
-        assert teach(tmp_path, server) == 2
-        assert server.count == 0
-    assert "--out" in capsys.readouterr().err.splitlines()[-1]
-
-
-def test_questions_and_answers_alone_are_enough(tmp_path: Path) -> None:
-    told = [{"question": f"What is {i} + {2 * i}?", "answer": 3 * i} for i in range(4)]
-    (tmp_path / "questions.jsonl").write_text("".join(json.dumps(row) + "\n" for row in told))
-    with Loopback() as server:
-        assert teach(tmp_path, server) == 0
-    assert [row["answer"] for row in rows(tmp_path / "out.jsonl")] == ["0", "3", "6", "9"]
-
-
-def test_the_command_starts_without_torch(tmp_path: Path) -> None:
-    code = "import sys; from skipthinking.__main__ import main; main(sys.argv[1:]); print('torch' in sys.modules)"
-    with Loopback() as server:
-        command = [sys.executable, "-c", code, "teach", *line(tmp_path, server.url, 3)]
-        env = {**os.environ, "PYTHONPATH": str(ROOT)}
-        done = subprocess.run(command, capture_output=True, text=True, env=env)
-    assert done.stdout.splitlines()[-1] == "False", done.stderr
 
 
 # ------------------------------------------------------------------------------------------------- the examples
