@@ -253,7 +253,7 @@ class SkipCLI(LightningCLI):
         if tested:
             self.trainer.test(self.model, datamodule=self.datamodule, verbose=False)
         if self.trainer.is_global_zero:
-            self.model.student.export(self.folder / "student")
+            self.model.student.export(self.folder / "student", self.model.stage_marks)
             if tested:
                 self._summarise()
             _say(self._next_commands())

@@ -34,6 +34,8 @@ def in_one_line(message: str) -> str:
     if key and value and (types or choices):
         wanted = [*choices, *("null" if name == "NoneType" else name for name in types)]
         return f"Expected {' or '.join(wanted)} for {key.group(1)}, got {value.group(1)!r}."
+    if "Expected a <class 'str'>. Got value: {" in message:
+        message += "\nA text with a colon is YAML on the command line: give it in a file, by --config."
     if message.startswith("Unexpected config:"):
         content = message.partition(":")[2].strip()
         found = f"one with {content[:80]!r}" if content else "an empty one"

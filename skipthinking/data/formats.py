@@ -266,6 +266,7 @@ FORMATS: tuple[Format, ...] = (
         fits=lambda row: isinstance(row["answer"], bool),
     ),
     Format(name="multiarith", keys=("question", "final_ans"), parse=_multiarith),
+    Format(name="qa", keys=("question", "answer"), optional=("rationale", "task", "meta", "conclusion"), parse=_qra),
     Format(
         name="open_r1",
         keys=("problem", "generations"),

@@ -14,6 +14,7 @@ __all__ = [
     "question_key",
     "split_thoughts",
     "strip_closing",
+    "thoughts",
     "unended",
     "with_choices",
 ]
@@ -127,6 +128,16 @@ def unended(completion: str) -> str | None:
     return opened.group(1) if opened and not _THOUGHTS.match(completion) else None
 
 
+def thoughts(completion: str) -> tuple[str, str] | None:
+    """What a completion has in tags for thoughts, and what follows them; None where there are no such tags.
+
+    >>> thoughts("<think>2+3=5</think>It is 5.")
+    ('2+3=5', 'It is 5.')
+    """
+    match = _THOUGHTS.match(completion)
+    return (match.group(1), match.group(2)) if match else None
+
+
 def split_thoughts(completion: str) -> Stated | None:
     """Reasoning and answer of a completion: thoughts in tags, an arrow, a closing phrase, or a boxed answer.
 
@@ -137,13 +148,13 @@ def split_thoughts(completion: str) -> Stated | None:
     Returns:
         The parts, or None if no answer is stated, or the thoughts have no end.
     """
-    if match := _THOUGHTS.match(completion):
-        thoughts, rest = strip_closing(match.group(1)), match.group(2).strip()
+    if parts := thoughts(completion):
+        reasoning, rest = strip_closing(parts[0]), parts[1].strip()
         if stated := closing(rest):
-            return Stated(thoughts, stated[1], stated[0]) if stated[1] else None
+            return Stated(reasoning, stated[1], stated[0]) if stated[1] else None
         if answer := boxed(rest):
-            return Stated(thoughts, answer, rest)
-        return Stated(thoughts, _bare(rest)) if _bare(rest) and "\n" not in rest else None
+            return Stated(reasoning, answer, rest)
+        return Stated(reasoning, _bare(rest)) if _bare(rest) and "\n" not in rest else None
     if unended(completion):
         return None
     reasoning, arrow, answer = completion.rpartition("-->")

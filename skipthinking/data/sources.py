@@ -86,10 +86,14 @@ class Files(Source):
         self.path = path
         self.task, self.format, self.limit, self.unreadable = task, format, limit, unreadable
 
+    def paths(self) -> list[Path]:
+        """The files."""
+        return find_files([self.path] if isinstance(self.path, str) else list(self.path))
+
     def load(self) -> Loaded:
         """Reads the files."""
         importer = Importer(get_task(self.task), self.format, self.limit, self.unreadable)
-        paths = find_files([self.path] if isinstance(self.path, str) else list(self.path))
+        paths = self.paths()
         for path in paths:
             importer.add(read_rows(path))
         names = [_short_name(path) for path in paths]

@@ -57,6 +57,8 @@ class Distiller(L.LightningModule, ABC):
     """Notes that :meth:`cut` looks at: "chunks", "stage"."""
     needs_rationale: bool = True
     """Whether every training example must have a rationale."""
+    stage_marks: str | None = None
+    """Regular expression of what a completion has beside its text, such as stage markers."""
     concludes: bool = False
     """Whether what a teacher says between its thinking and the answer is encoded too."""
 

@@ -46,6 +46,9 @@ class CWT(Distiller):
                 f"Expected a marker with one {{}} that begins with a blank, got model.stage_marker={stage_marker!r}."
             )
         self.stage_marker = stage_marker
+        if stage_marker is not None:
+            before, _, after = stage_marker.strip().partition("{}")
+            self.stage_marks = rf"\s?{re.escape(before)}\d+{re.escape(after)}"
         self.stages = Stages(stage_marker, lambda text: np.empty(0, dtype=np.int64))
 
     def words(self, chunks: int) -> list[str]:
@@ -152,16 +155,16 @@ class CWT(Distiller):
 
     def answer_text(self, completion: str) -> str:
         """The completion without stage markers, whose numbers are no answers."""
-        return completion if self.stage_marker is None else re.sub(rf"\s?{self._pattern}", "", completion)
+        return completion if self.stage_marks is None else re.sub(self.stage_marks, "", completion)
 
     def stages_of(self, completion: str) -> list[tuple[str, str]]:
         """The stages that the student named, and their text."""
-        if self.stage_marker is None:
+        if self.stage_marks is None:
             return super().stages_of(completion)
-        before, *parts = re.split(self._pattern, completion)
+        before, *parts = re.split(self.stage_marks, completion)
         stages = [("rationale", before.strip())] if before.strip() else []
-        names = re.findall(self._pattern, completion)
-        return stages + [(name, part.strip()) for name, part in zip(names, parts, strict=True)]
+        names = re.findall(self.stage_marks, completion)
+        return stages + [(name.strip(), part.strip()) for name, part in zip(names, parts, strict=True)]
 
     def skipped_share(self, completion: str, chunks: int) -> float | None:
         """Share of the teacher's chunks whose marker never came."""
@@ -169,9 +172,3 @@ class CWT(Distiller):
             return None
         named = {number for number in range(1, chunks + 1) if self.stage_marker.strip().format(number) in completion}
         return 1 - len(named) / chunks
-
-    @property
-    def _pattern(self) -> str:
-        assert self.stage_marker is not None
-        before, _, after = self.stage_marker.strip().partition("{}")
-        return rf"{re.escape(before)}\d+{re.escape(after)}"

@@ -263,9 +263,16 @@ class Student(nn.Module, ABC):
         ends = set(self.model.generation_config.eos_token_id)
         return [_until_end(row, ends) for row in made[:, width:].tolist()]
 
-    def export(self, folder: Path) -> None:
-        """Writes model and tokenizer so that transformers' ``from_pretrained`` loads them; LoRA is merged."""
+    def export(self, folder: Path, marks: str | None = None) -> None:
+        """Writes model and tokenizer so that transformers' ``from_pretrained`` loads them; LoRA is merged.
+
+        Args:
+            folder: Where to.
+            marks: Regular expression of what its completions have beside their text. It goes into config.json, for
+                who reads them.
+        """
         model = copy.deepcopy(self.model).merge_and_unload() if self.lora else self.model
+        model.config.completion_marks = marks  # of nobody else: the model it began as may have had others
         with whole_folder(folder) as partial, _no_progress():
             model.save_pretrained(partial)
             self.tokenizer.save_pretrained(partial)

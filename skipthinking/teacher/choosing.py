@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from skipthinking.data.phrases import question_key, strip_closing
+from skipthinking.data.phrases import question_key, strip_closing, thoughts, unended
 from skipthinking.records import Example, UserError
 from skipthinking.tasks import get_task
 from skipthinking.teacher.requests import Completion
@@ -27,17 +27,19 @@ class Candidate:
 
     Attributes:
         sample: Its number among the question's.
-        rationale: The text before the sentence that states the answer.
+        rationale: The text before the sentence that states the answer; of a reasoning model its thoughts.
         verdict: What the grader says. A completion that ran into the limit is cut off, whatever it states.
+        conclusion: What a reasoning model says between its thoughts and the answer.
     """
 
     sample: int
     rationale: str
     verdict: Verdict
+    conclusion: str = ""
 
 
 def judge(example: Example, sample: int, completion: Completion, lenient: bool = False) -> Candidate:
-    """Grades a completion, and takes the answer and what follows it off.
+    """Grades a completion, and takes the answer and what follows it off. What stands in thoughts is not graded.
 
     Args:
         example: The question with its gold answer.
@@ -46,13 +48,15 @@ def judge(example: Example, sample: int, completion: Completion, lenient: bool =
         lenient: Whether an answer without the task's answer phrase counts, too.
     """
     task = get_task(example.task)
-    grade = task.grade(completion.text, example.answer)
+    thought, said = thoughts(completion.text) or ("", completion.text)
+    grade = task.grade(said, example.answer)
     found = grade.extracted_lenient if lenient else grade.extracted
     right = grade.correct_lenient if lenient else grade.correct
     verdict: Verdict = "unparsable" if found is None else "correct" if right else "wrong"
-    if completion.finish in _CUT_OFF:
+    if completion.finish in _CUT_OFF or unended(completion.text):
         verdict = "cut off"
-    return Candidate(sample=sample, rationale=_before_answer(completion.text, task.cue), verdict=verdict)
+    before, thought = _before_answer(said, task.cue), strip_closing(thought)
+    return Candidate(sample=sample, rationale=thought or before, verdict=verdict, conclusion=before if thought else "")
 
 
 def _before_answer(text: str, cue: str) -> str:

@@ -21,6 +21,7 @@ _OPENAI = "https://api.openai.com/v1"  # said here: the client would take anothe
 _HIDDEN = "[key]"
 _NO_KEY = "none"  # servers of one's own ask for none, openai's client insists on one
 _SECRET = 8  # characters; a shorter key is a placeholder, and its letters are in every text
+_OWN = {"messages", "model", "n", "stream"}
 _PASSING = {408, 409, 425, 429}  # and every 5xx
 _FINAL = {401, 402, 404}
 _FINAL_CODES = {"insufficient_quota", "billing_hard_limit_reached", "invalid_api_key", "model_not_found"}
@@ -70,9 +71,12 @@ class Endpoint(Client):
         self.extra = dict(extra or {})
         self._patience = Patience(tries, first_wait, longest_wait, longest_pause)
         self._client: Any = None
-        self._key, self._answered = "", False
+        self._answered = False
+        self._secret: re.Pattern[str] | None = None
         _check_address(base_url)
         _check_name(key_env)
+        if own := sorted(_OWN & self.extra.keys()):
+            raise UserError(f"Expected fields beside {', '.join(sorted(_OWN))}, got {', '.join(own)} (client.extra).")
 
     @property
     def identity(self) -> Mapping[str, Any]:
@@ -88,18 +92,26 @@ class Endpoint(Client):
         """Reads the key and makes the client.
 
         Raises:
-            UserError: openai is not installed, or the key is missing or no key.
+            UserError: openai is not installed, the key is missing or no key, or the proxy's address is none.
         """
-        self._key = _read_key(self.key_env, needed=self.base_url is None)
+        key = _read_key(self.key_env, needed=self.base_url is None)
+        if len(key) >= _SECRET:
+            # also where JSON escapes a character of it
+            self._secret = re.compile("".join(rf"\\?{re.escape(character)}" for character in key))
         try:
             import openai
         except ImportError as error:
             raise UserError(
                 "Expected the package openai, got none. Install it: pip install 'skipthinking[teacher]'."
             ) from error
-        self._client = openai.AsyncOpenAI(
-            api_key=self._key or _NO_KEY, base_url=self.base_url or _OPENAI, max_retries=0, timeout=None
-        )
+        try:
+            self._client = openai.AsyncOpenAI(
+                api_key=key or _NO_KEY, base_url=self.base_url or _OPENAI, max_retries=0, timeout=None
+            )
+        except (ValueError, ImportError) as error:  # of proxies: an unknown scheme; SOCKS without its package
+            raise UserError(
+                f"Expected a proxy that can be used, got: {error} Mend HTTP_PROXY, HTTPS_PROXY or ALL_PROXY."
+            ) from error
 
     async def close(self) -> None:
         """Closes the connections."""
@@ -147,19 +159,19 @@ class Endpoint(Client):
         if status in _FINAL or code in _FINAL_CODES or unknown:
             where = self.base_url or _OPENAI
             return UserError(
-                f"Expected model {self.model!r} at {where} with the key of {self.key_env}, got {cause}. Mend "
-                "client.model, client.base_url, the key or the account; the same command goes on from here."
+                f"Expected model {self.model!r} at {where} with the key of {self.key_env}, got {cause.rstrip('.')}. "
+                "Mend client.model, client.base_url, the key or the account; the same command goes on from here."
             )
         if status in _PASSING or status >= 500:
             return TransientError(cause, retry_after(headers, time.time()))
         return RefusedError(cause)
 
     def _hide(self, text: str) -> str:
-        return text.replace(self._key, _HIDDEN) if len(self._key) >= _SECRET else text
+        return self._secret.sub(_HIDDEN, text) if self._secret else text
 
     def _clean(self, text: str) -> str:
         """One line of moderate length without the key."""
-        return " ".join(self._hide(text).split())[:300]
+        return " ".join(_whole(self._hide(text)).split())[:300]
 
 
 def read_reply(content: str, wanted: int, seconds: float) -> Reply:
@@ -172,12 +184,12 @@ def read_reply(content: str, wanted: int, seconds: float) -> Reply:
         body = json.loads(content)
         choices = sorted(body["choices"], key=lambda choice: choice.get("index") or 0)[:wanted]
         completions = tuple(
-            Completion(text=_text(choice["message"].get("content")), finish=choice.get("finish_reason"))
+            Completion(text=_message(choice["message"]), finish=_text(choice.get("finish_reason")) or None)
             for choice in choices
         )
         usage = body.get("usage") or {}
         counts = [usage.get(name) for name in ("prompt_tokens", "completion_tokens")]
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise TransientError(f"unreadable reply: {content[:100]!r}") from error
     if not completions:
         raise TransientError(f"a reply without completions: {content[:100]!r}")
@@ -189,22 +201,34 @@ def _decoded(content: bytes) -> str:
     return content.decode("utf-8", "replace")
 
 
+def _message(message: Mapping[str, Any]) -> str:
+    """A message's text. Thoughts that the server keeps apart get their tags back."""
+    text = _text(message.get("content"))
+    thoughts = message.get("reasoning_content") or message.get("reasoning")
+    return f"<think>{_whole(thoughts)}</think>{text}" if isinstance(thoughts, str) else text
+
+
 def _text(content: object) -> str:
-    """A message's text, as a string or in parts; half a character at a cut end is replaced."""
+    """A message's text, as a string or in parts."""
     if content is None:
         return ""
     if isinstance(content, list):
         content = "".join(part["text"] for part in content if part.get("type") == "text")
     if not isinstance(content, str):
         raise TypeError
-    return content.encode("utf-8", "replace").decode()
+    return _whole(content)
+
+
+def _whole(text: str) -> str:
+    """The text with a question mark for half a character, as at a cut end; no file takes one."""
+    return text.encode("utf-8", "replace").decode()
 
 
 def _error_of(content: str) -> tuple[str | None, str]:
     """Code and message of an error's body, in the forms of OpenAI, FastAPI and plain text."""
     try:
         body = json.loads(content)
-    except ValueError:
+    except (ValueError, RecursionError):
         return None, content
     error = body.get("error", body) if isinstance(body, dict) else body
     if not isinstance(error, dict):
@@ -220,13 +244,17 @@ def _names(text: str, model: str) -> bool:
 def _check_address(base_url: str | None) -> None:
     if base_url is None:
         return
-    parts = urlsplit(base_url)
-    if parts.username or parts.password:
+    if "@" in base_url or "?" in base_url:
         raise UserError(
-            "Expected an address without user or password, got one with them (client.base_url, not shown). "
+            "Expected an address without user, password or query, got one with them (client.base_url, not shown). "
             "Put the key into an environment variable and name it in client.key_env."
         )
-    if parts.scheme not in ("http", "https") or not parts.netloc:
+    try:
+        parts = urlsplit(base_url)
+        sound = parts.scheme in ("http", "https") and parts.hostname and parts.port != 0
+    except ValueError:  # of brackets and ports
+        sound = False
+    if not sound or not re.fullmatch(r"\S+", base_url):
         raise UserError(f"Expected an address such as http://127.0.0.1:8000/v1, got {base_url!r} (client.base_url).")
 
 

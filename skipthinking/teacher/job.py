@@ -112,9 +112,11 @@ class Job:
         """All rows, then the report; where there is no row an error, so that an older file stays."""
         yield from rationales(self.requests(), records, records.index(), self.keep, self.lenient, tally)
         print("\n".join(tally.lines()))
+        if not tally.answered and not tally.failed:
+            raise UserError(f"Expected failures to ask again, got none ({self.records}). Leave --retry_failed out.")
         if not tally.answered:
             raise UserError(
-                f"Expected replies, got {tally.failed} failures, such as: {next(iter(tally.causes), 'none')}. Mend the "
+                f"Expected replies, got {tally.failed} failures, such as: {next(iter(tally.causes))}. Mend the "
                 "cause and ask again by --retry_failed true."
             )
         if not tally.kept:

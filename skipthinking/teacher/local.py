@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
+import re
 import time
 from collections.abc import Mapping
 from functools import cached_property
@@ -28,7 +29,8 @@ class Local(Client):
     softmax.
 
     A model with a chat template gets the chat; one without, such as a student that learned a Plain template, the bare
-    texts. Nothing but the end token ends a completion: a base model that never says it runs into the limit.
+    texts. Nothing but the end token ends a completion: a base model that never says it runs into the limit. Stage
+    markers of a student (CWT, STT) are taken out: they are no part of a rationale.
 
     Args:
         name: Hub name or local folder, for example runs/NAME/student.
@@ -122,8 +124,10 @@ class Local(Client):
         made = self._student.generate(prompts, requests[0].sampling.max_tokens, choose=self._noise(requests))
         seconds = (time.monotonic() - start) / len(batch)
         ends = set(self._student.model.generation_config.eos_token_id)
+        marks = getattr(self._student.model.config, "completion_marks", None)
         for (_, prompt, future), ids in zip(batch, made, strict=True):
-            text = self._student.tokenizer.decode(ids, skip_special_tokens=True).strip()
+            text = self._student.tokenizer.decode(ids, skip_special_tokens=True)
+            text = (re.sub(marks, "", text) if marks else text).strip()
             finish = "stop" if ids and ids[-1] in ends else "length"
             future.set_result(
                 Reply(

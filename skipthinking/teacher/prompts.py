@@ -77,8 +77,8 @@ class Prompt(ABC):
 class ZeroShot(Prompt):
     """The question alone, with the request to think step by step (Kojima et al., 2022, arXiv 2205.11916).
 
-    A student that was trained on the Plain template is its own teacher with the text it was trained on,
-    "Question: {question}\\nAnswer:".
+    A student that was trained on the Plain template is its own teacher with the text it was trained on, as in
+    experiments/teach/student.yaml.
 
     Args:
         text: The user's turn; empty for "{question} Let's think step by step. ...".

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import fcntl
 import json
 import os
 from collections.abc import Mapping, Sequence
@@ -12,10 +11,14 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
+from filelock import lock_descriptor
+
 from skipthinking.records import DataError, UserError
 from skipthinking.teacher.requests import Completion, Reply, Request
 
 __all__ = ["Place", "RecordFile", "answered", "failed", "index"]
+
+_START = b'{"key": "'
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -67,14 +70,12 @@ class RecordFile:
         self.path = path
         path.parent.mkdir(parents=True, exist_ok=True)
         self._file = FileIO(path, "a+")
-        try:
-            fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
+        if not self._own():
             self._file.close()
             raise UserError(
                 f"Expected to write alone, got a record file that another process writes ({path}). Wait for it, or "
                 "give another --out."
-            ) from error
+            )
         self._mend()
         self._lines = path.open("rb")
 
@@ -92,9 +93,15 @@ class RecordFile:
     def append(self, rows: Sequence[Mapping[str, Any]]) -> None:
         """Writes lines; when this returns they are on the disk."""
         data = memoryview("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows).encode())
-        while data:
-            data = data[self._file.write(data) :]
-        os.fsync(self._file.fileno())
+        try:
+            while data:
+                data = data[self._file.write(data) :]
+            os.fsync(self._file.fileno())
+        except OSError as error:
+            raise UserError(
+                f"Expected room for more completions, got: {error.strerror} ({self.path}). Make some; the same command "
+                "goes on from here."
+            ) from error
 
     def index(self) -> dict[str, Place]:
         """What :func:`index` says of the file."""
@@ -106,8 +113,17 @@ class RecordFile:
         row = json.loads(self._lines.readline())
         return (None if place.failed else Completion(text=row["text"], finish=row.get("finish"))), row
 
+    def _own(self) -> bool:
+        """Takes the lock; False if another process has it, or has just taken an empty file away."""
+        found = lock_descriptor(self._file.fileno(), blocking=False) and self.path.exists()
+        return found and os.path.samestat(os.fstat(self._file.fileno()), self.path.stat())
+
     def _mend(self) -> None:
-        """Drops a last line that a kill cut short; one that lacks nothing but its end is kept."""
+        """Drops a last line that a kill cut short; one that lacks nothing but its end is kept.
+
+        Raises:
+            DataError: It is no line of ours.
+        """
         end = size = self._file.seek(0, os.SEEK_END)
         tail = b""
         while end and b"\n" not in tail:
@@ -118,6 +134,10 @@ class RecordFile:
         torn = tail.rpartition(b"\n")[2]
         if not torn:
             return
+        if torn[: len(_START)] != _START[: len(torn)]:
+            raise DataError(
+                f"Expected a record file, got another one ({self.path}). Move it away, or give another --out."
+            )
         try:
             json.loads(torn)
         except ValueError:

@@ -17,6 +17,8 @@ __all__ = ["Patience", "TransientError", "retry_after"]
 
 T = TypeVar("T")
 
+_LONG = 5.0  # seconds; a longer pause is told
+
 
 class TransientError(Exception):
     """A failure that may pass.
@@ -106,6 +108,9 @@ class Patience:
                 if not self.retries:
                     print(f"what fails in passing is sent {self.tries} times: {error}", file=sys.stderr)
                 self.retries += 1
-                self._until = max(self._until, time.monotonic() + (error.after or 0.0))
+                now, after = time.monotonic(), error.after or 0.0
+                if after >= _LONG and self._until <= now:
+                    print(f"waiting {after:.0f} s, as the server asks", file=sys.stderr)
+                self._until = max(self._until, now + after)
                 await asyncio.sleep(self.wait(failures))
         raise AssertionError

@@ -133,6 +133,7 @@ def _row(example: Example, chosen: Candidate) -> dict[str, Any]:
         "id": f"{example.id}/{chosen.sample}",
         "question": example.question,
         "rationale": chosen.rationale,
+        **({"conclusion": chosen.conclusion} if chosen.conclusion else {}),
         "answer": example.answer,
         "task": example.task,
         "meta": {"verdict": chosen.verdict},

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import fcntl
 import os
 import shlex
 import signal
@@ -15,6 +14,7 @@ from pathlib import Path
 from types import FrameType
 from typing import Any
 
+from filelock import lock_descriptor
 from tqdm import tqdm
 
 from skipthinking.report.files import write_json
@@ -130,9 +130,7 @@ def _start(plan: Suite, run: Planned, words: Sequence[str], at_once: int) -> Run
     folder = plan.runs_dir / run.name
     folder.mkdir(parents=True, exist_ok=True)
     with (folder / "log.txt").open("ab") as log:
-        try:
-            fcntl.flock(log, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
+        if not lock_descriptor(log.fileno(), blocking=False):
             return None
         _note(plan, run, finished=False)
         log.write(f"$ {shlex.join(['python', *words])}\n".encode())

@@ -8,7 +8,7 @@ from pathlib import Path
 from jsonargparse import lazy_instance
 
 from skipthinking.data.importing import count
-from skipthinking.data.sources import Source
+from skipthinking.data.sources import Files, Source
 from skipthinking.records import UserError
 from skipthinking.teacher.choosing import Keep, Shortest
 from skipthinking.teacher.endpoint import Endpoint
@@ -60,8 +60,10 @@ def teach(
     Raises:
         UserError: A setting makes no sense, the teacher is out of reach, or nothing can be kept.
     """
-    if not out.endswith(".jsonl"):
+    if not out.endswith(".jsonl") or Path(out).is_dir():
         raise UserError(f"Expected a file of JSON lines, got --out {out!r}. Name it .jsonl.")
+    if isinstance(questions, Files) and Path(out).resolve() in [path.resolve() for path in questions.paths()]:
+        raise UserError(f"Expected questions from other files than --out {out!r} itself. Give another --out.")
     if stop_after < 1:
         raise UserError(f"Expected at least 1 failure that ends the run, got stop_after={stop_after}.")
     sampling = Sampling(samples=samples, temperature=temperature, max_tokens=max_tokens, seed=seed)

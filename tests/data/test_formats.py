@@ -18,6 +18,8 @@ CHOICES = "Where?\nAnswer Choices:\nA. race track\nB. the desert"
 ROWS: list[tuple[str, dict[str, Any], str, str, str]] = [
     ("qra", {"question": "2+3?", "rationale": "2+3=5.", "answer": 5}, "2+3?", "2+3=5.", "5"),
     ("qra", {"question": "2+3?", "rationale": None, "answer": "5"}, "2+3?", "", "5"),
+    ("qa", {"question": "2+3?", "answer": 5}, "2+3?", "", "5"),
+    ("qa", {"question": "2+3?", "answer": "The answer is 5.", "level": 1}, "2+3?", "", "The answer is 5."),
     (
         "gsm8k",
         {"question": "2+3?", "answer": "She has 2+3 = $<<2+3=5>>5.\nSo 5.\n#### 1,005"},

@@ -54,6 +54,24 @@ def test_a_rationale_is_what_comes_before_the_answer(text: str, verdict: str, ra
     assert _judged(text) == (verdict, rationale)
 
 
+@pytest.mark.parametrize(
+    ("text", "verdict", "rationale", "conclusion"),
+    [
+        ("<think>Hm, the answer is 9? No.</think>\n\nTwice 9. The answer is 18.", "correct",
+         "Hm, the answer is 9? No.", "Twice 9."),
+        ("9 * 2 = 18</think>Therefore, the answer is 18.", "correct", "9 * 2 = 18", ""),  # opened by the chat template
+        ("<think>The answer is 18.</think>No idea.", "unparsable", "No idea.", ""),
+        ("<think>\n\n</think>\n\nTwice 9. The answer is 18.", "correct", "Twice 9.", ""),  # told not to think
+        ("<think>Hm. The answer is 18.", "cut off", "<think>Hm.", ""),
+    ],
+)  # fmt: skip
+def test_thoughts_are_the_rationale_and_are_not_graded(
+    text: str, verdict: str, rationale: str, conclusion: str
+) -> None:
+    row = judge(_example(), 0, Completion(text=text, finish="stop"), False)
+    assert (row.verdict, row.rationale, row.conclusion) == (verdict, rationale, conclusion)
+
+
 @pytest.mark.parametrize(("finish", "verdict"), [("length", "cut off"), ("content_filter", "cut off"),
                                                  ("stop", "correct"), (None, "correct")])  # fmt: skip
 def test_what_ran_into_the_limit_is_cut_off_whatever_it_says(finish: str | None, verdict: str) -> None:

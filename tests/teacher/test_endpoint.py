@@ -4,16 +4,15 @@ from __future__ import annotations
 
 import email.utils
 import json
-import logging
-import os
 import time
 from pathlib import Path
 from typing import Any
 
 import pytest
-from loopback import KEY, Answer, Loopback, rows, solution, teach, total
+from loopback import KEY, Answer, Loopback, rows, teach, total
 
 from skipthinking.records import UserError
+from skipthinking.teacher import retries
 from skipthinking.teacher.endpoint import read_reply
 from skipthinking.teacher.retries import Patience, TransientError, retry_after
 
@@ -37,6 +36,8 @@ PASSING = {
     "a list": Answer(body="[]"),
     "no UTF-8": Answer(body=b'{"choices": \xff}'),
     "a number for a text": Answer(body='{"choices": [{"message": {"content": 3}}]}'),
+    "too deep": Answer(body="[" * 100_000),
+    "too deep an error": Answer(status=500, body="[" * 100_000),
 }
 
 
@@ -124,6 +125,15 @@ def test_failed_questions_are_retried_alone(tmp_path: Path) -> None:
         assert len(rows(tmp_path / "out.jsonl")) == 3
 
 
+def test_where_nothing_has_failed_there_is_nothing_to_ask_again(tmp_path: Path, capsys: Captured) -> None:
+    with Loopback() as server:
+        assert teach(tmp_path, server, "--retry_failed", "true") == 2
+        assert "Leave --retry_failed out" in capsys.readouterr().err.splitlines()[-1]
+        assert teach(tmp_path, server) == 0
+        assert teach(tmp_path, server, "--retry_failed", "true") == 0
+        assert server.count == 6
+
+
 def test_failures_in_a_row_end_the_run(tmp_path: Path, capsys: Captured) -> None:
     with Loopback(lambda number, body: Answer(status=500, body="broken")) as server:
         words = ["--client.tries", 2, "--stop_after", 4, "--client.concurrency", 1]
@@ -178,6 +188,14 @@ def test_nobody_asks_before_retry_after_is_over(form: str, tmp_path: Path) -> No
     assert gap < wait + 3.0
 
 
+def test_a_long_pause_is_told_once(tmp_path: Path, capsys: Captured, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(retries, "_LONG", 0.4)
+    busy = Answer(status=429, headers={"Retry-After": "0.5"})
+    with Loopback(lambda number, body: busy if number < 3 else Answer()) as server:
+        assert teach(tmp_path, server, "--client.concurrency", 3) == 0
+    assert capsys.readouterr().err.count("waiting 0 s, as the server asks") == 1
+
+
 def test_a_pause_holds_for_all_requests(tmp_path: Path) -> None:
     with Loopback(
         lambda number, body: Answer(status=429, headers={"Retry-After": "0.5"}) if number == 1 else Answer(wait=0.1)
@@ -221,92 +239,6 @@ def test_no_more_requests_are_under_way_than_allowed(tmp_path: Path) -> None:
         assert server.busiest == 5
 
 
-# ------------------------------------------------------------------------------------------------- the key
-
-
-def test_the_key_is_sent_and_is_nowhere_else(
-    tmp_path: Path,
-    capsys: Captured,
-    caplog: pytest.LogCaptureFixture,
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    """The server repeats the key wherever it can: in completions, in errors that pass, and in the last one."""
-    caplog.set_level(logging.DEBUG)
-    monkeypatch.setenv("OPENAI_LOG", "debug")
-
-    def gossip(number: int, body: dict[str, Any]) -> Answer:
-        if number == 0:
-            return Answer(status=500, body=f"Bearer {KEY}")
-        if number == 1:
-            return Answer(status=400, body=json.dumps({"error": {"message": KEY}}))
-        if number == 5:
-            return Answer(status=401, body=json.dumps({"error": {"message": f"Incorrect key {KEY}"}}))
-        return Answer(texts=[f"Your key is {KEY}. {solution(body['messages'][-1]['content'])}"])
-
-    words = ["--client.concurrency", 1]
-    with Loopback(gossip) as server:
-        assert teach(tmp_path, server, *words) == 2
-        assert teach(tmp_path, server, *words) == 0
-        assert teach(tmp_path, server, "--dry_run", "true") == 0
-        assert teach(tmp_path, server, "--print_config") == 0
-        assert {row.headers["authorization"] for row in server.seen} == {f"Bearer {KEY}"}
-    out, err = capsys.readouterr()
-    assert "Incorrect key [key]" in err
-    written = [path.read_text() for path in tmp_path.iterdir()]
-    assert any("Your key is [key]." in text for text in written)
-    for text in [out, err, caplog.text, *written]:
-        assert KEY not in text
-
-
-@pytest.mark.parametrize("key", [f"{KEY}\nx", f"{KEY} x", f"{KEY}ä"])
-def test_a_key_that_no_header_takes_is_told_without_showing_it(
-    key: str, tmp_path: Path, capsys: Captured, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setenv("TEST_KEY", key)
-    with Loopback() as server:
-        assert teach(tmp_path, server) == 2
-        assert server.count == 0
-    err = capsys.readouterr().err
-    assert "TEST_KEY" in err
-    assert "not-for-anyones" not in err
-    assert [path.name for path in tmp_path.iterdir()] == ["questions.jsonl"]
-
-
-def test_a_key_with_a_line_end_around_it_is_taken(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("TEST_KEY", f" {KEY}\n")
-    with Loopback() as server:
-        assert teach(tmp_path, server) == 0
-        assert server.seen[0].headers["authorization"] == f"Bearer {KEY}"
-
-
-@pytest.mark.parametrize(
-    ("words", "hidden"),
-    [
-        (["--client.key_env", KEY], KEY),
-        (["--client.base_url", "https://me:secret@host/v1"], "secret"),
-        (["--client.api_key", KEY], KEY),
-        (["--client", json.dumps({"class_path": "Endpoint", "init_args": {"model": "m", "api_key": KEY}})], KEY),
-    ],
-)
-def test_a_key_in_the_wrong_place_is_refused_and_not_repeated(
-    words: list[str], hidden: str, tmp_path: Path, capsys: Captured
-) -> None:
-    with Loopback() as server:
-        assert teach(tmp_path, server, *words) == 2
-    assert hidden not in "".join(capsys.readouterr())
-
-
-def test_without_a_key_openai_itself_is_not_asked(
-    tmp_path: Path, capsys: Captured, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.delenv("TEST_KEY")
-    with Loopback() as server:
-        assert teach(tmp_path, server, "--client.base_url", "null") == 2
-        assert "TEST_KEY" in capsys.readouterr().err
-        assert teach(tmp_path, server) == 0  # a server of one's own may want none
-    assert not os.environ.get("TEST_KEY")
-
-
 # ------------------------------------------------------------------------------------------- n, seeds, body
 
 
@@ -341,10 +273,31 @@ def test_the_body_is_what_was_set_and_extra_has_the_last_word(tmp_path: Path) ->
     assert (two["max_completion_tokens"], two["top_p"]) == (77, 0.9)
 
 
+def test_half_a_character_is_replaced_wherever_it_stands(tmp_path: Path, capsys: Captured) -> None:
+    half = '{"choices": [{"message": {"content": "5 \\ud83d"}, "finish_reason": "\\ud83d"}]}'
+    error = '{"error": {"message": "half \\ud83d"}}'
+    bodies = {0: Answer(body=half), 1: Answer(status=400, body=error), 4: Answer(status=401, body=error)}
+    with Loopback(lambda number, body: bodies.get(number, Answer())) as server:
+        assert teach(tmp_path, server, "--client.concurrency", 1) == 2
+    assert "got HTTP 401: half ?." in capsys.readouterr().err.splitlines()[-1]
+    first, second, *_ = rows(tmp_path / "out.records")
+    assert (first["text"], first["finish"], second["error"]) == ("5 ?", "?", "HTTP 400: half ?")
+
+
 def test_half_a_character_at_a_cut_end_is_replaced() -> None:
     reply = read_reply('{"choices": [{"message": {"content": "5 \\ud83d"}, "finish_reason": "length"}]}', 1, 0.0)
     assert reply.completions[0].text == "5 ?"
     assert (reply.prompt_tokens, reply.completion_tokens) == (None, None)
+
+
+@pytest.mark.parametrize("key", ["reasoning_content", "reasoning"])
+def test_thoughts_that_the_server_keeps_apart_are_the_rationale(key: str, tmp_path: Path) -> None:
+    message = {"content": "It is 0. Therefore, the answer is 0.", key: "Nothing and nothing is nothing."}
+    body = json.dumps({"choices": [{"message": message, "finish_reason": "stop"}]})
+    with Loopback(lambda number, _: Answer(body=body)) as server:
+        assert teach(tmp_path, server, count=1) == 0
+    (row,) = rows(tmp_path / "out.jsonl")
+    assert (row["rationale"], row["conclusion"]) == ("Nothing and nothing is nothing.", "It is 0.")
 
 
 def test_choices_come_in_the_order_of_their_index_and_no_more_than_wanted() -> None:
@@ -354,8 +307,17 @@ def test_choices_come_in_the_order_of_their_index_and_no_more_than_wanted() -> N
 
 
 @pytest.mark.parametrize(
-    "wrong", [{"concurrency": 0}, {"tries": 0}, {"timeout": 0}, {"first_wait": 90.0}, {"samples_per_request": -1}]
-)  # fmt: skip
+    "wrong",
+    [
+        {"concurrency": 0},
+        {"tries": 0},
+        {"timeout": 0},
+        {"first_wait": 90.0},
+        {"samples_per_request": -1},
+        {"extra": {"model": None}},
+        {"extra": {"stream": True}},
+    ],
+)
 def test_settings_that_make_no_sense_are_refused(wrong: dict[str, Any]) -> None:
     from skipthinking.teacher.endpoint import Endpoint
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import re
 import shutil
 from collections import Counter
 from collections.abc import Callable
@@ -13,31 +14,23 @@ from typing import Any
 import pytest
 import torch
 from loopback import rows
+from random_model import CHAT, random_model
 
 from skipthinking.__main__ import main
 from skipthinking.records import Example, UserError
-from skipthinking.students import FromScratch, Student
+from skipthinking.students import Student
 from skipthinking.tasks import generate
 from skipthinking.teacher.asking import Outcome, ask
 from skipthinking.teacher.local import Local
 from skipthinking.teacher.prompts import ZeroShot
 from skipthinking.teacher.requests import Sampling, request_for
 
-CHAT = "{% for m in messages %}<|{{ m.role }}|>{{ m.content }}{% endfor %}<|assistant|>"
-TINY = {"hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2,
-        "num_key_value_heads": 2, "max_position_embeddings": 128, "initializer_range": 0.3}  # fmt: skip
+OWN = "Question: {question}\nAnswer:"  # what a student of the Plain template was trained on
 
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A random Llama-type model."""
-    torch.manual_seed(0)
-    student = FromScratch("llama", TINY, vocab_size=600)
-    student.prepare([f"{row.question} {row.rationale}" for row in generate("arithmetic", size=30, split="train")])
-    student.build()
-    path = tmp_path_factory.mktemp("model") / "tiny"
-    student.export(path)
-    return path
+    return random_model(tmp_path_factory.mktemp("model") / "tiny", positions=128)
 
 
 def _examples(count: int) -> list[Example]:
@@ -155,18 +148,42 @@ def _teach(path: Path, model: Path, out: Path, *words: str) -> int:
         return int(stop.code or 0)
 
 
+def _ask_student(model: Path, out: Path, size: int, *words: str) -> int:
+    source = {"class_path": "Generated", "init_args": {"task": "coin_flip", "size": size}}
+    client = {"class_path": "Local", "init_args": {"name": str(model)}}
+    prompt = {"class_path": "ZeroShot", "init_args": {"text": OWN}}
+    return main(["teach", "--questions", json.dumps(source), "--client", json.dumps(client), "--prompt",
+                 json.dumps(prompt), "--out", str(out / "own.jsonl"), "--max_tokens", "12", "--temperature", "0",
+                 "--keep", "Everything", *words])  # fmt: skip
+
+
 def test_a_student_is_its_own_teacher(run: Callable[..., int], tmp_path: Path) -> None:
     """It is asked with the text that it was trained on, and what it says is trained on again."""
     assert run("fit", "--trainer.max_epochs", 1) == 0
-    source = {"class_path": "Generated", "init_args": {"task": "coin_flip", "size": 10}}
-    client = {"class_path": "Local", "init_args": {"name": str(tmp_path / "tiny" / "student")}}
-    words = ["--questions", json.dumps(source), "--client", json.dumps(client), "--out", str(tmp_path / "own.jsonl")]
-    text = "Question: {question}\nAnswer:"
-    words += ["--prompt.text", json.dumps(text), "--max_tokens", "12", "--keep", "Everything", "--samples", "2"]
-    assert main(["teach", *words]) == 0
+    assert _ask_student(tmp_path / "tiny" / "student", tmp_path, 10, "--samples", "2", "--temperature", "1") == 0
     assert len(rows(tmp_path / "own.jsonl")) > 10
     own = json.dumps([{"class_path": "Files", "init_args": {"path": str(tmp_path / "own.jsonl"), "task": "coin_flip"}}])
     assert run("fit", "--run", "again", "--data.train", own, "--trainer.max_epochs", 1, "--evaluate", "false") == 0
+
+
+def test_stage_markers_of_a_student_are_in_no_rationale(run: Callable[..., int], tmp_path: Path) -> None:
+    """It says them: transformers, asked with the text that it was trained on, has them in the same completions."""
+    words = ["--data.stage_sampling", "all", "--data.test", "null", "--trainer.max_epochs", 15]
+    assert run("fit", "--model", "CWT", *words) == 0
+    folder = tmp_path / "tiny" / "student"
+    assert _ask_student(folder, tmp_path, 10) == 0
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    hub, tokenizer = AutoModelForCausalLM.from_pretrained(folder), AutoTokenizer.from_pretrained(folder)
+    named = 0
+    questions = {row.id: row.question for row in generate("coin_flip", split="train", size=10)}
+    for row in rows(tmp_path / "own.records"):
+        asked = tokenizer(OWN.format(question=questions[row["id"]]), return_tensors="pt")
+        ids = hub.generate(**asked, max_new_tokens=12, do_sample=False)[0, asked.input_ids.shape[1] :]
+        said = tokenizer.decode(ids, skip_special_tokens=True)
+        named += "[1]" in said
+        assert row["text"] == " ".join(re.sub(r"\[\d+\]", "", said).split())
+    assert named > 5
 
 
 def test_the_students_prompt_is_the_one_it_was_trained_on(folder: Path) -> None:
@@ -176,7 +193,7 @@ def test_the_students_prompt_is_the_one_it_was_trained_on(folder: Path) -> None:
     client, example = Local(str(folder)), generate("coin_flip", split="train", size=1)[0]
     asyncio.run(client.open())
     codec = Codec(tokenizer=client._student.tokenizer, template=Plain(), splitter=Sentences())
-    turns = ZeroShot("Question: {question}\nAnswer:").messages(example)
+    turns = ZeroShot(OWN).messages(example)
     assert client._encode(turns) == codec.prompts([example])[0].tolist()
 
 

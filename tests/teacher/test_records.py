@@ -6,11 +6,13 @@ import resource
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 from loopback import Loopback, questions, rows, teach
 
 from skipthinking.records import DataError, UserError
+from skipthinking.teacher import records
 from skipthinking.teacher.records import RecordFile
 
 pytest.importorskip("openai")
@@ -115,6 +117,34 @@ def test_what_is_no_record_file_is_named_and_not_written_to(
     assert path.read_text() == text
 
 
+@pytest.mark.parametrize("content", [b"12345", b"\xff\xfe", b"#!/bin/sh", b'{"question": "a'])
+def test_a_line_of_somebody_else_is_not_taken_for_a_torn_one(content: bytes, tmp_path: Path) -> None:
+    path = tmp_path / "a.records"
+    path.write_bytes(content)
+    with pytest.raises(DataError, match=r"a\.records"):
+        RecordFile(path)
+    assert path.read_bytes() == content
+
+
+def test_a_file_that_is_taken_away_before_it_is_locked_is_not_written_to(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As by a process that found nothing to write: what went there would be lost."""
+    path, lock = tmp_path / "a.records", records.lock_descriptor
+    for again in (False, True):
+
+        def late(*words: Any, again: bool = again, **settings: Any) -> bool:
+            path.unlink()
+            if again:
+                path.touch()
+            return lock(*words, **settings)
+
+        with monkeypatch.context() as patch:
+            patch.setattr(records, "lock_descriptor", late)
+            with pytest.raises(UserError, match="another process"):
+                RecordFile(path)
+
+
 def test_a_file_that_nothing_was_written_to_is_not_left_behind(tmp_path: Path) -> None:
     with RecordFile(tmp_path / "new" / "a.records"):
         pass
@@ -133,7 +163,9 @@ def test_a_full_disk_stops_the_run_and_the_rest_is_asked_later(
             assert teach(tmp_path, server, "--client.concurrency", 1) == 2
         finally:
             resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
-        assert "error: " in capsys.readouterr().err.splitlines()[-1]
+        told = capsys.readouterr().err.splitlines()[-1]
+        assert told.startswith("error: ")
+        assert str(tmp_path / "out.records") in told
         asked = server.count
         assert 2 < asked < 20
         assert teach(tmp_path, server) == 0

@@ -15,34 +15,17 @@ from pathlib import Path
 
 import pytest
 from loopback import questions, rows
+from random_model import random_model
 
 from skipthinking.__main__ import main
 
 for package in ("openai", "uvicorn", "fastapi"):
     pytest.importorskip(package, reason="needs pip install -e '.[teacher,serve]'")
 
-CHAT = "{% for m in messages %}<|{{ m.role }}|>{{ m.content }}{% endfor %}<|assistant|>"
-TINY = {"hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2,
-        "num_key_value_heads": 2, "max_position_embeddings": 512, "initializer_range": 0.3}  # fmt: skip
-
 
 @pytest.fixture(scope="module")
 def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with a random Llama-type model that samples."""
-    import torch
-
-    from skipthinking.students import FromScratch
-    from skipthinking.tasks import generate
-
-    torch.manual_seed(0)
-    student = FromScratch("llama", TINY, vocab_size=600)
-    student.prepare([f"{row.question} {row.rationale}" for row in generate("arithmetic", size=30, split="train")])
-    student.build()
-    student.model.generation_config.do_sample = True  # without it the server is greedy at any temperature
-    student.tokenizer.chat_template = CHAT
-    path = tmp_path_factory.mktemp("model") / "tiny"
-    student.export(path)
-    return path
+    return random_model(tmp_path_factory.mktemp("model") / "tiny", positions=512, serve=True)
 
 
 @pytest.fixture(scope="module")

@@ -38,6 +38,23 @@ def test_the_rationales_are_trained_on(tmp_path: Path, run: Callable[..., int]) 
     assert json.loads((tmp_path / "tiny" / "summary.json").read_text())["target_tokens"] > 0
 
 
+def test_questions_and_answers_alone_are_enough(tmp_path: Path) -> None:
+    told = [{"question": f"What is {i} + {2 * i}?", "answer": 3 * i} for i in range(4)]
+    (tmp_path / "questions.jsonl").write_text("".join(json.dumps(row) + "\n" for row in told))
+    with Loopback() as server:
+        assert teach(tmp_path, server) == 0
+    assert [row["answer"] for row in rows(tmp_path / "out.jsonl")] == ["0", "3", "6", "9"]
+
+
+def test_the_command_starts_without_torch(tmp_path: Path) -> None:
+    code = "import sys; from skipthinking.__main__ import main; main(sys.argv[1:]); print('torch' in sys.modules)"
+    with Loopback() as server:
+        command = [sys.executable, "-c", code, "teach", *line(tmp_path, server.url, 3)]
+        env = {**os.environ, "PYTHONPATH": str(ROOT)}
+        done = subprocess.run(command, capture_output=True, text=True, env=env)
+    assert done.stdout.splitlines()[-1] == "False", done.stderr
+
+
 # ------------------------------------------------------------------------------------------------ going on
 
 
@@ -259,51 +276,6 @@ def test_what_a_prompt_cannot_show_is_left_out_and_counted(tmp_path: Path, capsy
         assert "got 1 without a rationale" in capsys.readouterr().err
 
 
-# --------------------------------------------------------------------------------------------------- mistakes
-
-
-@pytest.mark.parametrize(
-    ("words", "told"),
-    [
-        (["--client.concurreny", "3"], "'concurrency'"),
-        (["--keep", "Shortes"], "'Shortest'"),
-        (["--prompt", "Rewrite"], "steps"),
-        (["--prompt", "{class_path: Rewrite, init_args: {steps: 0}}"], "prompt.steps"),
-        (["--prompt.text", "Think."], "{question}"),
-        (["--samples", "many"], "samples"),
-        (["--samples", "0"], "samples=0"),
-        (["--samples", "2", "--temperature", "0"], "temperature 0"),
-        (["--temperature", "-1"], "temperature"),
-        (["--stop_after", "0"], "stop_after"),
-        (["--keep.k", "0"], "keep.k"),
-        (["--out", "out.json"], ".jsonl"),
-        (["--client.base_url", "localhost:8000"], "client.base_url"),
-        (["--questions.path", "nowhere.jsonl"], "nowhere.jsonl"),
-        (["--questions.task", "gsm9k"], "gsm8k"),
-        (["--prompt", "{class_path: FewShot, init_args: {exemplars: nowhere.jsonl}}"], "nowhere.jsonl"),
-    ],
-)
-def test_a_mistake_is_told_in_a_line_before_anybody_is_asked(
-    words: list[str], told: str, tmp_path: Path, capsys: Captured
-) -> None:
-    with Loopback() as server:
-        assert teach(tmp_path, server, *words) == 2
-        assert server.count == 0
-    last = capsys.readouterr().err.splitlines()[-1]
-    assert last.startswith("error: ")
-    assert told in last
-    assert [path.name for path in tmp_path.iterdir()] == ["questions.jsonl"]
-
-
-def test_the_command_starts_without_torch(tmp_path: Path) -> None:
-    code = "import sys; from skipthinking.__main__ import main; main(sys.argv[1:]); print('torch' in sys.modules)"
-    with Loopback() as server:
-        command = [sys.executable, "-c", code, "teach", *line(tmp_path, server.url, 3)]
-        env = {**os.environ, "PYTHONPATH": str(ROOT)}
-        done = subprocess.run(command, capture_output=True, text=True, env=env)
-    assert done.stdout.splitlines()[-1] == "False", done.stderr
-
-
 # ------------------------------------------------------------------------------------------------- the examples
 
 
@@ -311,12 +283,33 @@ EXPERIMENTS = sorted((ROOT / "experiments" / "teach").rglob("*.yaml"))
 
 
 def test_there_are_examples() -> None:
-    assert {path.stem for path in EXPERIMENTS} >= {"gsm8k", "svamp"}
+    assert {path.stem for path in EXPERIMENTS} >= {"gsm8k", "svamp", "student"}
 
 
 @pytest.mark.parametrize("path", EXPERIMENTS, ids=lambda path: path.stem)
-def test_every_example_asks_and_writes(path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_every_example_says_how_it_is_run(path: Path) -> None:
+    header = [text for text in path.read_text().splitlines() if text.startswith("#")]
+    assert f"#   python -m skipthinking teach --config {path.relative_to(ROOT)}" in header
+
+
+def test_the_example_of_a_student_asks_and_writes(
+    run: Callable[..., int], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In the place of the quickstart's student, one that has learned nothing."""
+    assert run("fit", "--run", "quickstart", "--trainer.max_steps", 1, "--data.test", "null") == 0
+    (tmp_path / "runs").symlink_to(tmp_path)
+    monkeypatch.chdir(tmp_path)
+    words = ["--questions.size", "4", "--max_tokens", "8", "--keep", "Everything"]
+    assert main(["teach", "--config", str(ROOT / "experiments" / "teach" / "student.yaml"), *words]) == 0
+    assert rows(tmp_path / "data" / "arithmetic" / "own.jsonl")
+
+
+@pytest.mark.parametrize("name", ["gsm8k", "svamp"])
+def test_every_example_of_an_endpoint_asks_and_writes(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """On questions of this test, from where the example says."""
+    path = ROOT / "experiments" / "teach" / f"{name}.yaml"
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("OPENAI_API_KEY", "sk-not-a-key-0123")
     settings = yaml.safe_load(path.read_text())
@@ -326,11 +319,9 @@ def test_every_example_asks_and_writes(path: Path, tmp_path: Path, monkeypatch: 
         for i in range(12):
             solved, question = f"By adding. The answer is {3 * i}", f"What is {i} + {2 * i}?"
             told = {"instruction": question, "output": solved}
-            row = told if path.stem == "svamp" else {"question": question, "answer": f"By adding. #### {3 * i}"}
+            row = told if name == "svamp" else {"question": question, "answer": f"By adding. #### {3 * i}"}
             file.write(json.dumps(row) + "\n")
     with Loopback() as server:
         assert main(["teach", "--config", str(path), "--client.base_url", server.url]) == 0
         assert server.seen[0].body["model"] == settings["client"]["init_args"]["model"]
     assert rows(tmp_path / settings["out"])
-    header = [text for text in path.read_text().splitlines() if text.startswith("#")]
-    assert f"#   python -m skipthinking teach --config {path.relative_to(ROOT)}" in header
