@@ -81,8 +81,8 @@ def _chosen(plan: Suite, only: list[str] | None) -> list[Planned]:
     if not names:
         raise UserError(f"Expected some of {', '.join(plan.runs)}, got --only {' '.join(patterns)}. Mend it.")
     for run in reversed(list(plan.runs.values())):
-        if run.name in names and run.needs:
-            names.add(run.needs)
+        if run.name in names:
+            names.update(run.after)
     return [run for run in plan.runs.values() if run.name in names]
 
 
@@ -153,7 +153,7 @@ submit --output {runs_dir}/slurm-%j.txt \\
 def _slurm_script(plan: Suite, left: list[Planned]) -> str:
     depth: dict[str, int] = {}
     for run in left:
-        depth[run.name] = depth.get(run.needs or "", -1) + 1
+        depth[run.name] = 1 + max((depth.get(name, -1) for name in run.after), default=-1)
     levels = [[name for name in depth if depth[name] == level] for level in sorted(set(depth.values()))]
     folder = shlex.quote(str(plan.runs_dir))
     return _SLURM.format(

@@ -107,6 +107,7 @@ def test_a_failure_is_told_and_takes_only_its_own_down(tmp_path: Path, capfd: py
     methods = {
         "bad": {"words": "--model CWT --model.max_new_token 3"},
         "after": {"needs": "bad"},
+        "beside": {"words": "--model.start_from {bad}/checkpoints/last.ckpt"},
         "good": {"words": "--trainer.max_steps 1"},
     }
     assert main(write(tmp_path, methods=methods, baseline="bad")) == 1
@@ -114,7 +115,8 @@ def test_a_failure_is_told_and_takes_only_its_own_down(tmp_path: Path, capfd: py
     assert "Did you mean 'max_new_tokens'?" in out  # the tail of the log
     assert "failed: flips-bad-3: exit code 2" in err
     assert "failed: flips-after-3: It needs flips-bad-3, which failed." in err
-    assert "1 of 3 runs" in out
+    assert "failed: flips-beside-3: It needs flips-bad-3, which failed." in err
+    assert "1 of 4 runs" in out
     assert noted(tmp_path, "flips-good-3")["finished"]
     # Mended, it may go on: nothing that could be lost lies in the way.
     methods["bad"]["words"] = "--model CWT"
