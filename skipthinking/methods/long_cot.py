@@ -6,7 +6,8 @@ import random
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import cache
-from typing import Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from torch import Tensor
@@ -22,6 +23,9 @@ from skipthinking.losses import dpo, row_sums
 from skipthinking.methods.base import Distiller
 from skipthinking.records import Encoded, Instance, Span, UserError
 from skipthinking.tasks import get_task
+
+if TYPE_CHECKING:
+    from skipthinking.data.module import RationaleDataModule
 
 __all__ = ["LongCoT"]
 
@@ -133,13 +137,13 @@ class LongCoT(Distiller):
         rng = random.Random(f"early/{self.data.seed}/{epoch}/{encoded.id}")
         return rng.randrange(1, len(encoded.steps) + 1) if rng.random() < self.early_share else None
 
-    def on_fit_start(self) -> None:
-        """Sees that the plan fits into the run.
+    def first_run(self, config: dict[str, Any], folder: Path, data: RationaleDataModule) -> None:
+        """Sees that the plan fits into the run; no run is needed before this one.
 
         Raises:
             UserError: The run ends within the warm-up.
         """
-        epochs = self.trainer.max_epochs
+        epochs = config["trainer"]["max_epochs"]
         if epochs is not None and 0 <= epochs < self.warmup_epochs:
             raise UserError(
                 f"Expected at least the warm-up, got trainer.max_epochs={epochs} and "
@@ -244,6 +248,35 @@ class LongCoT(Distiller):
         found = remembered(self.annotations / "reference.jsonl", key, score)
         self.say(f"DPO: {len(found):,} pairs; {len(encoded) - len(found):,} examples without two different traces")
         return found
+
+    def annotate(self) -> list[dict[str, Any]]:
+        """Steps with their mean token NLL, how many are kept, and DPO's reference, of every training example.
+
+        The cuts are those of the run. Every step is written as a chunk, so that cuts are drawn as skips are.
+        """
+        encoded, codec = self.data.encoded, self.codec
+        assert codec is not None
+        cuts, pairs = self.cuts or self._cut_all(encoded), self.references or {}
+        whole = [self._instance(row, None) for row in encoded]
+        scores = score_tokens(self.student, whole, rank=self.global_rank, ranks=self.trainer.world_size)
+        questions = {example.id: example.question for example in self.data.examples["train"]}
+        rows = []
+        for row in encoded:
+            trace = self._trace(row)
+            nll = scores[row.id].nll[len(trace.opening) :]
+            end = np.concatenate([trace.conclusion, trace.answer])
+            rows.append({
+                "id": row.id,
+                "question": questions[row.id],
+                "steps": [codec.decode(step.tolist()) for step in trace.steps],
+                "nll": [round(float(nll[slice(*span)].mean()), 4) for span in row.steps],
+                "chunks": [[place, place + 1] for place in range(len(trace.steps))],
+                "kept": list(range(cuts[row.id] or 0)),
+                "cut": cuts[row.id],
+                "pair": pairs.get(row.id),
+                "answer": codec.decode(end.tolist()),
+            })  # fmt: skip
+        return rows
 
     # ------------------------------------------------------------------------------------ the instances
 

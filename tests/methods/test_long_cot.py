@@ -14,6 +14,7 @@ import pytest
 import torch
 from interruptions import PulledPlugError
 
+from skipthinking.__main__ import main
 from skipthinking.data.batches import collate
 from skipthinking.methods import LongCoT
 from skipthinking.records import Example, Instance, UserError
@@ -327,6 +328,45 @@ def test_encoder_decoder_students_are_cut_and_preferred_too(run: Run, tmp_path: 
     assert len(_log(tmp_path / "tiny", "train/margin")) == 5
 
 
+def encoded_text(method: LongCoT, id: str) -> str:
+    return next(row.rationale for row in method.data.examples["train"] if row.id == id)
+
+
+def test_annotate_writes_the_cuts_of_the_run_and_show_draws_them(
+    run: Run, seen: Seen, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    marks = ["--model.open_thinking", " <think>", "--model.close_thinking", "</think>"]
+    assert run("fit", *STAGES, *marks, "--evaluate", "false") == 0
+    assert run("annotate", *STAGES, *marks) == 0
+    own = _state(tmp_path / "tiny")["skipthinking"]
+    path = tmp_path / "tiny" / "annotations.jsonl"
+    rows = [json.loads(line) for line in path.read_text().splitlines()]
+    assert len(rows) == 20
+    assert [row["cut"] for row in rows] == [own["cuts"][row["id"]] for row in rows]
+    assert [row["pair"] for row in rows] == [own["references"].get(row["id"]) for row in rows]
+    for row, (encoded, _, (whole,), method) in zip(rows[:3], seen.rows[0], strict=False):
+        assert row["id"] == encoded.id
+        assert row["kept"] == list(range(row["cut"] or 0))
+        assert " ".join(row["steps"]).split() == encoded_text(method, encoded.id).split()
+        with torch.no_grad():
+            ids = torch.from_numpy(np.concatenate([whole.prompt, whole.tokens]))
+            shares = method.student.eval().model(input_ids=ids[None]).logits[0].double().log_softmax(-1)
+        opening = len(method.codec.inline(" <think>")) + len(whole.prompt)
+        for nll, (first, end) in zip(row["nll"], encoded.steps, strict=True):
+            place = torch.arange(opening + first, opening + end)
+            assert nll == pytest.approx(-shares[place - 1, ids[place]].mean().item(), abs=1e-4)
+    capsys.readouterr()
+    assert main(["show", "--file", str(path), "--n", "3"]) == 0
+    out = " ".join(capsys.readouterr().out.split())
+    for place, told in enumerate(["no valid prefix, dropped", "the first ", "the first "]):
+        assert f"{rows[place]['id']} ({len(rows[place]['steps'])} steps, {told}" in out
+    gone = [len(rows[0]["steps"]), 0, len(rows[2]["steps"]) - rows[2]["cut"]]
+    assert out.count("cut off") == sum(gone)
+    assert out.count("DPO pair") == 1
+    chosen, rejected = rows[2]["pair"]
+    assert f"{chosen:.1f} as cut (chosen), {rejected:.1f} whole" in out
+
+
 # ----------------------------------------------------------------------------------------------- bad input
 
 
@@ -346,9 +386,12 @@ def test_dpo_without_a_pair_is_refused_before_sft(run: Run, capsys: pytest.Captu
     assert "shortened traces for DPO" in told
 
 
-def test_a_run_that_ends_within_its_warm_up_is_refused(run: Run, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_run_that_ends_within_its_warm_up_is_refused_before_anything_is_written(
+    run: Run, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     assert run("fit", *LONG, "--model.warmup_epochs", 3, "--trainer.max_epochs", 2) == 2
     assert "warmup_epochs=3" in capsys.readouterr().err
+    assert not (tmp_path / "tiny").exists()
 
 
 @pytest.mark.parametrize(
