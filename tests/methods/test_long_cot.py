@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import math
+import runpy
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from conftest import ROOT
 from interruptions import PulledPlugError
 
 from skipthinking.__main__ import main
@@ -19,6 +21,7 @@ from skipthinking.data.batches import collate
 from skipthinking.methods import LongCoT
 from skipthinking.records import Example, Instance, UserError
 from skipthinking.students import FromScratch
+from skipthinking.tasks import generate
 
 Run = Callable[..., int]
 CUT = ["--model", "LongCoT", "--model.cutter", "cutters.ByPlace", "--data.splitter", "BlankLines"]
@@ -400,3 +403,37 @@ def test_a_run_that_ends_within_its_warm_up_is_refused_before_anything_is_writte
 def test_settings_that_make_no_sense_are_refused(wrong: dict[str, Any]) -> None:
     with pytest.raises(UserError, match=next(iter(wrong))):
         LongCoT(student=FromScratch(), **wrong)
+
+
+# ------------------------------------------------------------------------------------------ the ground truth
+
+
+def test_cuts_are_measured_against_the_generators_own_prefix(
+    run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    script = runpy.run_path(str(ROOT / "experiments" / "cuts.py"))
+    known = {row.id: row for row in generate("long_arithmetic", split="train", size=24)}
+    right = {id: row.meta["sufficient"] for id, row in known.items()}
+    for row in known.values():  # the paragraph that is the last sufficient one is the first that has the last result
+        paragraphs = row.rationale.split("\n\n")
+        assert f"= {row.answer} " in paragraphs[row.meta["sufficient"] - 1]
+        assert len(paragraphs) > row.meta["sufficient"]
+    found = script["nearness"](right, known)
+    assert (found["exact"], found["distance"], found["dropped"]) == (1.0, 0.0, 0.0)
+    first, second, third, *rest = right
+    shifted = {first: None, second: right[second] - 1, third: right[third] + 3, **{id: right[id] for id in rest[:2]}}
+    found = script["nearness"](shifted, known)
+    assert (found["n"], found["dropped"], found["exact"]) == (5, pytest.approx(0.2), 0.5)
+    assert (found["too short"], found["too long"]) == (0.25, 0.25)
+    assert (found["distance"], found["absolute"]) == (0.5, 1.0)  # -1, 3, 0, 0
+    # What a run leaves and what `annotate` writes of it are read alike.
+    assert run("fit", *LONG, "--model.sft_epochs", 1, "--trainer.max_epochs", 1, "--evaluate", "false") == 0
+    assert run("annotate", *LONG, "--model.sft_epochs", 1, "--trainer.max_epochs", 1) == 0
+    files = [tmp_path / "tiny" / "annotations" / "cuts.jsonl", tmp_path / "tiny" / "annotations.jsonl"]
+    assert script["read_cuts"](files[0]) == script["read_cuts"](files[1])
+    capsys.readouterr()
+    monkeypatch.setattr("sys.argv", ["cuts.py", *map(str, files), "--size", "24"])
+    script["main"]()
+    head, *lines = capsys.readouterr().out.splitlines()
+    assert "too long" in head
+    assert [line.split()[1:3] for line in lines] == [["20", "20.0%"]] * 2
