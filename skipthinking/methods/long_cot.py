@@ -289,13 +289,8 @@ class LongCoT(Distiller):
     def _broken_off(self, encoded: Encoded, steps: int) -> Instance:
         """Question -> the first steps, and the answer at once; no loss on that the thinking ends there."""
         trace = self._trace(encoded)
-        parts = [
-            trace.opening,
-            *trace.steps[:steps],
-            trace.asked(0)[len(trace.opening) :],
-            trace.answer[trace.phrase :],
-        ]
-        return instance(encoded.id, encoded.prompts[""], parts, set(range(len(parts))) - {len(parts) - 2})
+        parts = [trace.prefix(steps), trace.asking, trace.answer[trace.phrase :]]
+        return instance(encoded.id, encoded.prompts[""], parts, {0, 2})
 
     def cut(self, encoded: Encoded, notes: Mapping[str, Any]) -> list[Instance]:
         """The full trace, the pruned one, or a pair of both; nothing of an example that was dropped."""
