@@ -187,9 +187,7 @@ class BinaryCut(Cutter):
         found: dict[str, int | None] = {}
         with (
             frozen(judge.student),
-            tqdm(
-                total=sum(map(len, blocks)), desc="Binary cutting", delay=2, leave=False, disable=judge.rank > 0
-            ) as bar,
+            tqdm(total=sum(map(len, blocks)), desc="Cutting", delay=2, leave=False, disable=judge.rank > 0) as bar,
         ):
             for block in blocks:
                 prefixes = Prefixes(judge.student, {trace.id: texts[trace.id] for trace in block})
