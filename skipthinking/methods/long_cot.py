@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import random
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -86,9 +87,9 @@ class LongCoT(Distiller):
                 "Expected epochs of at least 0, got "
                 f"model.warmup_epochs={warmup_epochs}, model.sft_epochs={sft_epochs}."
             )
-        if beta <= 0 or sft_weight < 0 or not 0 <= early_share <= 1:
+        if not (0 < beta < math.inf and 0 <= sft_weight < math.inf and 0 <= early_share <= 1):
             raise UserError(
-                "Expected beta above 0, sft_weight of at least 0 and early_share from 0 to 1, got "
+                "Expected a finite beta above 0, sft_weight of at least 0 and early_share from 0 to 1, got "
                 f"model.beta={beta}, model.sft_weight={sft_weight}, model.early_share={early_share}."
             )
         self.warmup_epochs, self.early_share, self.sft_epochs = warmup_epochs, early_share, sft_epochs

@@ -398,7 +398,17 @@ def test_a_run_that_ends_within_its_warm_up_is_refused_before_anything_is_writte
 
 
 @pytest.mark.parametrize(
-    "wrong", [{"warmup_epochs": -1}, {"sft_epochs": -1}, {"beta": 0.0}, {"sft_weight": -0.1}, {"early_share": 1.5}]
+    "wrong",
+    [
+        {"warmup_epochs": -1},
+        {"sft_epochs": -1},
+        {"beta": 0.0},
+        {"sft_weight": -0.1},
+        {"early_share": 1.5},
+        {"beta": math.inf},
+        {"beta": math.nan},
+        {"sft_weight": math.nan},
+    ],
 )
 def test_settings_that_make_no_sense_are_refused(wrong: dict[str, Any]) -> None:
     with pytest.raises(UserError, match=next(iter(wrong))):
