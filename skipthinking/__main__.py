@@ -23,7 +23,7 @@ training commands (options: COMMAND --help):
   validate   answer the validation examples
   test       answer the test sets
   predict    answer --question "..." or a file, --questions FILE
-  annotate   search chunks and skips of the training examples, or weigh their tokens, and write them
+  annotate   search chunks, skips or cuts of the training examples, or weigh their tokens, and write them
 
 tools:
   generate   write examples of a built-in task as JSONL
@@ -31,7 +31,7 @@ tools:
   compare    compare finished runs: compare runs/*
   suite      methods x tasks x seeds: run what is not done yet, and compare
   teach      ask a teacher for rationales, and write those with the right answer
-  show       draw annotated examples: stages, loss per step, skipped chunks, token weights
+  show       draw annotated examples: stages, loss per step, skipped chunks, cuts, token weights
 
 examples:
   python -m skipthinking fit --config experiments/quickstart.yaml

@@ -188,8 +188,8 @@ class Annotations(Callback):
             return
         if not hasattr(method, "annotate"):
             raise UserError(
-                f"Expected a method with annotations (CWT, STT, KPOD, KeypointWeighter), got {type(method).__name__}. "
-                "Choose one of them."
+                f"Expected a method with annotations (CWT, STT, KPOD, KeypointWeighter, LongCoT), got "
+                f"{type(method).__name__}. Choose one of them."
             )
         rows = method.annotate()
         if trainer.is_global_zero:

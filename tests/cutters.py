@@ -22,5 +22,5 @@ class ByPlace(Cutter):
 class Indulgent(BinaryCut):
     """Lets the student answer, and takes every answer for right."""
 
-    def _valid(self, asked: Any, judge: Any) -> dict[str, bool]:
-        return dict.fromkeys(super()._valid(asked, judge), True)
+    def _valid(self, *asked: Any) -> dict[str, bool]:
+        return dict.fromkeys(super()._valid(*asked), True)

@@ -66,6 +66,14 @@ def test_show_draws_stages_losses_and_skips(tmp_path: Path, capsys: pytest.Captu
     assert "b  (3 chunks" in capsys.readouterr().out
 
 
+def test_a_pair_that_is_none_is_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    row = {"id": "a", "question": "?", "steps": ["One.", "Two."], "nll": [0.1, 0.2], "chunks": [[0, 1], [1, 2]],
+           "kept": [0], "cut": 1, "pair": [-1.0], "answer": "2."}  # fmt: skip
+    (tmp_path / "annotations.jsonl").write_text(json.dumps(row) + "\n")
+    assert main(["show", "--file", str(tmp_path / "annotations.jsonl")]) == 2
+    assert "annotations.jsonl:1" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize(
     ("text", "told"), [(None, "does not exist"), ("{", ":1"), ('{"id": "a"}', "question"), ("", "none of 0")]
 )

@@ -77,7 +77,8 @@ def glove_embeddings(path: Path, questions: Mapping[str, str]) -> Vectors:
         DataError: It is malformed, or has no word of any question.
     """
     if not path.is_file():
-        raise UserError(f"Expected a GloVe file, got {str(path)!r}, which does not exist. Mend model.glove.")
+        what = "is a folder" if path.is_dir() else "does not exist"
+        raise UserError(f"Expected a GloVe file, got {str(path)!r}, which {what}. Mend model.glove.")
     words = {id: re.findall(r"[a-z]+|\d+|[^\sa-z\d]", text.lower()) for id, text in questions.items()}
     vectors = _read_glove(path, {word for own in words.values() for word in own})
     if not vectors:
@@ -108,4 +109,6 @@ def _read_glove(path: Path, wanted: set[str]) -> Vectors:
                     vectors[word] = np.array(values, dtype=np.float32)
                 except ValueError as error:
                     raise DataError(f"Expected numbers behind {word!r}, got {error} ({path}:{number}).") from error
+                if not np.isfinite(vectors[word]).all():
+                    raise DataError(f"Expected finite numbers behind {word!r}, got {line[:40]!r} ({path}:{number}).")
     return vectors

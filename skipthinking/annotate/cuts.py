@@ -13,7 +13,10 @@ from numpy.typing import NDArray
 from tqdm import tqdm
 
 from skipthinking.annotate.rollout import complete
+from skipthinking.annotate.scoring import by_length, frozen, gather
 from skipthinking.records import UserError
+from skipthinking.students.prefixes import Prefixes
+from skipthinking.students.reading import keeps_keys
 
 __all__ = ["BinaryCut", "Cutter", "FirstAnswer", "FullTrace", "Judge", "RandomCut", "Trace", "shortest_prefixes"]
 
@@ -50,9 +53,18 @@ class Trace:
         """The trace with the first so many steps, and its conclusion."""
         return np.concatenate([self.opening, *self.steps[:steps], self.closing, self.conclusion, self.answer])
 
+    def prefix(self, steps: int) -> Tokens:
+        """The first so many steps."""
+        return np.concatenate([self.opening, *self.steps[:steps]])
+
+    @property
+    def asking(self) -> Tokens:
+        """What leaves only the answer to be said; the conclusion, which may give it away, is left out."""
+        return np.concatenate([self.closing, self.answer[: self.phrase]])
+
     def asked(self, steps: int) -> Tokens:
-        """The same up to where only the answer is left to say; the conclusion, which may give it away, is left out."""
-        return np.concatenate([self.opening, *self.steps[:steps], self.closing, self.answer[: self.phrase]])
+        """The first so many steps, and what asks for the answer."""
+        return np.concatenate([self.prefix(steps), self.asking])
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -145,14 +157,20 @@ class BinaryCut(Cutter):
     """The shortest prefix from which the student itself gives the answer (arXiv 2505.18440), found by bisection.
 
     A prefix is valid if, behind the question, the prefix, the close of the thinking and the answer phrase, the student
-    goes on greedily with an answer that the grader accepts. The gold answer is the draft, so that a round is one scored
-    pass over all traces; only for those whose draft is refused is anything generated. A round asks one prefix of every
-    trace, so nothing is shared within it; to keep the keys and values from round to round would take those of all
-    traces at once (56 KiB a token for Qwen2.5-7B).
+    goes on greedily with an answer that the grader accepts. The gold answer is the draft: only where the student
+    disagrees with it is anything generated.
+
+    Each trace is read once. Its keys and values are those of all of its prefixes; a validation reads what closes the
+    prefix, and the answer. They are kept (56 KiB a token for Qwen2.5-7B), so traces go through all rounds in blocks of
+    so many tokens. A student whose keys and values do not serve (see :func:`keeps_keys`) reads every prefix anew, those
+    of all traces in a round together.
 
     Args:
         answer_tokens: Most tokens of an answer; a longer gold answer has its own length.
     """
+
+    block_tokens: int = 16384
+    """Padded tokens of a block; a single longer trace is a block of its own."""
 
     def __init__(self, answer_tokens: int = 32) -> None:
         if answer_tokens < 1:
@@ -160,29 +178,57 @@ class BinaryCut(Cutter):
         self.answer_tokens = answer_tokens
 
     def cut(self, traces: Sequence[Trace], judge: Judge) -> dict[str, int | None]:
-        """Bisection, one batched pass a round."""
+        """Bisection of all traces, or of those of a block, at once; a round is a batched pass."""
+        texts = {trace.id: np.concatenate([trace.prompt, trace.prefix(len(trace.steps))]) for trace in traces}
+        tails = (len(trace.asking) + max(self.answer_tokens, len(trace.answer)) for trace in traces)
+        if not keeps_keys(judge.student, max(map(len, texts.values())) + max(tails)):
+            return self._search(traces, judge, None, judge.rank > 0)
+        blocks = by_length(traces, lambda trace: len(texts[trace.id]), self.block_tokens)[judge.rank :: judge.ranks]
+        found: dict[str, int | None] = {}
+        with (
+            frozen(judge.student),
+            tqdm(total=sum(map(len, blocks)), desc="Cutting", delay=2, leave=False, disable=judge.rank > 0) as bar,
+        ):
+            for block in blocks:
+                prefixes = Prefixes(judge.student, {trace.id: texts[trace.id] for trace in block})
+                found |= self._search(block, judge, prefixes, True)
+                bar.update(len(block))
+        found = gather(found) if judge.ranks > 1 else found
+        return {trace.id: found[trace.id] for trace in traces}
+
+    def _search(
+        self, traces: Sequence[Trace], judge: Judge, prefixes: Prefixes | None, quiet: bool
+    ) -> dict[str, int | None]:
         by_id = {trace.id: trace for trace in traces}
         rounds = max(len(trace.steps) for trace in traces).bit_length()
-        with tqdm(total=rounds, desc="Binary cutting: round", delay=2, leave=False, disable=judge.rank > 0) as bar:
+        with tqdm(total=rounds, desc="Cutting: round", delay=2, leave=False, disable=quiet) as bar:
 
             def ask(asked: Mapping[str, int]) -> dict[str, bool]:
-                verdicts = self._valid({id: (by_id[id], steps) for id, steps in asked.items()}, judge)
+                verdicts = self._valid({id: (by_id[id], steps) for id, steps in asked.items()}, judge, prefixes)
                 bar.update()
                 return verdicts
 
             return shortest_prefixes({trace.id: len(trace.steps) for trace in traces}, ask)[0]
 
-    def _valid(self, asked: Mapping[str, tuple[Trace, int]], judge: Judge) -> dict[str, bool]:
-        begun = {id: trace.asked(steps) for id, (trace, steps) in asked.items()}
+    def _valid(
+        self, asked: Mapping[str, tuple[Trace, int]], judge: Judge, prefixes: Prefixes | None = None
+    ) -> dict[str, bool]:
         drafts = {id: trace.answer[trace.phrase :] for id, (trace, _) in asked.items()}
-        made = complete(
-            judge.student,
-            {id: trace.prompt for id, (trace, _) in asked.items()},
-            begun,
-            drafts,
-            max_new_tokens={id: len(begun[id]) + max(self.answer_tokens, len(drafts[id])) for id in asked},
-            rank=judge.rank, ranks=judge.ranks, what=None,
-        )  # fmt: skip
+        rooms = {id: max(self.answer_tokens, len(draft)) for id, draft in drafts.items()}
+        if prefixes is not None:
+            asking = {id: trace.asking for id, (trace, _) in asked.items()}
+            read = {id: len(trace.prompt) + len(trace.prefix(steps)) for id, (trace, steps) in asked.items()}
+            made = prefixes.complete(read, asking, drafts, rooms)
+        else:
+            begun = {id: trace.asked(steps) for id, (trace, steps) in asked.items()}
+            made = complete(
+                judge.student,
+                {id: trace.prompt for id, (trace, _) in asked.items()},
+                begun,
+                drafts,
+                max_new_tokens={id: len(begun[id]) + rooms[id] for id in asked},
+                rank=judge.rank, ranks=judge.ranks, what=None,
+            )  # fmt: skip
         return {id: judge.right(id, [*trace.answer[: trace.phrase], *made[id]]) for id, (trace, _) in asked.items()}
 
 

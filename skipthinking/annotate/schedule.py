@@ -42,9 +42,9 @@ class Schedule:
                 "Expected at least 1 stage and 1 step per stage, got "
                 f"model.stages={self.stages}, model.steps_per_stage={self.steps_per_stage}."
             )
-        if not (self.exponent >= 0 and 0 <= self.start_share <= 1 and self.diversity >= 0):
+        if not (0 <= self.exponent < np.inf and 0 <= self.start_share <= 1 and 0 <= self.diversity < np.inf):
             raise UserError(
-                "Expected an exponent and a diversity of at least 0 and a start share from 0 to 1, got "
+                "Expected an exponent and a diversity of at least 0, not infinite, and a start share from 0 to 1, got "
                 f"model.exponent={self.exponent}, model.diversity={self.diversity}, "
                 f"model.start_share={self.start_share}."
             )

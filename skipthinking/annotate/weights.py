@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from skipthinking.data.encoding import Codec
 from skipthinking.records import DataError, Encoded, UserError
 
-__all__ = ["pack", "read_weights", "unpack", "weight_rows"]
+__all__ = ["check_weights", "pack", "read_weights", "unpack", "weight_rows"]
 
 Floats = NDArray[np.float32]
 
@@ -70,25 +70,17 @@ def read_weights(path: Path, encoded: Sequence[Encoded]) -> dict[str, Floats]:
         UserError: The file is missing.
         DataError: It is damaged, or made for other data or another tokenizer.
     """
-    if not path.is_file():
-        raise UserError(
-            f"Expected token weights, got {str(path)!r}, which does not exist. Mend model.weights, or leave it out to "
-            "have them learned."
-        )
     rows = {row.id: row for row in encoded}
     found: dict[str, Floats] = {}
-    with path.open(encoding="utf-8") as lines:
-        for number, line in enumerate(lines, 1):
-            id, ids, weights = _parsed(line, f"{path}:{number}")
-            if id not in rows:
-                continue
-            if ids != rows[id].tokens[: rows[id].answer[0]].tolist():
-                raise DataError(
-                    f"Expected the {rows[id].answer[0]} rationale tokens of example {id!r}, got {len(ids)} that are "
-                    f"not these ({path}:{number}). The weights belong to another tokenizer, template or rationale: "
-                    "learn them anew."
-                )
-            found[id] = weights
+    for place, id, ids, weights in _lines(path):
+        if id not in rows:
+            continue
+        if ids != rows[id].tokens[: rows[id].answer[0]].tolist():
+            raise DataError(
+                f"Expected the {rows[id].answer[0]} rationale tokens of example {id!r}, got {len(ids)} that are "
+                f"not these ({place}). The weights belong to another tokenizer, template or rationale: learn them anew."
+            )
+        found[id] = weights
     missing = [row.id for row in encoded if row.id not in found]
     if missing:
         raise DataError(
@@ -98,10 +90,37 @@ def read_weights(path: Path, encoded: Sequence[Encoded]) -> dict[str, Floats]:
     return found
 
 
-def _parsed(line: str, place: str) -> tuple[str, list[int], Floats]:
+def check_weights(path: Path, ids: set[str]) -> None:
+    """Sees that a file of weights is whole and speaks of these examples, before there are tokens to compare.
+
+    Raises:
+        UserError: The file is missing.
+        DataError: It is damaged, or made for other data.
+    """
+    if not ids & {id for _, id, _, _ in _lines(path)}:
+        raise DataError(
+            f"Expected weights for the training examples, got none for any of {len(ids)} ({path}). They belong to "
+            "other data: learn them anew."
+        )
+
+
+def _lines(path: Path) -> Iterator[tuple[str, str, list[int], Floats]]:
+    """Place, example id, token ids and weights of every line."""
+    if not path.is_file():
+        what = "is a folder" if path.is_dir() else "does not exist"
+        raise UserError(
+            f"Expected token weights, got {str(path)!r}, which {what}. Mend model.weights, or leave it out to have "
+            "them learned."
+        )
+    with path.open("rb") as lines:
+        for number, line in enumerate(lines, 1):
+            yield f"{path}:{number}", *_parsed(line, f"{path}:{number}")
+
+
+def _parsed(line: bytes, place: str) -> tuple[str, list[int], Floats]:
     try:
         row = json.loads(line)
-        id, ids = row["id"], list(row["ids"])
+        id, ids = str(row["id"]), list(row["ids"])
         weights = np.asarray(row["weights"], dtype=np.float32)
     except (ValueError, KeyError, TypeError) as error:
         raise DataError(

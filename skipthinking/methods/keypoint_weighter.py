@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -21,6 +22,9 @@ from skipthinking.methods.base import Distiller
 from skipthinking.records import Encoded, Instance, UserError
 from skipthinking.report.files import write_jsonl
 from skipthinking.students import Student
+
+if TYPE_CHECKING:
+    from skipthinking.data.module import RationaleDataModule
 
 __all__ = ["KeypointWeighter"]
 
@@ -94,6 +98,19 @@ class KeypointWeighter(Distiller):
                 self.generator = MaskGenerator(width)
             if not self.train_predictor:
                 self.student.requires_grad_(False)
+
+    def first_run(self, config: dict[str, Any], folder: Path, data: RationaleDataModule) -> None:
+        """Sees that masks will be learned; no run is needed before this one.
+
+        Raises:
+            UserError: The run ends before.
+        """
+        epochs = config["trainer"]["max_epochs"]
+        if epochs is not None and 0 <= epochs <= self.warmup_epochs:
+            raise UserError(
+                f"Expected epochs after the warm-up, got {epochs} of KeypointWeighter (trainer.max_epochs, in KPOD "
+                f"model.weighter_epochs) with warmup_epochs={self.warmup_epochs}. Raise the first or lower the second."
+            )
 
     # ------------------------------------------------------------------------------------ the instances
 
@@ -215,6 +232,12 @@ class KeypointWeighter(Distiller):
         seed = os.environ.get("PL_GLOBAL_SEED", "0")
         return uniform_noise([f"masks/{seed}/{self.current_epoch}/{id}" for id in ids], size).to(self.device)
 
+    def on_train_epoch_end(self) -> None:
+        """Says what tokens weigh, so that a collapse is seen while it comes."""
+        mean = float(self.trainer.callback_metrics["train/mean_weight"])
+        if self.current_epoch >= self.warmup_epochs:
+            self.say(f"token weights: mean {mean:.3f} after epoch {self.current_epoch}{_verdict(mean)}")
+
     # ------------------------------------------------------------------------------------- its annotation
 
     def on_fit_end(self) -> None:
@@ -231,12 +254,7 @@ class KeypointWeighter(Distiller):
         encoded = [*self.data.encoded, *self.codec.encode(val)]
         weights = self.weights(encoded)
         mean = float(np.mean(np.concatenate(list(weights.values()))))
-        self.say(f"token weights: mean {mean:.3f} over {len(encoded):,} rationales")
-        if not _COLLAPSED[0] < mean < _COLLAPSED[1]:
-            self.say(
-                "warning: nearly every token has the same weight. The masks collapsed; "
-                f"{'lower' if mean < 0.5 else 'raise'} alpha, or train the transformer longer (warmup_epochs)."
-            )
+        self.say(f"token weights: mean {mean:.3f} over {len(encoded):,} rationales{_verdict(mean)}")
         return weight_rows(encoded, weights, {example.id: example.question for example in examples}, self.codec)
 
     def weights(self, encoded: Sequence[Encoded]) -> dict[str, Any]:
@@ -252,3 +270,13 @@ class KeypointWeighter(Distiller):
             logits_BR, _ = self._logits(rows)
             for row, weights_R in zip(rows, torch.sigmoid(logits_BR).cpu().numpy(), strict=True):
                 yield row.id, weights_R[: row.answer[0]]
+
+
+def _verdict(mean: float) -> str:
+    """A warning where the masks have collapsed."""
+    if _COLLAPSED[0] < mean < _COLLAPSED[1]:
+        return ""
+    return (
+        "\nwarning: nearly every token has the same weight. The masks collapsed; "
+        f"{'lower' if mean < 0.5 else 'raise'} alpha, or train the transformer longer (warmup_epochs)."
+    )

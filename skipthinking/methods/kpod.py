@@ -16,7 +16,7 @@ from skipthinking.annotate.difficulty import difficulties
 from skipthinking.annotate.schedule import Schedule, plan_inputs
 from skipthinking.annotate.scoring import gather
 from skipthinking.annotate.store import fingerprint, remembered
-from skipthinking.annotate.weights import pack, read_weights, unpack, weight_rows
+from skipthinking.annotate.weights import check_weights, pack, read_weights, unpack, weight_rows
 from skipthinking.methods.base import Distiller
 from skipthinking.methods.keypoint_weighter import KeypointWeighter
 from skipthinking.records import Encoded, Instance, UserError
@@ -120,10 +120,11 @@ class KPOD(Distiller):
             check_clusters(self.clusters, len(data.examples["train"]))
             if self.glove is not None:
                 self._embeddings({row.id: row.question for row in data.examples["train"]})
-        if not self.needs_weights or self._weights_path(folder).exists():
+        if not self.needs_weights:
             return None
-        if self.weights_file is not None:
-            read_weights(Path(self.weights_file), [])  # tells that it is missing
+        if self.weights_file is not None or self._weights_path(folder).exists():
+            check_weights(self._weights_path(folder), {row.id for row in data.examples["train"]})
+            return None
         self._check_predictor()
         own = config["model"]["init_args"]
         weighter = own["weighter"]

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import math
 import random
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import cache
-from typing import Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from torch import Tensor
@@ -22,6 +24,9 @@ from skipthinking.losses import dpo, row_sums
 from skipthinking.methods.base import Distiller
 from skipthinking.records import Encoded, Instance, Span, UserError
 from skipthinking.tasks import get_task
+
+if TYPE_CHECKING:
+    from skipthinking.data.module import RationaleDataModule
 
 __all__ = ["LongCoT"]
 
@@ -82,9 +87,9 @@ class LongCoT(Distiller):
                 "Expected epochs of at least 0, got "
                 f"model.warmup_epochs={warmup_epochs}, model.sft_epochs={sft_epochs}."
             )
-        if beta <= 0 or sft_weight < 0 or not 0 <= early_share <= 1:
+        if not (0 < beta < math.inf and 0 <= sft_weight < math.inf and 0 <= early_share <= 1):
             raise UserError(
-                "Expected beta above 0, sft_weight of at least 0 and early_share from 0 to 1, got "
+                "Expected a finite beta above 0, sft_weight of at least 0 and early_share from 0 to 1, got "
                 f"model.beta={beta}, model.sft_weight={sft_weight}, model.early_share={early_share}."
             )
         self.warmup_epochs, self.early_share, self.sft_epochs = warmup_epochs, early_share, sft_epochs
@@ -133,13 +138,13 @@ class LongCoT(Distiller):
         rng = random.Random(f"early/{self.data.seed}/{epoch}/{encoded.id}")
         return rng.randrange(1, len(encoded.steps) + 1) if rng.random() < self.early_share else None
 
-    def on_fit_start(self) -> None:
-        """Sees that the plan fits into the run.
+    def first_run(self, config: dict[str, Any], folder: Path, data: RationaleDataModule) -> None:
+        """Sees that the plan fits into the run; no run is needed before this one.
 
         Raises:
             UserError: The run ends within the warm-up.
         """
-        epochs = self.trainer.max_epochs
+        epochs = config["trainer"]["max_epochs"]
         if epochs is not None and 0 <= epochs < self.warmup_epochs:
             raise UserError(
                 f"Expected at least the warm-up, got trainer.max_epochs={epochs} and "
@@ -245,6 +250,35 @@ class LongCoT(Distiller):
         self.say(f"DPO: {len(found):,} pairs; {len(encoded) - len(found):,} examples without two different traces")
         return found
 
+    def annotate(self) -> list[dict[str, Any]]:
+        """Steps with their mean token NLL, how many are kept, and DPO's reference, of every training example.
+
+        The cuts are those of the run. Every step is written as a chunk, so that cuts are drawn as skips are.
+        """
+        encoded, codec = self.data.encoded, self.codec
+        assert codec is not None
+        cuts, pairs = self.cuts or self._cut_all(encoded), self.references or {}
+        whole = [self._instance(row, None) for row in encoded]
+        scores = score_tokens(self.student, whole, rank=self.global_rank, ranks=self.trainer.world_size)
+        questions = {example.id: example.question for example in self.data.examples["train"]}
+        rows = []
+        for row in encoded:
+            trace = self._trace(row)
+            nll = scores[row.id].nll[len(trace.opening) :]
+            end = np.concatenate([trace.conclusion, trace.answer])
+            rows.append({
+                "id": row.id,
+                "question": questions[row.id],
+                "steps": [codec.decode(step.tolist()) for step in trace.steps],
+                "nll": [round(float(nll[slice(*span)].mean()), 4) for span in row.steps],
+                "chunks": [[place, place + 1] for place in range(len(trace.steps))],
+                "kept": list(range(cuts[row.id] or 0)),
+                "cut": cuts[row.id],
+                "pair": pairs.get(row.id),
+                "answer": codec.decode(end.tolist()),
+            })  # fmt: skip
+        return rows
+
     # ------------------------------------------------------------------------------------ the instances
 
     def _instance(self, encoded: Encoded, steps: int | None, term: int = CHOSEN) -> Instance:
@@ -256,13 +290,8 @@ class LongCoT(Distiller):
     def _broken_off(self, encoded: Encoded, steps: int) -> Instance:
         """Question -> the first steps, and the answer at once; no loss on that the thinking ends there."""
         trace = self._trace(encoded)
-        parts = [
-            trace.opening,
-            *trace.steps[:steps],
-            trace.asked(0)[len(trace.opening) :],
-            trace.answer[trace.phrase :],
-        ]
-        return instance(encoded.id, encoded.prompts[""], parts, set(range(len(parts))) - {len(parts) - 2})
+        parts = [trace.prefix(steps), trace.asking, trace.answer[trace.phrase :]]
+        return instance(encoded.id, encoded.prompts[""], parts, {0, 2})
 
     def cut(self, encoded: Encoded, notes: Mapping[str, Any]) -> list[Instance]:
         """The full trace, the pruned one, or a pair of both; nothing of an example that was dropped."""

@@ -11,7 +11,7 @@ from typing import Any
 from skipthinking.records import UserError
 from skipthinking.report.charts import HEIGHT, WIDTH, Chart, curves, scatter
 from skipthinking.report.comparing import Comparison, Group
-from skipthinking.report.show import colour_of, read_annotations
+from skipthinking.report.show import colour_of, extent, read_annotations
 from skipthinking.report.tables import cells, notes, settings_rows
 
 __all__ = ["page"]
@@ -79,6 +79,7 @@ def page(comparison: Comparison, examples: int) -> str:
         asked={test: len(rows) for test, rows in answered.items()},
         annotated=_annotated(comparison),
         colour_of=colour_of,
+        extent=extent,
     )
 
 

@@ -9,7 +9,7 @@ from typing import Any
 from skipthinking.records import DataError, UserError
 from skipthinking.report.files import lines_of
 
-__all__ = ["colour_of", "read_annotations", "show"]
+__all__ = ["colour_of", "extent", "read_annotations", "show"]
 
 _CHUNKED = ("id", "question", "steps", "nll", "chunks", "kept", "answer")
 _WEIGHTED = ("id", "question", "steps", "tokens", "weights", "answer")
@@ -22,9 +22,9 @@ _WEIGHTS = (  # token weight up to
 def show(file: str, n: int = 3, start: int = 0, id: str | None = None) -> None:
     """Draws annotated examples.
 
-    Those of CWT and STT: stages, mean token NLL of every step, skipped chunks (struck through), answer. Those of KPOD
-    and its weighter: tokens coloured by weight, and where it is known the difficulty of every step and the stage from
-    which on it is asked for.
+    Those of CWT and STT: stages, mean token NLL of every step, skipped chunks (struck through), answer. Those of
+    LongCoT: the same, what is cut off struck through, and the pair of DPO. Those of KPOD and its weighter: tokens
+    coloured by weight, and where it is known the difficulty of every step and the stage from which on it is asked for.
 
     Args:
         file: What ``annotate``, or the token weighter, wrote.
@@ -74,8 +74,8 @@ def _draw_weights(console: Any, row: dict[str, Any]) -> None:
 def _draw(console: Any, row: dict[str, Any]) -> None:
     from rich.text import Text
 
-    gone = len(row["chunks"]) - len(row["kept"])
-    console.print(f"{row['id']}  ({len(row['chunks'])} chunks, {gone} skipped)", style="bold", markup=False)
+    gone = "cut off" if "cut" in row else "skipped"
+    console.print(f"{row['id']}  ({extent(row)})", style="bold", markup=False)
     console.print(row["question"], style="dim", markup=False)
     for number, (first, end) in enumerate(row["chunks"]):
         kept = number in row["kept"]
@@ -84,9 +84,22 @@ def _draw(console: Any, row: dict[str, Any]) -> None:
             line.append(row["steps"][step], style=colour_of(row["nll"][step]) if kept else "dim strike")
             line.append(f" {row['nll'][step]:.2f}  ", style="dim")
         if not kept:
-            line.append("skipped", style="dim")
+            line.append(gone, style="dim")
         console.print(line)
-    console.print(f"  {row['answer']}\n", style="bold", markup=False)
+    console.print(f"  {row['answer']}", style="bold", markup=False)
+    if row.get("pair") is not None:
+        chosen, rejected = row["pair"]
+        told = f"log-likelihood under the reference {chosen:.1f} as cut (chosen), {rejected:.1f} whole (rejected)"
+        console.print(f"  DPO pair: {told}", style="dim", markup=False)
+    console.print()
+
+
+def extent(row: dict[str, Any]) -> str:
+    """How many chunks or steps a row has, and how many of them are gone."""
+    count, kept = len(row["chunks"]), len(row["kept"])
+    if "cut" not in row:
+        return f"{count} chunks, {count - kept} skipped"
+    return f"{count} steps, no valid prefix, dropped" if row["cut"] is None else f"{count} steps, the first {kept} kept"
 
 
 def colour_of(nll: float) -> str:
@@ -133,8 +146,10 @@ def _sound(row: dict[str, Any]) -> bool:
     steps, losses, chunks, kept = (row[key] for key in ("steps", "nll", "chunks", "kept"))
     if not all(isinstance(values, list) for values in (steps, losses, chunks, kept)):
         return False
+    pair = row.get("pair")
     return (
-        len(losses) == len(steps)
+        (pair is None or (isinstance(pair, list) and [type(value) for value in pair] == [float, float]))
+        and len(losses) == len(steps)
         and all(isinstance(value, (int, float)) and value >= 0 for value in losses)
         and _spans(chunks, len(steps))
         and all(type(place) is int and 0 <= place < len(chunks) for place in kept)

@@ -21,7 +21,7 @@ from skipthinking.records import Instance
 from skipthinking.students.base import Student
 from skipthinking.students.heads import nll_and_hit, target_scores
 
-__all__ = ["CachedReader", "PlainReader", "Reader", "reader"]
+__all__ = ["Cache", "CachedReader", "PlainReader", "Reader", "dynamic", "keeps_keys", "reader"]
 
 Tokens = NDArray[np.int64]
 Found = NDArray[np.float32]
@@ -89,20 +89,28 @@ class PlainReader(Reader):
         return instance(str(row), self._prompts[row], [self._contexts[row], text[:start], text[start:]], {2})
 
 
-class _Cache(NamedTuple):
+class Cache(NamedTuple):
     """Keys and values per layer, and which columns of a row hold a token."""
 
     layers: list[tuple[Tensor, Tensor]]
     there_BC: Tensor
 
-    def of(self, rows: Sequence[int]) -> _Cache:
+    def of(self, rows: Sequence[int]) -> Cache:
+        """Of these rows alone."""
         if len(rows) == len(self.there_BC):
             return self
         index_B = torch.tensor(list(rows), dtype=torch.long, device=self.there_BC.device)
-        return _Cache([(keys[index_B], values[index_B]) for keys, values in self.layers], self.there_BC[index_B])
+        return Cache([(keys[index_B], values[index_B]) for keys, values in self.layers], self.there_BC[index_B])
 
-    def until(self, column: int) -> _Cache:
-        return _Cache([(k[:, :, :column], v[:, :, :column]) for k, v in self.layers], self.there_BC[:, :column])
+    def shortened(self, columns: Sequence[int]) -> Cache:
+        """Hides what is behind so many columns of each row."""
+        columns_B = torch.tensor(columns, device=self.there_BC.device)
+        place_C = torch.arange(self.there_BC.shape[1], device=self.there_BC.device)
+        return self._replace(there_BC=self.there_BC & (place_C < columns_B[:, None]))
+
+    def until(self, column: int) -> Cache:
+        """Without the columns from this one on."""
+        return Cache([(k[:, :, :column], v[:, :, :column]) for k, v in self.layers], self.there_BC[:, :column])
 
 
 class CachedReader(Reader):
@@ -117,7 +125,7 @@ class CachedReader(Reader):
         self.student = student
         self._unread = list(prompts)  # per row, the end of the context that is not cached yet; never empty
         self._seen = [0] * len(prompts)  # cached tokens per row
-        self._cache = _Cache([], torch.zeros(len(prompts), 0, dtype=torch.bool, device=student.device))
+        self._cache = Cache([], torch.zeros(len(prompts), 0, dtype=torch.bool, device=student.device))
 
     def grow(self, row: int, tokens: Tokens) -> None:
         """Appends tokens to a context; they are read with the next text."""
@@ -152,8 +160,8 @@ class CachedReader(Reader):
         return found
 
     def _read(
-        self, cache: _Cache, shown: Sequence[Tokens], seen: Sequence[int], first: Sequence[int], targets: Tokens
-    ) -> tuple[Found, _Cache]:
+        self, cache: Cache, shown: Sequence[Tokens], seen: Sequence[int], first: Sequence[int], targets: Tokens
+    ) -> tuple[Found, Cache]:
         """One pass over new tokens: scores of the asked ones, and the cache with all of them."""
         device, width = self.student.device, max(map(len, shown))
         ids_BW = torch.full((len(shown), width), self.student.pad_id)
@@ -164,7 +172,7 @@ class CachedReader(Reader):
         keep_BW = here_BW & (place_W >= torch.tensor(first, device=device)[:, None])
         positions_BW = torch.tensor(seen, device=device)[:, None] + place_W
         there_BC = torch.cat([cache.there_BC, here_BW], dim=1)
-        grown = _dynamic(cache.layers)
+        grown = dynamic(cache.layers)
         inputs = {
             "input_ids": ids_BW.to(device),
             "attention_mask": there_BC.long(),
@@ -173,9 +181,9 @@ class CachedReader(Reader):
             "use_cache": True,
         }
         scores = target_scores(self.student.model, keep_BW, torch.from_numpy(targets).to(device), inputs, nll_and_hit)
-        return scores.cpu().numpy(), _Cache([(layer.keys, layer.values) for layer in grown.layers], there_BC)
+        return scores.cpu().numpy(), Cache([(layer.keys, layer.values) for layer in grown.layers], there_BC)
 
-    def _commit(self, cache: _Cache) -> None:
+    def _commit(self, cache: Cache) -> None:
         """Keeps what was unread, but for the last token of each row."""
         new = [len(part) - 1 for part in self._unread]
         before = self._cache.there_BC
@@ -186,7 +194,8 @@ class CachedReader(Reader):
         self._unread = [part[-1:] for part in self._unread]
 
 
-def _dynamic(layers: Sequence[tuple[Tensor, Tensor]]) -> Any:
+def dynamic(layers: Sequence[tuple[Tensor, Tensor]]) -> Any:
+    """Keys and values as a model takes them; it leaves the ones given as they are."""
     from transformers import DynamicCache
 
     cache = DynamicCache()
@@ -199,19 +208,29 @@ def _parts(found: NDArray[Any], lengths: Sequence[int]) -> list[Found]:
     return np.split(found, np.cumsum(lengths)[:-1])
 
 
-def reader(student: Student, prompts: Sequence[Tokens], longest: int) -> Reader:
-    """The reader that fits a student.
+def keeps_keys(student: Student, longest: int) -> bool:
+    """Whether keys and values that a student has computed serve for all that follows.
+
+    They do for a causal one that is told positions, unless its attention slides over a window shorter than a row.
 
     Args:
         student: Who reads; its weights are there.
-        prompts: Where the contexts begin.
-        longest: Bound of a row's tokens and holes. A student whose attention slides over a shorter window, or that
-            cannot be told positions, reads everything each time, and so does an encoder-decoder.
+        longest: Bound of a row's tokens and holes.
     """
     config = student.config.get_text_config(decoder=True)
     model = student.model.get_base_model() if student.lora else student.model
     told = "position_ids" in inspect.signature(model.forward).parameters and not student.encoder_decoder
     known = set(getattr(config, "layer_types", None) or ()) <= {"full_attention", "sliding_attention"}
     window = getattr(config, "sliding_window", None)
-    fits = told and known and (window is None or window > longest)
-    return CachedReader(student, prompts) if fits else PlainReader(student, prompts)
+    return told and known and (window is None or window > longest)
+
+
+def reader(student: Student, prompts: Sequence[Tokens], longest: int) -> Reader:
+    """The reader that fits a student; see :func:`keeps_keys`.
+
+    Args:
+        student: Who reads; its weights are there.
+        prompts: Where the contexts begin.
+        longest: Bound of a row's tokens and holes.
+    """
+    return (CachedReader if keeps_keys(student, longest) else PlainReader)(student, prompts)

@@ -14,7 +14,7 @@ from skipthinking.tasks.generation import Deck, Generator, Step, Story
 from skipthinking.tasks.numbers import Numbers
 from skipthinking.tasks.words import NAMES, PLACES, THINGS
 
-__all__ = ["ARITHMETIC", "Arithmetic", "apply", "events_of", "opening_of"]
+__all__ = ["ARITHMETIC", "Arithmetic", "events_of", "question_of", "results_of"]
 
 Content = tuple[int, tuple[tuple[str, int], ...]]
 """The number at the start, and the operations: (sign, operand) with the signs ``+ - * /``."""
@@ -131,16 +131,7 @@ class Arithmetic(Generator[Content]):
         slots = {"name": name, "other": other, "things": rng.choice(THINGS)}
         events = events_of(rng, operations, slots)
         slots["place"] = rng.choice(PLACES)
-        question = " ".join(
-            [
-                opening_of(rng, start, slots),
-                *(f"Then {event}." for event in events),
-                f"How many {slots['things']} does {name} have at the end?",
-            ]
-        )
-        values = [start]
-        for sign, n in operations:
-            values.append(apply(sign, values[-1], n))
+        question, values = question_of(rng, start, slots, events), results_of(content)
         return Story(question, _rationale(rng, slots, values, operations, events), str(values[-1]))
 
 
@@ -149,14 +140,24 @@ def events_of(rng: random.Random, operations: tuple[tuple[str, int], ...], slots
     return [rng.choice(_EVENTS[sign]).format(n=n, **slots) for sign, n in operations]
 
 
-def opening_of(rng: random.Random, start: int, slots: dict[str, str]) -> str:
-    """The first sentence of a story."""
+def question_of(rng: random.Random, start: int, slots: dict[str, str], events: list[str]) -> str:
+    """The story and what is asked."""
     opening = [
         "{name} is at the {place} and has {n} {things}.",
         "At the {place}, {name} has {n} {things}.",
         "{name} starts at the {place} with {n} {things}.",
     ]
-    return rng.choice(opening).format(n=start, **slots)
+    told = [rng.choice(opening).format(n=start, **slots), *(f"Then {event}." for event in events)]
+    return " ".join([*told, "How many {things} does {name} have at the end?".format(**slots)])
+
+
+def results_of(content: Content) -> list[int]:
+    """The number at the start and after every operation."""
+    start, operations = content
+    values = [start]
+    for sign, n in operations:
+        values.append(apply(sign, values[-1], n))
+    return values
 
 
 def _rationale(

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import random
 
-from skipthinking.tasks.arithmetic import Arithmetic, Content, apply, events_of, opening_of
+from skipthinking.tasks.arithmetic import Arithmetic, Content, events_of, question_of, results_of
 from skipthinking.tasks.base import Task
 from skipthinking.tasks.generation import Deck, Step, Story
 from skipthinking.tasks.numbers import Numbers
@@ -52,16 +52,7 @@ class LongArithmetic(Arithmetic):
         name, other = rng.sample(NAMES, 2)
         slots = {"name": name, "other": other, "things": rng.choice(THINGS), "place": rng.choice(PLACES)}
         events = events_of(rng, operations, slots)
-        question = " ".join(
-            [
-                opening_of(rng, start, slots),
-                *(f"Then {event}." for event in events),
-                f"How many {slots['things']} does {name} have at the end?",
-            ]
-        )
-        values = [start]
-        for sign, n in operations:
-            values.append(apply(sign, values[-1], n))
+        question, values = question_of(rng, start, slots, events), results_of(content)
         needed = _needed(rng, slots, values, operations, events)
         return Story(question, needed + _needless(rng, slots, values, operations), str(values[-1]))
 

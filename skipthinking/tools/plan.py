@@ -23,6 +23,7 @@ __all__ = ["Planned", "Suite", "read_suite"]
 _SUITE = {"seeds", "methods", "tasks", "config", "words", "runs_dir", "baseline"}
 _TASK = {"config", "words"}
 _METHOD = {"config", "words", "needs", "evaluate"}
+_FOLDER = re.compile(r"\{(\w[\w.-]*)\}")
 _OWN = ("--run", "--runs_dir", "--seed_everything", "--ckpt_path", "--evaluate")
 
 
@@ -36,9 +37,10 @@ class Planned:
         method: The method.
         seed: The seed.
         needs: Name of the run that it starts from, or None.
+        after: Names of all runs that must be done before: that one, and those whose folders its words name.
         evaluate: Whether it is tested; one that others only start from need not be.
         words: Words of ``fit``.
-        settings: Digest of everything that makes the run: words, what the YAML files say, the same of the run it needs.
+        settings: Digest of everything that makes the run: words, what the YAML files say, the same of the runs before.
     """
 
     name: str
@@ -46,6 +48,7 @@ class Planned:
     method: str
     seed: int
     needs: str | None
+    after: tuple[str, ...]
     evaluate: bool
     words: tuple[str, ...]
     settings: str
@@ -60,7 +63,7 @@ class Suite:
         path: The file.
         runs_dir: Where its run folders lie.
         baseline: Method that the comparison takes differences against, or None.
-        runs: Its runs by name, each after the one that it needs.
+        runs: Its runs by name, each after those that it needs.
     """
 
     name: str
@@ -72,6 +75,8 @@ class Suite:
 
 def read_suite(path: Path, runs_dir: str | None = None) -> Suite:
     """Reads a suite's YAML. Files that it names as ``config`` are looked for beside it.
+
+    In the words of a method, ``{OTHER}`` is the folder of that method's run with this task and seed, which comes first.
 
     Args:
         path: The file.
@@ -116,10 +121,15 @@ def _planned(
     files = [file for level in levels for file in _files(level, path)]
     words = [word for level in levels for word in _words(level, path)]
     first = runs[f"{task}-{needs}-{seed}"] if needs else None
+    used = {other: runs[f"{task}-{other}-{seed}"] for other in _used(levels[-1], path)}
     made = [[_yaml(file, str(path)) for file in files], words, seed, first.settings if first else None]
+    made += [run.settings for run in used.values()]
+    own = _words(levels[-1], path)
+    words = words[: len(words) - len(own)] + [_FOLDER.sub(lambda at: str(folder / used[at[1]].name), w) for w in own]
     start = ["--model.start_from", str(folder / first.name / "checkpoints" / "last.ckpt")] if first else []
     return Planned(
         name=name, task=task, method=method, seed=seed, needs=first.name if first else None, evaluate=evaluate,
+        after=tuple(run.name for run in [*([first] if first else []), *used.values()]),
         words=(
             *(word for file in files for word in ("--config", str(file))), *words, *start,
             "--seed_everything", str(seed), "--runs_dir", str(folder), "--run", name,
@@ -130,13 +140,17 @@ def _planned(
 
 
 def _ordered(methods: Mapping[str, Any], path: Path) -> Iterator[str]:
-    """Methods in the file's order, each after the one that it needs."""
+    """Methods in the file's order, each after those that it needs."""
+    graph = {}
     for method, about in methods.items():
-        if about.get("needs") is not None and str(about["needs"]) not in methods:
-            hint = nearest(str(about["needs"]), methods)
-            raise UserError(f"Expected a method, got needs: {about['needs']} (methods.{method}, {path}).{hint}")
+        named = {f"needs: {about['needs']}": about["needs"]} if about.get("needs") is not None else {}
+        named |= {f"{{{other}}} in its words": other for other in _used(about, path)}
+        for how, other in named.items():
+            if str(other) not in methods:
+                hint = nearest(str(other), methods)
+                raise UserError(f"Expected a method, got {how} (methods.{method}, {path}).{hint}")
+        graph[method] = list(named.values())
     try:
-        graph = {method: [about["needs"]] if about.get("needs") else [] for method, about in methods.items()}
         order = list(TopologicalSorter(graph).static_order())
     except CycleError as error:
         circle = " needs ".join(reversed(error.args[1]))
@@ -187,6 +201,11 @@ def _words(level: Mapping[str, Any], path: Path) -> list[str]:
         if word.partition("=")[0] in _OWN:
             raise UserError(f"Expected words that the suite does not set itself, got {word} ({path}). Remove it.")
     return words
+
+
+def _used(method: Mapping[str, Any], path: Path) -> list[str]:
+    """The methods whose folders a method's words name."""
+    return list(dict.fromkeys(name for word in _words(method, path) for name in _FOLDER.findall(word)))
 
 
 def _files(level: Mapping[str, Any], path: Path) -> list[Path]:

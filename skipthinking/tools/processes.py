@@ -46,11 +46,11 @@ class Running:
 def run_all(
     plan: Suite, runs: Sequence[Planned], commands: Mapping[str, list[str]], at_once: int
 ) -> tuple[dict[str, str], bool]:
-    """Runs what is left of a suite; a run waits for the one that it needs.
+    """Runs what is left of a suite; a run waits for those that it needs.
 
     Args:
         plan: The suite.
-        runs: The runs that are not finished, each after the one that it needs.
+        runs: The runs that are not finished, each after those that it needs.
         commands: Words after ``python`` by name.
         at_once: Runs at a time.
 
@@ -64,9 +64,10 @@ def run_all(
             for run in [] if stop.asked else list(waiting):
                 if len(under_way) >= at_once:
                     break
-                if run.needs in failed:
-                    failed[run.name] = f"It needs {run.needs}, which failed."
-                elif run.needs in {other.name for other in waiting} | {other.run.name for other in under_way}:
+                lost = [name for name in run.after if name in failed]
+                if lost:
+                    failed[run.name] = f"It needs {lost[0]}, which failed."
+                elif {*run.after} & ({other.name for other in waiting} | {other.run.name for other in under_way}):
                     continue
                 else:
                     started = _start(plan, run, commands[run.name], at_once)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import fnmatch
+import io
 import json
 import os
 import shlex
@@ -44,13 +46,15 @@ def suite(
         0; 1 if a run failed; 130 after Ctrl-C.
 
     Raises:
-        UserError: The file is wrong, or a folder holds a run with other settings.
+        UserError: The file is wrong, ``fit`` does not take the words of a run, or a folder holds a run with other
+            settings.
     """
     if jobs < 1:
         raise UserError(f"Expected at least 1 run at a time, got --jobs {jobs}.")
     plan = read_suite(Path(config), runs_dir)
     chosen = _chosen(plan, [only] if isinstance(only, str) else only)
     left = [run for run in chosen if not _finished(plan, run)]
+    _check_words(plan, left)
     if slurm:
         print(_slurm_script(plan, left), end="")
         return 0
@@ -81,8 +85,8 @@ def _chosen(plan: Suite, only: list[str] | None) -> list[Planned]:
     if not names:
         raise UserError(f"Expected some of {', '.join(plan.runs)}, got --only {' '.join(patterns)}. Mend it.")
     for run in reversed(list(plan.runs.values())):
-        if run.name in names and run.needs:
-            names.add(run.needs)
+        if run.name in names:
+            names.update(run.after)
     return [run for run in plan.runs.values() if run.name in names]
 
 
@@ -106,6 +110,26 @@ def _finished(plan: Suite, run: Planned) -> bool:
             "to run it again, or choose another --runs_dir."
         )
     return bool(found.get("finished")) and ((folder / "summary.json").exists() or not run.evaluate)
+
+
+def _check_words(plan: Suite, runs: list[Planned]) -> None:
+    """Has ``fit`` read the words of every run, so that a slip in the last one is told before the first one starts.
+
+    Raises:
+        UserError: It does not take them.
+    """
+    one_seed = {(run.task, run.method): run for run in reversed(runs)}
+    for run in reversed(one_seed.values()):
+        from skipthinking.cli import main as train  # imports torch
+
+        with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()) as told:
+            try:
+                code: object = train(["fit", *run.words, "--print_config"])
+            except SystemExit as stop:
+                code = stop.code
+        if code:
+            reason = told.getvalue().strip().rpartition("\n")[2].removeprefix("error: ")
+            raise UserError(f"Expected words that fit takes, got those of {run.name}: {reason} Mend {plan.path}.")
 
 
 def _compare(plan: Suite) -> None:
@@ -153,7 +177,7 @@ submit --output {runs_dir}/slurm-%j.txt \\
 def _slurm_script(plan: Suite, left: list[Planned]) -> str:
     depth: dict[str, int] = {}
     for run in left:
-        depth[run.name] = depth.get(run.needs or "", -1) + 1
+        depth[run.name] = 1 + max((depth.get(name, -1) for name in run.after), default=-1)
     levels = [[name for name in depth if depth[name] == level] for level in sorted(set(depth.values()))]
     folder = shlex.quote(str(plan.runs_dir))
     return _SLURM.format(

@@ -174,10 +174,45 @@ def test_a_student_that_is_never_right_leaves_nothing(world: World) -> None:
     assert set(found.values()) == {None}
 
 
-def test_any_number_of_ranks_finds_the_same(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
-    whole = BinaryCut().cut(world.traces, world.judge_by())
-    from skipthinking.annotate import rollout, scoring
+def test_keys_that_are_kept_change_no_verdict(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    from skipthinking.annotate import cuts
 
+    whole = BinaryCut().cut(world.traces, world.judge_by())
+    monkeypatch.setattr(BinaryCut, "block_tokens", 300)  # blocks of one or two traces
+    assert BinaryCut().cut(world.traces, world.judge_by()) == whole
+    with monkeypatch.context() as patch:
+        patch.setattr(cuts, "complete", lambda *_, **__: pytest.fail("a prefix was read anew"))
+        BinaryCut().cut(world.traces, world.judge_by())
+    with monkeypatch.context() as patch:
+        patch.setattr(cuts, "Prefixes", lambda *_: pytest.fail("keys were kept"))
+        patch.setattr(world.student.config, "sliding_window", 100, raising=False)  # shorter than a trace
+        assert BinaryCut().cut(world.traces, world.judge_by()) == whole
+
+
+def test_any_number_of_ranks_finds_the_same(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    from skipthinking.annotate import cuts
+
+    monkeypatch.setattr(BinaryCut, "block_tokens", 600)
+    whole, parts = BinaryCut().cut(world.traces, world.judge_by()), list[dict[str, Any]]()
+
+    def gather(part: dict[str, Any]) -> dict[str, Any]:  # what the ranks before this one found, and this one
+        parts.append(part)
+        return {id: steps for one in parts for id, steps in one.items()} | {
+            trace.id: None for trace in world.traces if not any(trace.id in one for one in parts)
+        }
+
+    monkeypatch.setattr(cuts, "gather", gather)
+    found = [BinaryCut().cut(world.traces, world.judge_by(rank=rank, ranks=3)) for rank in range(3)]
+    assert found[-1] == whole
+    assert all(parts)  # each had its share
+    assert sum(map(len, parts)) == len(world.traces)
+
+
+def test_any_number_of_ranks_finds_the_same_without_kept_keys(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    from skipthinking.annotate import cuts, rollout, scoring
+
+    monkeypatch.setattr(cuts, "keeps_keys", lambda *_: False)
+    whole = BinaryCut().cut(world.traces, world.judge_by())
     parts: dict[str, Any] = {}
     for module in (rollout, scoring):  # three ranks one after the other: each call gathers what the ranks would
         monkeypatch.setattr(module, "gather", lambda part: part)
@@ -188,8 +223,6 @@ def test_any_number_of_ranks_finds_the_same(world: World, monkeypatch: pytest.Mo
         for part in range(ranks):
             parts.update(complete(*args, rank=part, ranks=ranks, **kwargs))
         return {id: parts[id] for id in args[2]}
-
-    from skipthinking.annotate import cuts
 
     monkeypatch.setattr(cuts, "complete", shared)
     assert BinaryCut().cut(world.traces, world.judge_by(ranks=3)) == whole

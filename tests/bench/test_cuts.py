@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import math
 import random
+import time
 from collections import Counter
 from collections.abc import Generator, Mapping
+from dataclasses import replace
 from typing import Any
 
 import pytest
 import torch
 
+from skipthinking.annotate import cuts
 from skipthinking.annotate.cuts import BinaryCut, Judge, shortest_prefixes
 from skipthinking.data.batches import collate
 from skipthinking.data.encoding import Codec, Plain
@@ -52,7 +55,7 @@ class World:
         torch.manual_seed(0)
         self.rows = generate("long_arithmetic", split="train", size=48)
         config = {"hidden_size": 128, "intermediate_size": 384, "num_hidden_layers": 3, "num_attention_heads": 4,
-                  "max_position_embeddings": 512}  # fmt: skip
+                  "max_position_embeddings": 4096}  # fmt: skip
         self.student: Any = FromScratch("llama", config)
         self.student.prepare([f"{row.question} {row.rationale}" for row in self.rows])
         self.student.build()
@@ -77,19 +80,49 @@ class World:
     def _count(self, module: Any, args: Any, kwargs: Any) -> None:
         self.forwards += kwargs["input_ids"].numel()
 
-    def judge(self, asked: Mapping[str, int]) -> dict[str, bool]:
+    @property
+    def own_judge(self) -> Judge:
         golds = {row.id: row.answer for row in self.rows}
         task = get_task("long_arithmetic")
-        judge = Judge(
+        return Judge(
             student=self.student, mentioned=lambda id, tokens: False,
             right=lambda id, tokens: task.grade(self.codec.decode(tokens), golds[id]).correct,
         )  # fmt: skip
+
+    def judge(self, asked: Mapping[str, int]) -> dict[str, bool]:
         by_id = {trace.id: trace for trace in self.traces}
-        return BinaryCut()._valid({id: (by_id[id], steps) for id, steps in asked.items()}, judge)
+        return BinaryCut()._valid({id: (by_id[id], steps) for id, steps in asked.items()}, self.own_judge)
 
 
-def test_bisection_costs_fewer_validations_and_may_keep_more() -> None:
-    world = World()
+@pytest.fixture(scope="module")
+def world() -> World:
+    return World()
+
+
+@pytest.mark.parametrize("more", [0, 32, 128])
+def test_a_trace_is_read_once(more: int, world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Against reading every prefix anew; with its last paragraphs again and again, where traces are to be longer."""
+    longer = [replace(trace, steps=[*trace.steps, *(trace.steps[-3:] * more)[:more]]) for trace in world.traces]
+    traces, told, found = longer[:: 4 if more > 99 else 1], [], []
+    for kept in (True, False):
+        with monkeypatch.context() as patch:
+            if not kept:
+                patch.setattr(cuts, "keeps_keys", lambda *_: False)
+            world.forwards, began = 0, time.perf_counter()
+            found.append(BinaryCut().cut(traces, world.own_judge))
+            told.append((world.forwards / len(traces), time.perf_counter() - began))
+    (few, seconds), (many, plain) = told
+    read = sum(len(trace.prompt) + len(trace.prefix(len(trace.steps))) for trace in traces) / len(traces)
+    print(
+        f"\n{len(traces)} traces of {sum(len(trace.steps) for trace in traces) / len(traces):.1f} steps, {read:.0f} "
+        f"tokens: {few:.0f} token-forwards a trace, every prefix anew {many:.0f}; {plain / seconds:.1f} times as fast"
+    )
+    assert found[0] == found[1]
+    assert many > few
+    assert many > 3 * few or not more
+
+
+def test_bisection_costs_fewer_validations_and_may_keep_more(world: World) -> None:
     sizes = {trace.id: len(trace.steps) for trace in world.traces}
     told, found = [], {}
     for name, how in {"bisection": (), "linear": (linear,)}.items():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -400,6 +401,10 @@ def test_annotate_tells_the_schedule_and_show_draws_it(
         (["--model.weighter.alhpa", 1], "'alpha'"),
         (["--model.glove", "nowhere.txt"], "nowhere.txt"),
         (["--model.weights", "nowhere.jsonl"], "nowhere.jsonl"),
+        (["--model.weights", "."], "is a folder"),
+        (["--model.glove", "."], "is a folder"),
+        (["--model.diversity", ".inf"], "model.diversity=inf"),
+        (["--model.weighter.warmup_epochs", 2], "warmup_epochs=2"),  # no epoch is left for the masks
     ],
 )
 def test_settings_that_make_no_sense_are_told_before_anything_is_written(
@@ -424,12 +429,52 @@ def test_weights_of_other_data_or_another_tokenizer_are_told(
     assert not list((tmp_path / "tiny").rglob("*.ckpt"))
 
 
+@pytest.mark.parametrize(
+    ("kind", "change", "told"),
+    [
+        ("weights", lambda text: b"\xff\xfe" * 9, ":1"),
+        ("weights", lambda text: text[:-40], ":24"),
+        (
+            "weights",
+            lambda text: text.replace('"id": "', '"id": "x', 1).replace('"weights": [', '"weights": [NaN, '),
+            ":1",
+        ),
+        ("weights", lambda text: text.replace('"id": "coin', '"id": "con'), "got none for any of 20"),
+        ("weights", lambda text: "", "got none for any of 20"),
+        ("glove", lambda text: "the 1 2\ncoin nan 2\n", "finite numbers behind 'coin'"),
+        ("glove", lambda text: "the 1 2\ncoin inf 2\n", ":2"),
+        ("glove", lambda text: "400 2\nthe 1 2\n", ":1"),
+        ("glove", lambda text: "the 1 2\ncoin 1\n", ":2"),
+        ("glove", lambda text: "zzzz 1 2\n", "got none"),
+    ],
+)
+def test_a_damaged_file_is_told_before_anything_is_written(
+    kind: str, change: Any, told: str, weights: Path, run: Run, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    text = change(weights.read_text())
+    (tmp_path / "bad").write_bytes(text if isinstance(text, bytes) else text.encode())
+    given = [] if kind == "weights" else ["--model.weights", weights]
+    assert run("fit", *OWN, *given, f"--model.{kind}", tmp_path / "bad") == 2
+    err = capsys.readouterr().err.strip()
+    assert f"{tmp_path / 'bad'}" in err
+    assert told in err
+    assert err.count("\n") == 0
+    assert not (tmp_path / "tiny").exists()
+
+
 def test_masks_that_collapse_are_told(run: Run, capsys: pytest.CaptureFixture[str]) -> None:
     words = ["--model", "KeypointWeighter", "--model.alpha", 50, "--trainer.max_epochs", 40, "--evaluate", "false"]
     assert run("fit", *words, "--model.train_predictor", "false", "--trainer.limit_val_batches", 0) == 0
     told = capsys.readouterr().out
     assert "masks collapsed" in told
     assert "lower alpha" in told
+    means = [float(mean) for mean in re.findall(r"mean ([\d.]+) after epoch \d+", told)]
+    assert len(means) == 40  # it can be watched
+    assert means[0] > 0.3
+    assert means[-1] < 0.01
+    before, _, after = told.partition("warning:")
+    assert "after epoch" in before  # there was none while there was nothing to warn of
+    assert "after epoch" in after  # and it came before the end
 
 
 def test_wrong_settings_are_refused_by_the_class_itself() -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import math
+import runpy
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -12,12 +13,15 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from conftest import ROOT
 from interruptions import PulledPlugError
 
+from skipthinking.__main__ import main
 from skipthinking.data.batches import collate
 from skipthinking.methods import LongCoT
 from skipthinking.records import Example, Instance, UserError
 from skipthinking.students import FromScratch
+from skipthinking.tasks import generate
 
 Run = Callable[..., int]
 CUT = ["--model", "LongCoT", "--model.cutter", "cutters.ByPlace", "--data.splitter", "BlankLines"]
@@ -327,6 +331,45 @@ def test_encoder_decoder_students_are_cut_and_preferred_too(run: Run, tmp_path: 
     assert len(_log(tmp_path / "tiny", "train/margin")) == 5
 
 
+def encoded_text(method: LongCoT, id: str) -> str:
+    return next(row.rationale for row in method.data.examples["train"] if row.id == id)
+
+
+def test_annotate_writes_the_cuts_of_the_run_and_show_draws_them(
+    run: Run, seen: Seen, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    marks = ["--model.open_thinking", " <think>", "--model.close_thinking", "</think>"]
+    assert run("fit", *STAGES, *marks, "--evaluate", "false") == 0
+    assert run("annotate", *STAGES, *marks) == 0
+    own = _state(tmp_path / "tiny")["skipthinking"]
+    path = tmp_path / "tiny" / "annotations.jsonl"
+    rows = [json.loads(line) for line in path.read_text().splitlines()]
+    assert len(rows) == 20
+    assert [row["cut"] for row in rows] == [own["cuts"][row["id"]] for row in rows]
+    assert [row["pair"] for row in rows] == [own["references"].get(row["id"]) for row in rows]
+    for row, (encoded, _, (whole,), method) in zip(rows[:3], seen.rows[0], strict=False):
+        assert row["id"] == encoded.id
+        assert row["kept"] == list(range(row["cut"] or 0))
+        assert " ".join(row["steps"]).split() == encoded_text(method, encoded.id).split()
+        with torch.no_grad():
+            ids = torch.from_numpy(np.concatenate([whole.prompt, whole.tokens]))
+            shares = method.student.eval().model(input_ids=ids[None]).logits[0].double().log_softmax(-1)
+        opening = len(method.codec.inline(" <think>")) + len(whole.prompt)
+        for nll, (first, end) in zip(row["nll"], encoded.steps, strict=True):
+            place = torch.arange(opening + first, opening + end)
+            assert nll == pytest.approx(-shares[place - 1, ids[place]].mean().item(), abs=1e-4)
+    capsys.readouterr()
+    assert main(["show", "--file", str(path), "--n", "3"]) == 0
+    out = " ".join(capsys.readouterr().out.split())
+    for place, told in enumerate(["no valid prefix, dropped", "the first ", "the first "]):
+        assert f"{rows[place]['id']} ({len(rows[place]['steps'])} steps, {told}" in out
+    gone = [len(rows[0]["steps"]), 0, len(rows[2]["steps"]) - rows[2]["cut"]]
+    assert out.count("cut off") == sum(gone)
+    assert out.count("DPO pair") == 1
+    chosen, rejected = rows[2]["pair"]
+    assert f"{chosen:.1f} as cut (chosen), {rejected:.1f} whole" in out
+
+
 # ----------------------------------------------------------------------------------------------- bad input
 
 
@@ -346,14 +389,61 @@ def test_dpo_without_a_pair_is_refused_before_sft(run: Run, capsys: pytest.Captu
     assert "shortened traces for DPO" in told
 
 
-def test_a_run_that_ends_within_its_warm_up_is_refused(run: Run, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_run_that_ends_within_its_warm_up_is_refused_before_anything_is_written(
+    run: Run, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     assert run("fit", *LONG, "--model.warmup_epochs", 3, "--trainer.max_epochs", 2) == 2
     assert "warmup_epochs=3" in capsys.readouterr().err
+    assert not (tmp_path / "tiny").exists()
 
 
 @pytest.mark.parametrize(
-    "wrong", [{"warmup_epochs": -1}, {"sft_epochs": -1}, {"beta": 0.0}, {"sft_weight": -0.1}, {"early_share": 1.5}]
+    "wrong",
+    [
+        {"warmup_epochs": -1},
+        {"sft_epochs": -1},
+        {"beta": 0.0},
+        {"sft_weight": -0.1},
+        {"early_share": 1.5},
+        {"beta": math.inf},
+        {"beta": math.nan},
+        {"sft_weight": math.nan},
+    ],
 )
 def test_settings_that_make_no_sense_are_refused(wrong: dict[str, Any]) -> None:
     with pytest.raises(UserError, match=next(iter(wrong))):
         LongCoT(student=FromScratch(), **wrong)
+
+
+# ------------------------------------------------------------------------------------------ the ground truth
+
+
+def test_cuts_are_measured_against_the_generators_own_prefix(
+    run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    script = runpy.run_path(str(ROOT / "experiments" / "cuts.py"))
+    known = {row.id: row for row in generate("long_arithmetic", split="train", size=24)}
+    right = {id: row.meta["sufficient"] for id, row in known.items()}
+    for row in known.values():  # the paragraph that is the last sufficient one is the first that has the last result
+        paragraphs = row.rationale.split("\n\n")
+        assert f"= {row.answer} " in paragraphs[row.meta["sufficient"] - 1]
+        assert len(paragraphs) > row.meta["sufficient"]
+    found = script["nearness"](right, known)
+    assert (found["exact"], found["distance"], found["dropped"]) == (1.0, 0.0, 0.0)
+    first, second, third, *rest = right
+    shifted = {first: None, second: right[second] - 1, third: right[third] + 3, **{id: right[id] for id in rest[:2]}}
+    found = script["nearness"](shifted, known)
+    assert (found["n"], found["dropped"], found["exact"]) == (5, pytest.approx(0.2), 0.5)
+    assert (found["too short"], found["too long"]) == (0.25, 0.25)
+    assert (found["distance"], found["absolute"]) == (0.5, 1.0)  # -1, 3, 0, 0
+    # What a run leaves and what `annotate` writes of it are read alike.
+    assert run("fit", *LONG, "--model.sft_epochs", 1, "--trainer.max_epochs", 1, "--evaluate", "false") == 0
+    assert run("annotate", *LONG, "--model.sft_epochs", 1, "--trainer.max_epochs", 1) == 0
+    files = [tmp_path / "tiny" / "annotations" / "cuts.jsonl", tmp_path / "tiny" / "annotations.jsonl"]
+    assert script["read_cuts"](files[0]) == script["read_cuts"](files[1])
+    capsys.readouterr()
+    monkeypatch.setattr("sys.argv", ["cuts.py", *map(str, files), "--size", "24"])
+    script["main"]()
+    head, *lines = capsys.readouterr().out.splitlines()
+    assert "too long" in head
+    assert [line.split()[1:3] for line in lines] == [["20", "20.0%"]] * 2

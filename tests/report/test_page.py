@@ -126,6 +126,18 @@ def test_weights_are_a_heat_map(folders: list[str]) -> None:
         assert "--w: 0.55" not in page(compare_runs(folders), 0)
 
 
+def test_cuts_of_long_traces_are_struck_out(folders: list[str]) -> None:
+    row = {"id": "a", "question": "1 + 1?", "steps": ["One.", "So 2.", "Wait."], "nll": [0.1, 0.2, 0.3], "kept": [0, 1],
+           "chunks": [[0, 1], [1, 2], [2, 3]], "cut": 2, "pair": [-1.5, -9.0], "answer": "2."}  # fmt: skip
+    dropped = {**row, "cut": None, "kept": [], "pair": None}
+    Path(folders[0], "annotations.jsonl").write_text(json.dumps(row) + "\n" + json.dumps(dropped) + "\n")
+    text = page(compare_runs(folders), 0)
+    assert "<small>3 steps, the first 2 kept</small>" in text
+    assert "<small>3 steps, no valid prefix, dropped</small>" in text
+    gone = [bool(gone) for gone in re.findall(r'<span class="chunk k\d( gone)?">', text)]
+    assert gone == [False, False, True, True, True, True]
+
+
 def test_examples_on_which_methods_differ_come_first_and_all_kinds_come(folders: list[str]) -> None:
     kinds = re.findall(r'data-test="sums" data-kind="(\w+)"', page(compare_runs(folders), 3))
     assert kinds == ["mixed", "wrong", "right"]

@@ -63,6 +63,23 @@ def test_words_go_from_shared_to_task_to_method(tmp_path: Path) -> None:
     assert "--evaluate" not in words
 
 
+def test_a_method_may_use_the_folder_of_another(tmp_path: Path) -> None:
+    words = "--model.weights {weighter}/weights.jsonl --model.glove {a: 1}"
+    methods = {"kpod": {"needs": "base", "words": words}, "weighter": {"needs": "base"}, "base": None}
+    plan = read_suite(write(tmp_path, methods=methods, baseline="none"), "here")
+    kpod = plan.runs["hard-kpod-1"]
+    assert kpod.words[kpod.words.index("--model.weights") + 1] == "here/hard-weighter-1/weights.jsonl"
+    assert "{a: 1}" in " ".join(kpod.words)  # braces around no method are as they were
+    assert kpod.words[kpod.words.index("--model.start_from") + 1] == "here/hard-base-1/checkpoints/last.ckpt"
+    assert kpod.after == ("hard-base-1", "hard-weighter-1")
+    names = list(plan.runs)
+    assert all(names.index(before) < names.index(run.name) for run in plan.runs.values() for before in run.after)
+    elsewhere = read_suite(tmp_path / "mine.yaml", "there").runs["hard-kpod-1"]
+    assert elsewhere.settings == kpod.settings  # folders may be moved
+    write(tmp_path, methods={**methods, "weighter": {"needs": "base", "words": "--model.alpha 1"}}, baseline="none")
+    assert read_suite(tmp_path / "mine.yaml", "here").runs["hard-kpod-1"].settings != kpod.settings
+
+
 def test_settings_change_with_anything_that_makes_a_run_and_nothing_else(tmp_path: Path) -> None:
     def settings(**changes: Any) -> dict[str, str]:
         plan = read_suite(write(tmp_path, **changes), "here")
@@ -92,6 +109,8 @@ def test_settings_change_with_anything_that_makes_a_run_and_nothing_else(tmp_pat
         ({"methods": {"cwt": None, "stt": {"needs": "cw"}}, "baseline": "none"}, "Did you mean 'cwt'?"),
         ({"methods": {"a": {"needs": "b"}, "b": {"needs": "a"}}, "baseline": "none"}, "needs"),
         ({"methods": {"a": {"needs": "a"}}, "baseline": "none"}, "a needs a"),
+        ({"methods": {"a": {"words": "--x {b}/c"}, "bb": None}, "baseline": "none"}, "{b} in its words"),
+        ({"methods": {"a": {"words": "--x {a}/c"}}, "baseline": "none"}, "a needs a"),
         ({"methods": {"a": {"evaluate": "maybe"}}, "baseline": "none"}, "maybe"),
         ({"tasks": {}}, "tasks"),
         ({"tasks": ["easy"]}, "tasks"),

@@ -105,21 +105,46 @@ def test_a_finished_run_with_other_settings_is_not_mistaken(done: Path, capsys: 
 
 def test_a_failure_is_told_and_takes_only_its_own_down(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     methods = {
-        "bad": {"words": "--model CWT --model.max_new_token 3"},
+        "bad": {"words": "--model CWT --model.max_new_tokens 0"},
         "after": {"needs": "bad"},
+        "beside": {"words": "--model.start_from {bad}/checkpoints/last.ckpt"},
         "good": {"words": "--trainer.max_steps 1"},
     }
     assert main(write(tmp_path, methods=methods, baseline="bad")) == 1
     out, err = capfd.readouterr()
-    assert "Did you mean 'max_new_tokens'?" in out  # the tail of the log
+    assert "got model.max_new_tokens=0." in out  # the tail of the log
     assert "failed: flips-bad-3: exit code 2" in err
     assert "failed: flips-after-3: It needs flips-bad-3, which failed." in err
-    assert "1 of 3 runs" in out
+    assert "failed: flips-beside-3: It needs flips-bad-3, which failed." in err
+    assert "1 of 4 runs" in out
     assert noted(tmp_path, "flips-good-3")["finished"]
     # Mended, it may go on: nothing that could be lost lies in the way.
     methods["bad"]["words"] = "--model CWT"
     assert main([*write(tmp_path, methods=methods, baseline="bad"), "--dry_run"]) == 0
     assert "flips-good-3 is finished" in capfd.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        ("--model CWT --model.max_new_token 3", "Did you mean 'max_new_tokens'?"),
+        ("--model CTW", "Did you mean 'CWT'?"),
+        ("--trainer.max_epochs soon", "trainer.max_epochs"),
+        ("--config nowhere.yaml", "nowhere.yaml"),
+    ],
+)
+def test_a_slip_in_the_last_run_is_told_before_the_first_one_starts(
+    words: str, told: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    command = write(tmp_path, methods={"full_cot": None, "last": {"words": words}}, seeds=[3, 4])
+    for how in ([], ["--dry_run"], ["--slurm"]):
+        assert main([*command, *how]) == 2
+        out, err = capsys.readouterr()
+        assert out == ""
+        assert err.count("\n") == 1
+        assert "flips-last-3" in err
+        assert told in err
+    assert not (tmp_path / "runs").exists()
 
 
 def test_ctrl_c_stops_and_the_same_command_goes_on(tmp_path: Path) -> None:
