@@ -27,7 +27,7 @@ Tokens = NDArray[np.int64]
 Found = NDArray[np.float32]
 Enough = Callable[[int, Found], bool]
 
-_PIECE = 24  # tokens of a text that are read between two questions whether to go on
+_PIECE = 32  # tokens of a text that are read between two questions whether to go on
 
 
 class Reader(ABC):
