@@ -37,6 +37,7 @@ from skipthinking.checkpoints import read_checkpoint
 from skipthinking.data.module import RationaleDataModule
 from skipthinking.hints import OneLineErrors
 from skipthinking.interrupts import Interrupts
+from skipthinking.layers import LayeredConfigs
 from skipthinking.methods import Distiller
 from skipthinking.records import UserError
 from skipthinking.report.reading import flat
@@ -59,8 +60,8 @@ _DISK = {
 }
 
 
-class Parser(OneLineErrors, LightningArgumentParser):
-    """Says what is wrong in one line, with the nearest valid key."""
+class Parser(LayeredConfigs, OneLineErrors, LightningArgumentParser):
+    """Reads configs that stand on others; says what is wrong in one line, with the nearest valid key."""
 
 
 class SkipTrainer(L.Trainer):

@@ -16,6 +16,7 @@ from typing import Any
 import yaml
 
 from skipthinking.hints import nearest
+from skipthinking.layers import layers
 from skipthinking.records import UserError
 
 __all__ = ["Planned", "Suite", "read_suite"]
@@ -116,7 +117,8 @@ def _planned(
     files = [file for level in levels for file in _files(level, path)]
     words = [word for level in levels for word in _words(level, path)]
     first = runs[f"{task}-{needs}-{seed}"] if needs else None
-    made = [[_yaml(file, str(path)) for file in files], words, seed, first.settings if first else None]
+    read = [layer for file in files for layer in layers(file)]
+    made = [[_yaml(file, str(path)) for file in read], words, seed, first.settings if first else None]
     start = ["--model.start_from", str(folder / first.name / "checkpoints" / "last.ckpt")] if first else []
     return Planned(
         name=name, task=task, method=method, seed=seed, needs=first.name if first else None, evaluate=evaluate,
