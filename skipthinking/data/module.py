@@ -130,6 +130,11 @@ class RationaleDataModule(L.LightningDataModule):
         """The test sets by name."""
         return self.splits.test_sets
 
+    @property
+    def chunks(self) -> Mapping[str, tuple[Span, ...]]:
+        """The chunks of every training example, as the last search left them."""
+        return self._chunks
+
     # ---------------------------------------------------------------------------------------- tokens
 
     @property
