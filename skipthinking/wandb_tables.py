@@ -22,8 +22,8 @@ _STEP_COLUMNS = ["id", "question", "chunk", "skipped", "step", "text", "tokens",
 class ChunkTables(Callback):
     """Sends the chunks of some training rationales to W&B after training, for methods that have chunks: a row per step.
 
-    A row has the step's text, its mean token NLL in nats under the trained student, the number of its chunk, and whether
-    that chunk was found to be superfluous.
+    A row has the step's text, its mean token NLL in nats under the trained student, the number of its chunk, and
+    whether the answer was found not to need that chunk.
 
     Args:
         rationales: Number of rationales.
