@@ -22,6 +22,7 @@ from skipthinking.data.splits import Splits
 from skipthinking.data.stages import AverageChunks, Chunker, StageSampling, draw_stage
 from skipthinking.data.steps import Sentences, StepSplitter
 from skipthinking.records import DataError, Encoded, Example, Instance, Span, UserError
+from skipthinking.sharding import gathered
 from skipthinking.tasks import get_task
 
 if TYPE_CHECKING:
@@ -279,7 +280,8 @@ class RationaleDataModule(L.LightningDataModule):
                 "normalised over planned optimiser steps. Use trainer.accumulate_grad_batches."
             )
         epoch = trainer.current_epoch
-        instances = self.instances(epoch)
+        with gathered(method.student):  # for what is searched
+            instances = self.instances(epoch)
         lengths = np.array([instance_length(instance) for instance in instances])
         group = method.grouped(epoch)
         plan = plan_epoch(
