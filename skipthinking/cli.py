@@ -122,8 +122,8 @@ class SkipCLI(LightningCLI):
         own_log = [RunLogger(self.folder)] if self.subcommand == "fit" else []
         self._get(self.config_init, "trainer")["logger"] = [*own_log, *extra] or False
         self._get(self.config_init, "trainer")["default_root_dir"] = str(self.folder)
-        own: list[Callback] = [WholeWeights(), *(kind(self.folder) for kind in (Interrupts, Results, Answers, Annotations))]
-        own += [StartReport(), *checkpoints(self.folder, every)]
+        own: list[Callback] = [kind(self.folder) for kind in (Interrupts, Results, Answers, Annotations)]
+        own = [WholeWeights(), *own, StartReport(), *checkpoints(self.folder, every)]
         given = self._get(self.config_init, "trainer.callbacks") or []
         self._get(self.config_init, "trainer")["callbacks"] = [*(given if isinstance(given, list) else [given]), *own]
         try:

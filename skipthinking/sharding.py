@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
-from typing import Any
+from typing import Any, cast
+from weakref import WeakSet
 
 import lightning as L
 import torch
@@ -18,6 +19,8 @@ from skipthinking.checkpoints import check_shapes, read_checkpoint
 from skipthinking.records import UserError
 
 __all__ = ["Sharded", "WholeWeights", "check_strategy", "gathered", "whole_state"]
+
+_WHOLE: WeakSet[nn.Module] = WeakSet()  # what is gathered at the moment
 
 
 class Sharded(ModelParallelStrategy):
@@ -92,16 +95,16 @@ def gathered(module: nn.Module) -> Iterator[None]:
 
     Nothing happens where nothing is sharded, or inside of another such block.
     """
-    parts = [part for part in module.modules() if isinstance(part, FSDPModule) and not hasattr(part, "_whole")]
+    parts = [part for part in module.modules() if isinstance(part, FSDPModule) and part not in _WHOLE]
     for part in parts:
-        part._whole = True  # type: ignore[attr-defined]
+        _WHOLE.add(part)
         part.set_reshard_after_forward(False, recurse=False)
         part.unshard()
     try:
         yield
     finally:
         for place, part in enumerate(parts):
-            del part._whole
+            _WHOLE.remove(part)
             part.set_reshard_after_forward(place > 0, recurse=False)  # the root keeps its weights for the backward pass
             part.reshard()
 
@@ -113,7 +116,8 @@ def whole_state(module: nn.Module) -> dict[str, Tensor] | None:
     """
     if not isinstance(module, FSDPModule):
         return None
-    return get_model_state_dict(module, options=StateDictOptions(full_state_dict=True, cpu_offload=True))
+    options = StateDictOptions(full_state_dict=True, cpu_offload=True)
+    return cast("dict[str, Tensor]", get_model_state_dict(module, options=options))
 
 
 class WholeWeights(Callback):

@@ -48,9 +48,9 @@ def test_two_sharded_ranks_are_one_of_twice_the_batch(
     assert all(type(value) is torch.Tensor for value in _checkpoint(two)["state_dict"].values())
     _same(load_file(two / "student" / "model.safetensors"), load_file(one / "student" / "model.safetensors"))
     assert _checkpoint(two)["skipthinking"].get("kept") == _checkpoint(one)["skipthinking"].get("kept")
-    answers = [[json.loads(line) for line in (run / "predictions.jsonl").read_text().splitlines()] for run in (one, two)]
-    assert [row["id"] for row in answers[1]] == [row["id"] for row in answers[0]]
-    assert [row["completion"] for row in answers[1]] == [row["completion"] for row in answers[0]]
+    texts = [(folder / "predictions.jsonl").read_text() for folder in (one, two)]
+    expected, found = ([json.loads(line) for line in text.splitlines()] for text in texts)
+    assert [(row["id"], row["completion"]) for row in found] == [(row["id"], row["completion"]) for row in expected]
 
 
 def test_a_sharded_run_goes_on_where_it_was(spawn: Callable[..., Any], tmp_path: Path) -> None:
@@ -92,3 +92,10 @@ def test_strategies_that_evaluation_does_not_know_are_refused(
     assert run("fit", *words) == 2
     assert "fsdp2" in capsys.readouterr().err
     assert not list(tmp_path.iterdir())
+
+
+def test_a_method_that_trains_more_than_the_student_is_refused(spawn: Callable[..., Any], tmp_path: Path) -> None:
+    done = spawn("fit", "--model", "KeypointWeighter", "--trainer.devices", 1, "--trainer.strategy", "fsdp2")
+    assert done.returncode == 2, done.stderr
+    assert "Expected a method that trains the student alone, got KeypointWeighter" in done.stderr
+    assert "Traceback" not in done.stderr
