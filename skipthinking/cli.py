@@ -37,11 +37,13 @@ from skipthinking.checkpoints import read_checkpoint
 from skipthinking.data.module import RationaleDataModule
 from skipthinking.hints import OneLineErrors
 from skipthinking.interrupts import Interrupts
+from skipthinking.layers import LayeredConfigs
 from skipthinking.methods import Distiller
 from skipthinking.records import UserError
 from skipthinking.report.reading import flat
 from skipthinking.report.summary import print_summary
 from skipthinking.runs import RunConfig, RunLogger, checkpoints, release_folders
+from skipthinking.sharding import WholeWeights, check_strategy, whole_state
 
 __all__ = ["SkipCLI", "main"]
 
@@ -59,8 +61,8 @@ _DISK = {
 }
 
 
-class Parser(OneLineErrors, LightningArgumentParser):
-    """Says what is wrong in one line, with the nearest valid key."""
+class Parser(LayeredConfigs, OneLineErrors, LightningArgumentParser):
+    """Reads configs that stand on others; says what is wrong in one line, with the nearest valid key."""
 
 
 class SkipTrainer(L.Trainer):
@@ -121,10 +123,15 @@ class SkipCLI(LightningCLI):
         self._get(self.config_init, "trainer")["logger"] = [*own_log, *extra] or False
         self._get(self.config_init, "trainer")["default_root_dir"] = str(self.folder)
         own: list[Callback] = [kind(self.folder) for kind in (Interrupts, Results, Answers, Annotations)]
-        own += [StartReport(), *checkpoints(self.folder, every)]
+        own = [WholeWeights(), *own, StartReport(), *checkpoints(self.folder, every)]
         given = self._get(self.config_init, "trainer.callbacks") or []
         self._get(self.config_init, "trainer")["callbacks"] = [*(given if isinstance(given, list) else [given]), *own]
-        return super().instantiate_trainer(**kwargs)
+        try:
+            trainer = super().instantiate_trainer(**kwargs)
+        except ValueError as error:
+            raise UserError(f"Expected settings that Lightning can run, got: {' '.join(str(error).split())}") from error
+        check_strategy(trainer.strategy)
+        return trainer
 
     def before_instantiate_classes(self) -> None:
         """Runs W&B offline where it has no key."""
@@ -252,8 +259,9 @@ class SkipCLI(LightningCLI):
         tested = bool(self.datamodule.test_sets)
         if tested:
             self.trainer.test(self.model, datamodule=self.datamodule, verbose=False)
+        state = whole_state(self.model.student.model)
         if self.trainer.is_global_zero:
-            self.model.student.export(self.folder / "student", self.model.stage_marks)
+            self.model.student.export(self.folder / "student", state, self.model.stage_marks)
             if tested:
                 self._summarise()
             _say(self._next_commands())

@@ -1,4 +1,4 @@
-"""Answers as tables in W&B."""
+"""Answers and chunks as tables in W&B."""
 
 from __future__ import annotations
 
@@ -11,11 +11,45 @@ from lightning.pytorch.loggers import WandbLogger
 from skipthinking.records import UserError
 
 if TYPE_CHECKING:
-    from skipthinking.methods import Distiller
+    from skipthinking.methods import CWT, Distiller
 
-__all__ = ["PredictionTables"]
+__all__ = ["ChunkTables", "PredictionTables"]
 
 _COLUMNS = ["id", "question", "gold", "completion", "extracted", "correct", "correct_lenient", "new_tokens", "skipped"]
+_STEP_COLUMNS = ["id", "question", "chunk", "skipped", "step", "text", "tokens", "nll"]
+
+
+class ChunkTables(Callback):
+    """Sends the chunks of some training rationales to W&B after training, for methods that have chunks: a row per step.
+
+    A row has the step's text, its mean token NLL in nats under the trained student, the number of its chunk, and
+    whether the answer was found not to need that chunk.
+
+    Args:
+        rationales: Number of rationales.
+    """
+
+    def __init__(self, rationales: int = 20) -> None:
+        if rationales < 1:
+            raise UserError(f"Expected at least 1 rationale, got ChunkTables.rationales={rationales}.")
+        self.rationales = rationales
+
+    def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Scores them on all ranks, and sends them from the first."""
+        loggers = [logger for logger in trainer.loggers if isinstance(logger, WandbLogger)]
+        if not loggers or not hasattr(pl_module, "chunkings"):
+            return
+        method = cast("CWT", pl_module)
+        rows = method.chunkings(method.data.encoded[: self.rationales])
+        data: list[list[Any]] = [
+            [row["id"], row["question"], number, number - 1 not in row["kept"], step + 1, row["steps"][step],
+             row["tokens"][step], row["nll"][step]]
+            for row in rows
+            for number, span in enumerate(row["chunks"], 1)
+            for step in range(*span)
+        ]  # fmt: skip
+        for logger in loggers if trainer.is_global_zero else ():
+            logger.log_table("train/chunks", columns=_STEP_COLUMNS, data=data)
 
 
 class PredictionTables(Callback):

@@ -12,17 +12,20 @@ import pytest
 import torch
 from conftest import ROOT
 
+from skipthinking.layers import layers
 from skipthinking.students.scratch import train_tokenizer
 from skipthinking.tasks import generate
 
-EXPERIMENTS = sorted(
-    path for path in (ROOT / "experiments").rglob("*.yaml") if "class_path: RationaleDataModule" in path.read_text()
-)
-ADDED = sorted((ROOT / "experiments" / "with").rglob("*.yaml"))  # what is added to another config
+EXPERIMENTS = sorted((ROOT / "experiments").glob("*.yaml"))
+SHARED = sorted((ROOT / "experiments" / "shared").glob("*.yaml"))  # what several of them stand on
+ADDED = sorted((ROOT / "experiments" / "with").glob("*.yaml"))  # what is added to another config
+OTHERS = {"shared", "with", "suites", "sweeps", "teach", "harness"}  # no experiments, and tested elsewhere but for two
 CHAT = "{% for m in messages %}<|{{ m.role }}|>{{ m.content }}<|end|>{% endfor %}<|assistant|>"
 STUDENTS = {  # hub name: architecture and config of its stand-in; only a tokenizer where there is none
     "microsoft/Phi-3-mini-4k-instruct": ("phi3", {"hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 1,
                                                   "num_attention_heads": 2, "num_key_value_heads": 2}),
+    "microsoft/Phi-3-mini-128k-instruct": ("phi3", {"hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 1,
+                                                    "num_attention_heads": 2, "num_key_value_heads": 2}),
     "Qwen/Qwen2-1.5B-Instruct": ("qwen2", {"hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 1,
                                            "num_attention_heads": 2, "num_key_value_heads": 2}),
     "Qwen/Qwen2.5-7B-Instruct": ("qwen2", {"hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 1,
@@ -101,18 +104,31 @@ def _reasoning_traces(folder: Path) -> None:
 
 def _own_words(path: Path) -> list[str]:
     """A random student is right about nothing, so that a cut by its own answers leaves nothing."""
-    return ["--model.cutter", "cutters.ByPlace"] if "class_path: LongCoT" in path.read_text() else []
+    text = "".join(file.read_text() for file in layers(path))
+    return ["--model.cutter", "cutters.ByPlace"] if "class_path: LongCoT" in text else []
 
 
 def test_there_are_experiments() -> None:
     names = {path.stem for path in EXPERIMENTS}
-    assert names >= {"quickstart", "full_cot_phi3", "cwt_phi3", "full_cot_svamp", "cwt_svamp", "full_cot_gsm8k_t5"}
+    students = ("phi3", "qwen2", "gpt2", "flan_t5")
     assert names >= {
-        f"{method}_{student}" for method in ("cwt", "stt") for student in ("phi3", "qwen2", "gpt2", "flan_t5")
+        f"{method}_{student}" for method in ("full_cot", "answer_only", "cwt", "stt", "kpod") for student in students
     }
-    assert names >= {"kpod_quick", "kpod_phi3", "kpod_llama7b", "kpod_flan_t5_large", "kpod_svamp"}
-    assert names >= {"long_cot_quick", "long_cot_qwen2.5_7b", "long_cot_llama3.1_8b"}
+    assert names >= {"quickstart", "full_cot_svamp", "cwt_svamp", "full_cot_gsm8k_t5"}
+    assert names >= {"kpod_quick", "kpod_llama7b", "kpod_flan_t5_large", "kpod_svamp"}
+    assert names >= {f"long_cot_{student}" for student in ("quick", "phi3", "qwen2", "qwen2.5_7b", "llama3.1_8b")}
     assert {path.stem for path in ADDED} >= {"wandb"}
+    folders = {
+        path.parent.relative_to(ROOT / "experiments").as_posix() for path in (ROOT / "experiments").rglob("*.yaml")
+    }
+    assert folders <= {".", *OTHERS}
+
+
+def test_what_is_shared_is_shared() -> None:
+    stand_on = [layers(path) for path in EXPERIMENTS]
+    for part in SHARED:
+        used = sum(part.resolve() in {file.resolve() for file in files} for files in stand_on)
+        assert used >= 2, part.name
 
 
 @pytest.mark.parametrize("path", EXPERIMENTS, ids=lambda path: path.stem)

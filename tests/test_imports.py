@@ -11,7 +11,8 @@ from conftest import ROOT
 
 # records <- tasks <- data <- annotate <- methods <- cli; students, losses and metrics know records and batches only.
 RANKS = {
-    "records": 0, "hints": 0, "slurm": 0, "checkpoints": 1, "report": 1, "tasks": 1, "losses": 1, "schedules": 1,
+    "records": 0, "hints": 0, "slurm": 0, "layers": 1, "sharding": 1,
+    "checkpoints": 1, "report": 1, "tasks": 1, "losses": 1, "schedules": 1,
     "metrics": 1, "data": 2, "students": 3, "annotate": 4, "methods": 5, "runs": 6, "interrupts": 6,
     "callbacks": 6, "wandb_tables": 6, "cli": 7, "tools": 7, "teacher": 4, "__main__": 8,
 }  # fmt: skip

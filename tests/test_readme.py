@@ -37,7 +37,12 @@ def test_the_config_of_the_readme_is_read(
 ) -> None:
     path = tmp_path / "own.yaml"
     path.write_text(_block("yaml"))
-    assert yaml.safe_load(path.read_text())["model"]["class_path"] == "CWT"
+    (tmp_path / "experiments").symlink_to(ROOT / "experiments")
+    assert run("fit", "--print_config", config=path) == 0
+    config = yaml.safe_load(capsys.readouterr().out)
+    assert config["model"]["class_path"] == "skipthinking.methods.CWT"
+    assert config["data"]["init_args"]["train"][0]["init_args"]["path"] == "my_rationales.jsonl"
+    assert config["data"]["init_args"]["test"]
     assert run("fit", config=path) == 2  # everything is understood; the file is not there, and the hub not in reach
     told = capsys.readouterr().err
     assert "my_rationales.jsonl" in told or "openai/gsm8k" in told

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import io
+import itertools
 import json
 import subprocess
 from collections.abc import Callable
@@ -31,7 +32,7 @@ def _offline(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
 
 
 def test_two_ranks_make_one_run_with_a_table_of_every_answer(spawn: Callable[..., Any], tmp_path: Path) -> None:
-    done = spawn("fit", "--config", WANDB, "--trainer.max_steps", 1, "--trainer.devices", 2,
+    done = spawn("fit", "--config", WANDB, "--model", "CWT", "--trainer.max_steps", 1, "--trainer.devices", 2,
                  "--trainer.strategy", "ddp", "--trainer.logger.save_dir", tmp_path)  # fmt: skip
     assert done.returncode == 0, done.stderr
     (offline,) = (tmp_path / "wandb").glob("offline-run-*")
@@ -40,6 +41,7 @@ def test_two_ranks_make_one_run_with_a_table_of_every_answer(spawn: Callable[...
     answers = [json.loads(line) for line in (tmp_path / "tiny" / "predictions.jsonl").read_text().splitlines()]
     assert len(answers) == 5
     assert found["data"] == [[answer[column] for column in found["columns"]] for answer in answers]
+    assert len({row["id"] for row in _chunks(tmp_path)}) == 20  # each rank has scored half of them
 
 
 def test_rows_of_the_table_are_limited(run: Callable[..., int], tmp_path: Path) -> None:
@@ -51,6 +53,37 @@ def test_rows_of_the_table_are_limited(run: Callable[..., int], tmp_path: Path) 
     (table,) = (tmp_path / "wandb").glob("offline-run-*/files/media/table/test/flips*.table.json")
     assert len(json.loads(table.read_text())["data"]) == 2
     assert run("fit", "--config", WANDB, "--run", "none", "--trainer.callbacks.rows", 0) == 2
+
+
+def _chunks(folder: Path) -> list[dict[str, Any]]:
+    (table,) = (folder / "wandb").glob("offline-run-*/files/media/table/train/chunks*.table.json")
+    found = json.loads(table.read_text())
+    return [dict(zip(found["columns"], row, strict=True)) for row in found["data"]]
+
+
+@pytest.mark.parametrize("method", ["CWT", "STT"])
+def test_chunks_and_skips_are_those_that_annotate_writes(method: str, run: Callable[..., int], tmp_path: Path) -> None:
+    import wandb
+
+    skips = ["--model.warmup_epochs", 1, "--model.gap_epochs", 0, "--model.verifier", "verifiers.EveryOther"]
+    words = ["--model", method, *(skips if method == "STT" else []), "--data.chunker", "SearchChunks",
+             "--data.chunker.refresh_every_n_epochs", 1, "--data.chunker.n_chunks", 3]  # fmt: skip
+    added = ["--config", WANDB, "--trainer.logger.save_dir", tmp_path]
+    assert run("fit", *added, *words, "--trainer.callbacks.rows", 2) == 0
+    wandb.finish()
+    shown = _chunks(tmp_path)
+    assert run("annotate", "--trainer.logger", "false", config=tmp_path / "tiny" / "config.yaml") == 0
+    annotated = [json.loads(line) for line in (tmp_path / "tiny" / "annotations.jsonl").read_text().splitlines()][:20]
+    assert {row["id"] for row in shown} == {row["id"] for row in annotated}
+    for about in annotated:
+        mine = [row for row in shown if row["id"] == about["id"]]
+        assert [row["text"] for row in mine] == about["steps"]
+        assert [row["nll"] for row in mine] == pytest.approx(about["nll"], abs=2e-4)
+        assert [row["tokens"] for row in mine] == about["tokens"]
+        spans = [[number] * (end - start) for number, (start, end) in enumerate(about["chunks"], 1)]
+        assert [row["chunk"] for row in mine] == list(itertools.chain(*spans))
+        assert {row["chunk"] for row in mine if not row["skipped"]} == {number + 1 for number in about["kept"]}
+    assert any(row["skipped"] for row in shown) == (method == "STT")
 
 
 def test_there_are_sweeps() -> None:

@@ -14,6 +14,7 @@ from tqdm import tqdm
 
 from skipthinking.data.batches import collate, instance_length
 from skipthinking.records import Instance
+from skipthinking.sharding import gathered
 
 __all__ = ["Scores", "by_length", "frozen", "gather", "score_tokens"]
 
@@ -44,7 +45,7 @@ def frozen(student: Any) -> Iterator[None]:
     modes = {module: module.training for module in student.modules()}
     student.eval()
     try:
-        with torch.no_grad():
+        with torch.no_grad(), gathered(student):
             yield
     finally:
         for module, mode in modes.items():

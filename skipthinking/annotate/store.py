@@ -32,7 +32,8 @@ def fingerprint(encoded: Sequence[Encoded], settings: Mapping[str, Any], student
     for name, weight in student.named_parameters():
         key.update(name.encode())
         if weight.requires_grad:
-            key.update(weight.detach().cpu().contiguous().view(torch.uint8).numpy().tobytes())
+            whole = weight.detach().to("cpu", copy=True).contiguous()  # a copy: numpy would pin the storage
+            key.update(whole.view(torch.uint8).numpy().tobytes())
         else:
             key.update(np.float64(weight.detach().double().sum().item()).tobytes())
     return key.hexdigest()

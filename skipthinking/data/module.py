@@ -22,6 +22,7 @@ from skipthinking.data.splits import Splits
 from skipthinking.data.stages import AverageChunks, Chunker, StageSampling, draw_stage
 from skipthinking.data.steps import Sentences, StepSplitter
 from skipthinking.records import DataError, Encoded, Example, Instance, Span, UserError
+from skipthinking.sharding import gathered
 from skipthinking.tasks import get_task
 
 if TYPE_CHECKING:
@@ -129,6 +130,11 @@ class RationaleDataModule(L.LightningDataModule):
     def test_sets(self) -> dict[str, list[Example]]:
         """The test sets by name."""
         return self.splits.test_sets
+
+    @property
+    def chunks(self) -> Mapping[str, tuple[Span, ...]]:
+        """The chunks of every training example, as the last search left them."""
+        return self._chunks
 
     # ---------------------------------------------------------------------------------------- tokens
 
@@ -274,7 +280,8 @@ class RationaleDataModule(L.LightningDataModule):
                 "normalised over planned optimiser steps. Use trainer.accumulate_grad_batches."
             )
         epoch = trainer.current_epoch
-        instances = self.instances(epoch)
+        with gathered(method.student):  # for what is searched
+            instances = self.instances(epoch)
         lengths = np.array([instance_length(instance) for instance in instances])
         group = method.grouped(epoch)
         plan = plan_epoch(

@@ -123,11 +123,20 @@ class CWT(Distiller):
 
     def annotate(self) -> list[dict[str, Any]]:
         """Steps, their mean token NLL and tokens, chunks, and the chunks that are kept, of every training example."""
-        data, codec = self.data, self.codec
+        encoded, chunks = self.data.encoded, self.data.searched_chunks()
+        return self._annotated(encoded, chunks, self.kept_in_the_end(encoded, chunks))
+
+    def chunkings(self, encoded: Sequence[Encoded]) -> list[dict[str, Any]]:
+        """The same of some training examples, as the searches so far have left them; searches nothing."""
+        chunks = self.data.chunks
+        return self._annotated(encoded, chunks, self.kept_so_far(encoded, chunks))
+
+    def _annotated(
+        self, encoded: Sequence[Encoded], chunks: Mapping[str, Sequence[Span]], kept: Mapping[str, Sequence[int]]
+    ) -> list[dict[str, Any]]:
+        codec, losses = self.codec, self.step_losses(encoded, chunks)
         assert codec is not None
-        chunks = data.searched_chunks()
-        losses, kept = self.step_losses(data.encoded, chunks), self.kept_in_the_end(data.encoded, chunks)
-        questions = {example.id: example.question for example in data.examples["train"]}
+        questions = {example.id: example.question for example in self.data.examples["train"]}
         return [
             {
                 "id": row.id,
@@ -142,14 +151,20 @@ class CWT(Distiller):
                 "kept": list(kept[row.id]),
                 "answer": codec.decode(row.tokens[slice(*row.answer)].tolist()),
             }
-            for row in data.encoded
+            for row in encoded
         ]
+
+    def kept_so_far(
+        self, encoded: Sequence[Encoded], chunks: Mapping[str, Sequence[Span]]
+    ) -> Mapping[str, Sequence[int]]:
+        """The chunks that no search has taken away; here all."""
+        return {row.id: range(len(chunks[row.id])) for row in encoded}
 
     def kept_in_the_end(
         self, encoded: Sequence[Encoded], chunks: Mapping[str, Sequence[Span]]
     ) -> Mapping[str, Sequence[int]]:
-        """The chunks that are left after all searches; here all."""
-        return {row.id: range(len(chunks[row.id])) for row in encoded}
+        """The chunks that are left after all searches, those that are still to come included."""
+        return self.kept_so_far(encoded, chunks)
 
     # ------------------------------------------------------------------------------------ evaluation
 

@@ -52,6 +52,8 @@ class KPOD(Distiller):
         weighter_epochs: Epochs of that.
         predictor: Transformer that predicts the answer there; by default a copy of the student.
         weigh_tokens: Whether the loss weighs the tokens of the rationale.
+        floor: Least weight of a token in the loss (ours; the paper's is 0). Weights w become floor + (1 - floor) w. A
+            student that cannot write yet, one from scratch, must learn the words between the key tokens too.
         weigh_difficulty: Whether the difficulty does.
         progressive: Whether steps are given at all.
         stages: T; half of the epochs by default.
@@ -72,6 +74,7 @@ class KPOD(Distiller):
         weighter_epochs: int = 5,
         predictor: Student | None = None,
         weigh_tokens: bool = True,
+        floor: float = 0.0,
         weigh_difficulty: bool = True,
         progressive: bool = True,
         stages: int | None = None,
@@ -86,7 +89,9 @@ class KPOD(Distiller):
         super().__init__(student, **kwargs)
         if weighter_epochs < 1:
             raise UserError(f"Expected at least 1 epoch, got model.weighter_epochs={weighter_epochs}.")
-        self.weights_file, self.weighter_epochs = weights, weighter_epochs
+        if not 0 <= floor <= 1:
+            raise UserError(f"Expected a weight from 0 to 1, got model.floor={floor}.")
+        self.weights_file, self.weighter_epochs, self.floor = weights, weighter_epochs, floor
         self.weigh_tokens, self.weigh_difficulty, self.progressive = weigh_tokens, weigh_difficulty, progressive
         self.stages, self.clusters, self.glove = stages, clusters, glove
         self._predictor = (predictor,)  # in a tuple, so that it is no part of this model
@@ -261,7 +266,7 @@ class KPOD(Distiller):
         """One instance: the steps that are given, then the rest with their tokens' weights, then the answer."""
         weights = np.ones(len(encoded.tokens), dtype=np.float32)
         if notes["weights"] is not None:
-            weights[: encoded.answer[0]] = notes["weights"]
+            weights[: encoded.answer[0]] = self.floor + (1 - self.floor) * notes["weights"]
         if notes["given"]:
             weights[: encoded.steps[notes["given"] - 1][1]] = 0
         return [Instance(id=encoded.id, prompt=encoded.prompts[""], tokens=encoded.tokens, weights=weights)]

@@ -101,20 +101,26 @@ class STT(CWT):
             return None
         if self.kept is None:
             self.kept = self._search(encoded, chunks)
-        everything = super().kept_in_the_end(encoded, chunks)
+        everything = super().kept_so_far(encoded, chunks)
         return {
             row.id: everything[row.id] if self._replayed(row.id, epoch) else self.kept.get(row.id, everything[row.id])
             for row in encoded
         }
 
+    def kept_so_far(
+        self, encoded: Sequence[Encoded], chunks: Mapping[str, Sequence[Span]]
+    ) -> Mapping[str, Sequence[int]]:
+        """What the skip search of the run kept; all before it."""
+        return {**super().kept_so_far(encoded, chunks), **(self.kept or {})}
+
     def kept_in_the_end(
         self, encoded: Sequence[Encoded], chunks: Mapping[str, Sequence[Span]]
     ) -> Mapping[str, Sequence[int]]:
-        """What the skip search of the run kept; a search with the student as it is, if there was none."""
-        everything = super().kept_in_the_end(encoded, chunks)
-        if self.control == "no_skip":
+        """The same, after a search with the student as it is if there was none."""
+        everything = self.kept_so_far(encoded, chunks)
+        if self.kept is not None or self.control == "no_skip":
             return everything
-        return {**everything, **(self.kept or self._search(encoded, chunks))}
+        return {**everything, **self._search(encoded, chunks)}
 
     def _with_gaps(self, id: str, epoch: int, chunks: int) -> list[int]:
         rng = random.Random(f"gaps/{self.data.seed}/{epoch}/{id}")

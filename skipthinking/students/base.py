@@ -8,7 +8,7 @@ import logging
 import os
 import shutil
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
@@ -259,18 +259,24 @@ class Student(nn.Module, ABC):
             start = torch.full((len(prompts), 1), self.config.decoder_start_token_id, dtype=torch.long)
             inputs["decoder_input_ids"] = torch.cat([start, begun.cpu()], dim=1).to(self.device)
             width = inputs["decoder_input_ids"].shape[1]
-        made = self.model.generate(**inputs, max_new_tokens=max_new_tokens, logits_processor=draw)
+        # Ranks answer different numbers of prompts; sharded weights are whole by now, so none has to wait for another.
+        made = self.model.generate(**inputs, max_new_tokens=max_new_tokens, logits_processor=draw, synced_gpus=False)
         ends = set(self.model.generation_config.eos_token_id)
         return [_until_end(row, ends) for row in made[:, width:].tolist()]
 
-    def export(self, folder: Path, marks: str | None = None) -> None:
+    def export(self, folder: Path, state: Mapping[str, Tensor] | None = None, marks: str | None = None) -> None:
         """Writes model and tokenizer so that transformers' ``from_pretrained`` loads them; LoRA is merged.
 
         Args:
             folder: Where to.
+            state: All weights, where those of the model are sharded.
             marks: Regular expression of what its completions have beside their text. It goes into config.json, for
                 who reads them.
         """
+        if state is not None:
+            self.model = None
+            self.build()
+            self.model.load_state_dict(state)
         model = copy.deepcopy(self.model).merge_and_unload() if self.lora else self.model
         model.config.completion_marks = marks  # of nobody else: the model it began as may have had others
         with whole_folder(folder) as partial, _no_progress():

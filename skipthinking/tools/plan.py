@@ -16,6 +16,7 @@ from typing import Any
 import yaml
 
 from skipthinking.hints import nearest
+from skipthinking.layers import layers
 from skipthinking.records import UserError
 
 __all__ = ["Planned", "Suite", "read_suite"]
@@ -121,8 +122,9 @@ def _planned(
     files = [file for level in levels for file in _files(level, path)]
     words = [word for level in levels for word in _words(level, path)]
     first = runs[f"{task}-{needs}-{seed}"] if needs else None
+    read = [layer for file in files for layer in layers(file)]
     used = {other: runs[f"{task}-{other}-{seed}"] for other in _used(levels[-1], path)}
-    made = [[_yaml(file, str(path)) for file in files], words, seed, first.settings if first else None]
+    made = [[_yaml(file, str(path)) for file in read], words, seed, first.settings if first else None]
     made += [run.settings for run in used.values()]
     own = _words(levels[-1], path)
     words = words[: len(words) - len(own)] + [_FOLDER.sub(lambda at: str(folder / used[at[1]].name), w) for w in own]

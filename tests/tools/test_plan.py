@@ -99,6 +99,16 @@ def test_settings_change_with_anything_that_makes_a_run_and_nothing_else(tmp_pat
     assert changed == {"cwt", "stt"}  # and so what starts from it
 
 
+def test_settings_change_with_a_file_that_a_config_stands_on(tmp_path: Path) -> None:
+    path = write(tmp_path)
+    (tmp_path / "below.yaml").write_text("trainer: {max_epochs: 1}\n")
+    (tmp_path / "sub" / "cwt.yaml").write_text("config: ../below.yaml\nmodel: {class_path: CWT}\n")
+    before = {name: run.settings for name, run in read_suite(path).runs.items()}
+    (tmp_path / "below.yaml").write_text("trainer: {max_epochs: 2}\n")
+    after = {name: run.settings for name, run in read_suite(path).runs.items()}
+    assert {name.split("-")[1] for name in before if before[name] != after[name]} == {"cwt", "stt"}
+
+
 @pytest.mark.parametrize(
     ("changes", "told"),
     [

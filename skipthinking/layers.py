@@ -1,0 +1,82 @@
+"""Config files that stand on others: the key ``config`` names the files to read first."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import yaml
+from jsonargparse import ActionConfigFile, get_loader
+
+from skipthinking.records import UserError
+
+__all__ = ["LayeredConfigs", "layers"]
+
+KEY = "config"
+
+
+def layers(path: Path) -> list[Path]:
+    """A config file behind the files that it names, and these behind what they name themselves.
+
+    Names are relative to the file that has them; a file that cannot be read names none, and is left to the parser.
+
+    Raises:
+        UserError: A file is no YAML, a named one does not exist, or files name each other in a circle.
+    """
+    return _layers(path, ())
+
+
+def _layers(path: Path, above: tuple[Path, ...]) -> list[Path]:
+    if path.resolve() in above:
+        circle = " names ".join(file.name for file in (*above[above.index(path.resolve()) :], path))
+        raise UserError(f"Expected config files one on top of the other, got {circle}. Remove a `config`.")
+    try:
+        found = _mapping(path.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError):
+        return [path]
+    except yaml.YAMLError as error:
+        raise UserError(f"Expected YAML, got {' '.join(str(error).split())} ({path}). Mend the file.") from error
+    given = found.get(KEY) or []
+    names = [given] if isinstance(given, str) else given
+    if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
+        raise UserError(f"Expected a file or a list of files, got config: {given!r} ({path}). Mend it.")
+    for name in names:
+        if not (path.parent / name).is_file():
+            raise UserError(f"Expected a config file, got config: {name}, which is none ({path}). Mend its path.")
+    below = [_layers(path.parent / name, (*above, path.resolve())) for name in names]
+    return [*(file for files in below for file in files), path]
+
+
+def _mapping(text: str) -> dict[str, Any]:
+    """A config's keys as the parser reads them; none where it is going to refuse the text."""
+    found = get_loader("yaml")(text)
+    return found if isinstance(found, dict) else {}
+
+
+class Layered(ActionConfigFile):
+    """``--config FILE`` as if the files that it stands on had been given before it, by ``--config`` each."""
+
+    def __call__(self, parser: Any, cfg: Any, values: Any, option_string: str | None = None) -> None:
+        """Reads them all, later ones over earlier ones."""
+        for file in layers(Path(values))[:-1]:
+            super().__call__(parser, cfg, str(file), option_string)
+        super().__call__(parser, cfg, values, option_string)
+
+
+class LayeredConfigs:
+    """Gives a parser's config files layers."""
+
+    def add_argument(self: Any, *args: Any, **kwargs: Any) -> Any:
+        """Adds an option; that of config files as :class:`Layered`."""
+        if kwargs.get("action") is ActionConfigFile:
+            kwargs["action"] = Layered
+        return super().add_argument(*args, **kwargs)  # type: ignore[misc]
+
+    def parse_string(self: Any, content: str, *args: Any, **kwargs: Any) -> Any:
+        """Parses a config's own keys; what it stands on was read before it."""
+        found = _mapping(content) if KEY in content else {}
+        if KEY in found:
+            # Everything in quotes with its type: the parser reads numbers otherwise than PyYAML writes texts.
+            del found[KEY]
+            content = yaml.safe_dump(found, default_style='"', sort_keys=False)
+        return super().parse_string(content, *args, **kwargs)  # type: ignore[misc]
