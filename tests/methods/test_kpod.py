@@ -77,6 +77,8 @@ def test_weights_of_one_and_nothing_given_are_full_cot(run: Run, weights: Path, 
     assert run("fit", "--run", "bare", *words, "--model.weigh_tokens", "false") == 0  # needs no weights at all
     assert _same(tmp_path / "bare", tmp_path / "cot")
     assert not (tmp_path / "bare" / "weighter").exists()
+    assert run("fit", "--run", "flat", *words, "--model.weights", weights, "--model.floor", 1) == 0
+    assert _same(tmp_path / "flat", tmp_path / "cot")
 
 
 def test_the_cut_gives_steps_weighs_tokens_and_counts_the_answer_whole() -> None:
@@ -86,7 +88,7 @@ def test_the_cut_gives_steps_weighs_tokens_and_counts_the_answer_whole() -> None
     student: Any = FromScratch(vocab_size=600)
     rows = generate("coin_flip", split="train", size=3)
     student.prepare([f"{row.question} {row.rationale}" for row in rows])
-    method = KPOD(student=student)
+    method, raised = KPOD(student=student), KPOD(student=student, floor=0.3)
     for row in Codec(tokenizer=student.tokenizer, template=Plain(), splitter=Sentences()).encode(rows):
         told = np.linspace(0.1, 0.9, row.answer[0], dtype=np.float32)
         for given in range(len(row.steps) + 1):
@@ -96,6 +98,9 @@ def test_the_cut_gives_steps_weighs_tokens_and_counts_the_answer_whole() -> None
             assert (found.weights[start : row.answer[0]] == told[start:]).all()
             assert (found.weights[row.answer[0] :] == 1).all()
             assert found.tokens.tolist() == row.tokens.tolist()
+            (higher,) = raised.cut(row, {"weights": told, "given": given})
+            asked = found.weights > 0  # what is given has no loss, whatever the floor
+            assert higher.weights == pytest.approx(np.where(asked, 0.3 + 0.7 * found.weights, 0))
 
 
 def test_what_is_trained_on_is_what_the_schedule_says(run: Run, weights: Path, tmp_path: Path) -> None:
@@ -397,6 +402,7 @@ def test_annotate_tells_the_schedule_and_show_draws_it(
         (["--trainer.max_epochs", 1], "trainer.max_epochs=1"),
         (["--model.steps_per_stage", 0], "model.steps_per_stage=0"),
         (["--model.weighter_epochs", 0], "model.weighter_epochs=0"),
+        (["--model.floor", 1.5], "model.floor=1.5"),
         (["--model.weighter.alpha", -1], "alpha=-1"),
         (["--model.weighter.alhpa", 1], "'alpha'"),
         (["--model.glove", "nowhere.txt"], "nowhere.txt"),
