@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 
+from skipthinking.annotate import rollout
 from skipthinking.annotate.rollout import complete
 from skipthinking.students import FromScratch
 
@@ -93,11 +94,16 @@ def test_any_number_of_ranks_shares_the_rollouts(monkeypatch: pytest.MonkeyPatch
     prompts = {f"e{n}": rng.integers(1, 300, 4) for n in range(7)}
     begun = {id: np.empty(0, dtype=np.int64) for id in prompts}
     drafts = {id: rng.integers(1, 300, 5) for id in prompts}
-    whole = complete(student, prompts, begun, drafts, max_new_tokens=6)
-    from skipthinking.annotate import rollout
+    found, score = [], rollout.score_tokens
 
-    scored = rollout.score_tokens(student, rollout._drafted(prompts, begun, drafts))
-    monkeypatch.setattr(rollout, "score_tokens", lambda *args, **kwargs: scored)  # gathered from all ranks
+    def gathered(*args: Any, **kwargs: Any) -> Any:
+        """Every rank has the scores of all, as after the gathering."""
+        if not found:
+            found.append(score(*args, **kwargs))
+        return found[0]
+
+    monkeypatch.setattr(rollout, "score_tokens", gathered)
+    whole = complete(student, prompts, begun, drafts, max_new_tokens=6)
     parts = [complete(student, prompts, begun, drafts, max_new_tokens=6, rank=r, ranks=3) for r in range(3)]
     assert {id: ids for part in parts for id, ids in part.items()} == whole
 
