@@ -87,8 +87,13 @@ class SkipCLI(LightningCLI):
 
     def _parse_ckpt_path(self) -> None:
         """Lightning would let the checkpoint's hyperparameters override the command line; see :meth:`_open`."""
-        seed = self.config[self.config.subcommand].seed_everything
-        if not isinstance(seed, bool) and not 0 <= seed < 2**32:
+        own = self.config[self.config.subcommand]
+        if not isinstance(own.run, str):
+            raise UserError(f"Expected a name, got run: {own.run}. Put it in quotes.")
+        if not hasattr(own.trainer, "max_epochs"):
+            raise UserError(f"Expected settings of the Trainer by their names, got trainer: {own.trainer}.")
+        seed = own.seed_everything
+        if not isinstance(seed, bool) and (seed is None or not 0 <= seed < 2**32):
             raise UserError(f"Expected a seed from 0 to {2**32 - 1}, got seed_everything={seed}.")
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:

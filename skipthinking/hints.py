@@ -32,6 +32,11 @@ def in_one_line(message: str) -> str:
     types = re.findall(r"Expected an? <class '([\w.]+)'>", message)
     choices = re.findall(r"Expected a typing.Literal\[(.*?)\]", message)
     if key and value and (types or choices):
+        if types == ["NoneType"] and not choices:  # all that is left of a type whose class could not be made
+            return (
+                f"Expected a class that can be imported and takes these settings for {key.group(1)}, got "
+                f"{value.group(1)!r}. Check class_path, init_args, and in which order config files come."
+            )
         wanted = [*choices, *("null" if name == "NoneType" else name for name in types)]
         return f"Expected {' or '.join(wanted)} for {key.group(1)}, got {value.group(1)!r}."
     if "Expected a <class 'str'>. Got value: {" in message:

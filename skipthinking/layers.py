@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Any
 
@@ -32,8 +33,10 @@ def _layers(path: Path, above: tuple[Path, ...]) -> list[Path]:
         raise UserError(f"Expected config files one on top of the other, got {circle}. Remove a `config`.")
     try:
         found = _mapping(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError):
+    except OSError:
         return [path]
+    except UnicodeDecodeError as error:
+        raise UserError(f"Expected a text file in UTF-8, got one with other bytes ({path}). Mend the file.") from error
     except yaml.YAMLError as error:
         raise UserError(f"Expected YAML, got {' '.join(str(error).split())} ({path}). Mend the file.") from error
     given = found.get(KEY) or []
@@ -58,8 +61,11 @@ class Layered(ActionConfigFile):
 
     def __call__(self, parser: Any, cfg: Any, values: Any, option_string: str | None = None) -> None:
         """Reads them all, later ones over earlier ones."""
-        for file in layers(Path(values))[:-1]:
-            super().__call__(parser, cfg, str(file), option_string)
+        if os.path.isfile(values):  # a pipe can be read only once
+            for file in layers(Path(values))[:-1]:
+                super().__call__(parser, cfg, str(file), option_string)
+        elif KEY in _mapping(str(values)):
+            raise UserError("Expected `config` in a file, got it in a text. Give these files by --config each.")
         super().__call__(parser, cfg, values, option_string)
 
 

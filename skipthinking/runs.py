@@ -125,10 +125,13 @@ class RunConfig(SaveConfigCallback):
         super().__init__(*args, **{**kwargs, "save_to_log_dir": False})
 
     def save_config(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
-        """Only for ``fit``: the other commands read the config of a run, they do not change it."""
-        if stage != "fit":
-            return
-        _hold_folder(Path(trainer.default_root_dir))
+        """Only holds the folder, for ``fit``: the other commands read the config of a run, they do not change it."""
+        if stage == "fit":
+            _hold_folder(Path(trainer.default_root_dir))
+
+    @rank_zero_only
+    def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Writes, now that the checkpoint and the optimiser fit: a refused resume leaves the run's config alone."""
         text = self.parser.dump(self.config, skip_unset=False)
         write_text(Path(trainer.default_root_dir) / "config.yaml", text)
         config = json.loads(self.parser.dump(self.config, format="json", skip_unset=False))

@@ -241,7 +241,7 @@ def split_validation(examples: Sequence[Example], size: int | float, seed: int) 
     if not train or not validation:
         raise UserError(
             f"Expected examples for training and validation, got {len(examples)} examples of {len(groups)} questions "
-            f"for a validation set of {wanted} in data.val_size. Make it smaller or add data."
+            f"that are in no test set, for a validation set of {wanted} in data.val_size. Make it smaller or add data."
         )
     return train, validation
 

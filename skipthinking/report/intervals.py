@@ -28,7 +28,8 @@ def wilson(successes: int, trials: int, z: float = 1.959964) -> tuple[float, flo
     share, spread = successes / trials, z * z / trials
     centre = (share + spread / 2) / (1 + spread)
     half = z / (1 + spread) * math.sqrt(share * (1 - share) / trials + spread / (4 * trials))
-    return (max(0.0, centre - half), min(1.0, centre + half))
+    low = 0.0 if successes == 0 else max(0.0, centre - half)  # exact, where rounding would leave a trace
+    return (low, 1.0 if successes == trials else min(1.0, centre + half))
 
 
 def bootstrap(values_SN: NDArray[np.float64]) -> tuple[float, float]:
