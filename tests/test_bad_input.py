@@ -113,6 +113,19 @@ def test_an_empty_config_file_is_told(
     assert "an empty one" in _told(run, capsys, "--config", tmp_path / "empty.yaml")
 
 
+@pytest.mark.parametrize(
+    ("text", "named"),
+    [(b"\xff\xfe\x00", "UTF-8"), (b"run: null", "run: None"), (b"seed_everything: null", "seed_everything=None"),
+     (b"trainer: 5", "trainer"), (b"model: [CWT]", "model"), (b"model: {class_path: nowhere.Mine}", "nowhere.Mine")],
+)  # fmt: skip
+def test_a_config_file_of_wrong_types_is_told(
+    text: bytes, named: str, run: Callable[..., int], capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    (tmp_path / "wrong.yaml").write_bytes(text)
+    assert named in _told(run, capsys, "--config", tmp_path / "wrong.yaml")
+    _untouched(tmp_path)
+
+
 # --------------------------------------------------------------------------------------------------- data
 
 
@@ -198,6 +211,17 @@ def test_predict_without_a_question_is_told(run: Callable[..., int], capsys: pyt
 
 
 # ----------------------------------------------------------------------------------------------- running
+
+
+def test_a_refused_resume_changes_nothing(
+    run: Callable[..., int], capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    assert run("fit", "--trainer.max_epochs", 1, "--evaluate", "false") == 0
+    capsys.readouterr()
+    config = (tmp_path / "tiny" / "config.yaml").read_text()
+    for wrong in (["--model.student.config.n_embd", 32], ["--model.optimizer.lr", -1]):
+        _told(run, capsys, "--ckpt_path", "last", "--trainer.max_epochs", 2, *wrong)
+        assert (tmp_path / "tiny" / "config.yaml").read_text() == config
 
 
 def test_a_checkpoint_of_another_method_is_refused(

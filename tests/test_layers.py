@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import io
 import json
+import os
 import shutil
+import threading
 from collections.abc import Callable
 from contextlib import redirect_stdout
 from pathlib import Path
@@ -31,6 +33,17 @@ def _printed(*words: Any) -> dict[str, Any]:
         main(["fit", *map(str, words), "--print_config"])
     assert not stop.value.code
     return yaml.safe_load(out.getvalue())
+
+
+def test_a_pipe_is_read_once_and_a_text_names_no_files(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+    writer = threading.Thread(target=lambda: pipe.write_text(TINY.read_text()))
+    writer.start()
+    assert _printed("--config", pipe) == _printed("--config", TINY)
+    writer.join()
+    assert main(["fit", "--config", json.dumps({"config": str(TINY)})]) == 2
+    assert "--config each" in capsys.readouterr().err
 
 
 @pytest.fixture

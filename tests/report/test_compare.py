@@ -37,6 +37,10 @@ def test_seeds_of_a_method_are_one_row(tmp_path: Path) -> None:
     assert full.new_tokens == 21.5
 
 
+def test_the_interval_of_none_and_of_all_ends_there() -> None:
+    assert all(wilson(0, n)[0] == 0 and wilson(n, n)[1] == 1 for n in range(1, 200))
+
+
 @pytest.mark.parametrize("change", [{"settings": {"gap_epochs": 3}}, {"settings": {"start_from": "x.ckpt"}}])
 def test_other_settings_are_another_method(change: dict[str, Any], tmp_path: Path) -> None:
     write_run(tmp_path / "a", seed=0)
