@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import random
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Generator, Mapping, Sequence
@@ -13,7 +14,8 @@ from numpy.typing import NDArray
 from tqdm import tqdm
 
 from skipthinking.annotate.rollout import complete
-from skipthinking.annotate.scoring import by_length, frozen, gather
+from skipthinking.annotate.scoring import by_length, frozen, gather, score_tokens
+from skipthinking.data.cutting import instance
 from skipthinking.records import UserError
 from skipthinking.students.prefixes import Prefixes
 from skipthinking.students.reading import keeps_keys
@@ -157,8 +159,8 @@ class BinaryCut(Cutter):
     """The shortest prefix from which the student itself gives the answer (arXiv 2505.18440), found by bisection.
 
     A prefix is valid if, behind the question, the prefix, the close of the thinking and the answer phrase, the student
-    goes on greedily with an answer that the grader accepts. The gold answer is the draft: only where the student
-    disagrees with it is anything generated.
+    goes on greedily with an answer that the grader accepts and that it is sure enough of. The gold answer is the draft:
+    only where the student disagrees with it is anything generated.
 
     Each trace is read once. Its keys and values are those of all of its prefixes; a validation reads what closes the
     prefix, and the answer. They are kept (56 KiB a token for Qwen2.5-7B), so traces go through all rounds in blocks of
@@ -167,15 +169,19 @@ class BinaryCut(Cutter):
 
     Args:
         answer_tokens: Most tokens of an answer; a longer gold answer has its own length.
+        confidence: How likely the student must find what it answers, as a whole; 0 for the paper's search, where any
+            right answer counts, a lucky guess too (ours).
     """
 
     block_tokens: int = 16384
     """Padded tokens of a block; a single longer trace is a block of its own."""
 
-    def __init__(self, answer_tokens: int = 32) -> None:
+    def __init__(self, answer_tokens: int = 32, confidence: float = 0.0) -> None:
         if answer_tokens < 1:
             raise UserError(f"Expected at least 1 token, got model.cutter: answer_tokens={answer_tokens}.")
-        self.answer_tokens = answer_tokens
+        if not 0 <= confidence < 1:
+            raise UserError(f"Expected a probability from 0 to below 1, got model.cutter: confidence={confidence}.")
+        self.answer_tokens, self.confidence = answer_tokens, confidence
 
     def cut(self, traces: Sequence[Trace], judge: Judge) -> dict[str, int | None]:
         """Bisection of all traces, or of those of a block, at once; a round is a batched pass."""
@@ -215,10 +221,12 @@ class BinaryCut(Cutter):
     ) -> dict[str, bool]:
         drafts = {id: trace.answer[trace.phrase :] for id, (trace, _) in asked.items()}
         rooms = {id: max(self.answer_tokens, len(draft)) for id, draft in drafts.items()}
+        doubts: Mapping[str, float] = {}
         if prefixes is not None:
             asking = {id: trace.asking for id, (trace, _) in asked.items()}
             read = {id: len(trace.prompt) + len(trace.prefix(steps)) for id, (trace, steps) in asked.items()}
-            made = prefixes.complete(read, asking, drafts, rooms)
+            written = prefixes.complete(read, asking, drafts, rooms)
+            made, doubts = {id: row.tokens for id, row in written.items()}, {id: row.nll for id, row in written.items()}
         else:
             begun = {id: trace.asked(steps) for id, (trace, steps) in asked.items()}
             made = complete(
@@ -229,7 +237,19 @@ class BinaryCut(Cutter):
                 max_new_tokens={id: len(begun[id]) + rooms[id] for id in asked},
                 rank=judge.rank, ranks=judge.ranks, what=None,
             )  # fmt: skip
-        return {id: judge.right(id, [*trace.answer[: trace.phrase], *made[id]]) for id, (trace, _) in asked.items()}
+            if self.confidence:
+                rows = [
+                    instance(id, trace.prompt, [begun[id], np.array(made[id])], {1})
+                    for id, (trace, _) in asked.items()
+                    if made[id]
+                ]
+                scores = score_tokens(judge.student, rows, rank=judge.rank, ranks=judge.ranks, what=None)
+                doubts = {id: float(row.nll.sum(dtype=np.float64)) for id, row in scores.items()}
+        return {
+            id: judge.right(id, [*trace.answer[: trace.phrase], *made[id]])
+            and (not self.confidence or math.exp(-doubts.get(id, math.inf)) >= self.confidence)
+            for id, (trace, _) in asked.items()
+        }
 
 
 class RandomCut(BinaryCut):
@@ -237,11 +257,12 @@ class RandomCut(BinaryCut):
 
     Args:
         answer_tokens: See BinaryCut.
+        confidence: See BinaryCut.
         seed: Seed of the deal.
     """
 
-    def __init__(self, answer_tokens: int = 32, seed: int = 0) -> None:
-        super().__init__(answer_tokens)
+    def __init__(self, answer_tokens: int = 32, confidence: float = 0.0, seed: int = 0) -> None:
+        super().__init__(answer_tokens, confidence)
         self.seed = seed
 
     def cut(self, traces: Sequence[Trace], judge: Judge) -> dict[str, int | None]:

@@ -6,10 +6,11 @@ Shape suffixes: B rows, C tokens of the texts (right-padded), W tokens of a pass
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor
 
@@ -17,9 +18,21 @@ from skipthinking.students.base import Student
 from skipthinking.students.heads import target_scores
 from skipthinking.students.reading import Cache, dynamic
 
-__all__ = ["Prefixes"]
+__all__ = ["Prefixes", "Written"]
 
 Tokens = NDArray[np.int64]
+
+
+class Written(NamedTuple):
+    """What a student wrote.
+
+    Attributes:
+        tokens: Ids, up to and including EOS.
+        nll: Of all of them together, in nats.
+    """
+
+    tokens: list[int]
+    nll: float
 
 
 class Prefixes:
@@ -46,7 +59,7 @@ class Prefixes:
         begun: Mapping[str, Tokens],
         drafts: Mapping[str, Tokens],
         max_new_tokens: Mapping[str, int],
-    ) -> dict[str, list[int]]:
+    ) -> dict[str, Written]:
         """What the student writes greedily behind a prefix of each text and what is begun behind that.
 
         One pass scores the drafts; what disagrees with its draft is written on from there. It is what
@@ -59,7 +72,7 @@ class Prefixes:
             max_new_tokens: Most tokens behind those begun.
 
         Returns:
-            The tokens behind those begun, up to and including EOS.
+            The tokens behind those begun, and how likely they were to it.
         """
         ids = list(lengths)
         # A prefix's last token is read again, because it predicts the first one behind it.
@@ -71,27 +84,28 @@ class Prefixes:
         cache = self._cache.of([self._place[id] for id in ids]).shortened(before)
         columns = cache.there_BC.shape[1]
         said, cache = self._read(cache, lines, before, [len(begun[id]) for id in ids])
-        made = {id: _as_far_as_agreed(tokens, drafts[id]) for id, tokens in zip(ids, said, strict=True)}
+        made = {id: _as_far_as_agreed(written, drafts[id]) for id, written in zip(ids, said, strict=True)}
         # What was read of a draft behind the first disagreement was not written.
         cache = cache.shortened([columns + len(begun[id]) + len(made[id]) for id in ids])
         rooms = {id: min(max_new_tokens[id], self.student.context_length - lengths[id] - len(begun[id])) for id in ids}
         rows = list(range(len(ids)))
         while on := [place for place, row in enumerate(rows) if self._goes_on(made[ids[row]], rooms[ids[row]])]:
             rows, cache = [rows[place] for place in on], cache.of(on)
-            last = [np.array(made[ids[row]][-1:]) for row in rows]
+            last = [made[ids[row]][-1:, 0].astype(np.int64) for row in rows]
             seen = [before[row] + len(begun[ids[row]]) + len(made[ids[row]]) for row in rows]
             said, cache = self._read(cache, last, seen, [0] * len(rows))
-            for row, tokens in zip(rows, said, strict=True):
-                made[ids[row]] += tokens.tolist()
-        return {id: tokens[: rooms[id]] for id, tokens in made.items()}
+            for row, written in zip(rows, said, strict=True):
+                made[ids[row]] = np.concatenate([made[ids[row]], written])
+        shown = {id: written[: rooms[id]] for id, written in made.items()}
+        return {id: Written(part[:, 0].astype(int).tolist(), float(part[:, 1].sum())) for id, part in shown.items()}
 
-    def _goes_on(self, made: list[int], room: int) -> bool:
-        return len(made) < room and made[-1] not in self._ends
+    def _goes_on(self, made: NDArray[np.float64], room: int) -> bool:
+        return len(made) < room and int(made[-1, 0]) not in self._ends
 
     def _read(
         self, cache: Cache, lines: Sequence[Tokens], seen: Sequence[int], first: Sequence[int]
-    ) -> tuple[list[Tokens], Cache]:
-        """One pass over new tokens: the likeliest one behind each from ``first`` on, and the cache with all of them."""
+    ) -> tuple[list[NDArray[np.float64]], Cache]:
+        """One pass over new tokens: the likeliest behind each from ``first`` on, with its NLL, and the cache of all."""
         device, width = self.student.device, max(map(len, lines))
         ids_BW = torch.full((len(lines), width), self.student.pad_id)
         for row, line in enumerate(lines):
@@ -115,11 +129,14 @@ class Prefixes:
         return np.split(said, ends[:-1]), Cache([(layer.keys, layer.values) for layer in grown.layers], there_BC)
 
 
-def _as_far_as_agreed(said: Tokens, draft: Tokens) -> list[int]:
+def _as_far_as_agreed(said: NDArray[np.float64], draft: Tokens) -> NDArray[np.float64]:
     """The draft up to the first token that the student would not write, which is taken from the student."""
-    same = said == draft
-    return said[: len(said) if same.all() else int(np.argmin(same)) + 1].tolist()
+    same = said[:, 0] == draft
+    return said[: len(said) if same.all() else int(np.argmin(same)) + 1]
 
 
 def _likeliest(project: Any, hidden_ND: Tensor, targets_N: Tensor) -> Tensor:
-    return project(hidden_ND).float().argmax(dim=-1)
+    """The likeliest token and its NLL, shape (N, 2)."""
+    logits_NV = project(hidden_ND).float()
+    said_N = logits_NV.argmax(dim=-1)
+    return torch.stack([said_N.double(), F.cross_entropy(logits_NV, said_N, reduction="none").double()], dim=-1)

@@ -125,15 +125,17 @@ class World:
         return Judge(**{"student": self.student, **judges, **other})
 
     @torch.no_grad()
-    def says(self, trace: Trace, steps: int) -> str:
-        """What it says greedily behind the prefix and the phrase; the sequence is read anew for every token."""
+    def says(self, trace: Trace, steps: int) -> tuple[str, float]:
+        """What it says greedily behind the prefix and the phrase, and how likely; all is read anew for every token."""
         self.student.eval()
         ids = [*trace.prompt, *trace.opening, *itertools.chain(*trace.steps[:steps]), *trace.closing]
         ids += self.codec.inline(" Therefore, the answer is").tolist()
-        begun = len(ids)
+        begun, likely = len(ids), 1.0
         while len(ids) < begun + 32 and ids[-1] != self.student.tokenizer.eos_token_id:
-            ids.append(int(self.student.model(input_ids=torch.tensor([ids])).logits[0, -1].argmax()))
-        return self.codec.decode(ids[begun:])
+            shares = self.student.model(input_ids=torch.tensor([ids])).logits[0, -1].double().softmax(-1)
+            ids.append(int(shares.argmax()))
+            likely *= float(shares.max())
+        return self.codec.decode(ids[begun:]), likely
 
 
 @pytest.fixture(scope="module")
@@ -154,19 +156,26 @@ def test_a_trace_is_the_encoded_example_in_parts(world: World) -> None:
 
 
 def test_binary_cut_is_bisection_with_plain_greedy_answers(world: World) -> None:
-    gold = {trace.id: world.by_id[trace.id].answer for trace in world.traces}
-    truth = {
-        trace.id: [
-            get_task("long_arithmetic").grade(f"The answer is {world.says(trace, k)}", gold[trace.id]).correct
-            for k in range(1, len(trace.steps) + 1)
-        ]
-        for trace in world.traces
-    }
-    found = BinaryCut().cut(world.traces, world.judge_by())
-    assert found == _searched(truth)[0]
-    verdicts = {valid for row in truth.values() for valid in row}
-    assert verdicts == {True, False}
-    assert any(steps is not None and steps < len(truth[id]) for id, steps in found.items())
+    said = {trace.id: [world.says(trace, k) for k in range(1, len(trace.steps) + 1)] for trace in world.traces}
+    right = {
+        id: [get_task("long_arithmetic").grade(f"The answer is {text}", world.by_id[id].answer).correct
+             for text, _ in row]
+        for id, row in said.items()
+    }  # fmt: skip
+    likelihoods = sorted(likely for id in said for ok, (_, likely) in zip(right[id], said[id], strict=True) if ok)
+    third = len(likelihoods) // 3
+    levels = [0.0, *(float(np.mean(likelihoods[at : at + 2])) for at in (third, 2 * third))]
+    found = {}
+    for sure in levels:
+        truth = {
+            id: [ok and likely >= sure for ok, (_, likely) in zip(right[id], said[id], strict=True)] for id in said
+        }
+        found[sure] = BinaryCut(confidence=sure).cut(world.traces, world.judge_by())
+        assert found[sure] == _searched(truth)[0]
+        verdicts = {valid for row in truth.values() for valid in row}
+        assert verdicts == {True, False}
+    assert any(steps is not None and steps < len(said[id]) for id, steps in found[0.0].items())
+    assert [found[level] for level in levels[:2]] != [found[level] for level in levels[1:]]
 
 
 def test_a_student_that_is_never_right_leaves_nothing(world: World) -> None:
@@ -174,19 +183,21 @@ def test_a_student_that_is_never_right_leaves_nothing(world: World) -> None:
     assert set(found.values()) == {None}
 
 
-def test_keys_that_are_kept_change_no_verdict(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("sure", [0.0, 0.2])
+def test_keys_that_are_kept_change_no_verdict(world: World, sure: float, monkeypatch: pytest.MonkeyPatch) -> None:
     from skipthinking.annotate import cuts
 
-    whole = BinaryCut().cut(world.traces, world.judge_by())
+    cutter = BinaryCut(confidence=sure)
+    whole = cutter.cut(world.traces, world.judge_by())
     monkeypatch.setattr(BinaryCut, "block_tokens", 300)  # blocks of one or two traces
-    assert BinaryCut().cut(world.traces, world.judge_by()) == whole
+    assert cutter.cut(world.traces, world.judge_by()) == whole
     with monkeypatch.context() as patch:
         patch.setattr(cuts, "complete", lambda *_, **__: pytest.fail("a prefix was read anew"))
-        BinaryCut().cut(world.traces, world.judge_by())
+        cutter.cut(world.traces, world.judge_by())
     with monkeypatch.context() as patch:
         patch.setattr(cuts, "Prefixes", lambda *_: pytest.fail("keys were kept"))
         patch.setattr(world.student.config, "sliding_window", 100, raising=False)  # shorter than a trace
-        assert BinaryCut().cut(world.traces, world.judge_by()) == whole
+        assert cutter.cut(world.traces, world.judge_by()) == whole
 
 
 def test_any_number_of_ranks_finds_the_same(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -256,3 +267,8 @@ def test_full_trace_keeps_every_step(world: World) -> None:
 def test_an_answer_needs_a_token() -> None:
     with pytest.raises(UserError, match="answer_tokens=0"):
         BinaryCut(answer_tokens=0)
+
+
+def test_nobody_is_sure_beyond_doubt() -> None:
+    with pytest.raises(UserError, match=r"confidence=1\.0"):
+        RandomCut(confidence=1.0)

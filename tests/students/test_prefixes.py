@@ -55,13 +55,21 @@ def test_what_follows_a_prefix_is_plain_greedy(architecture: str, lora: LoRA | N
         prefixes = Prefixes(student, texts)
         for turn in range(4):  # the same texts again and again, of which nothing may have changed
             lengths, begun, drafts, right = _asked(student, texts, 10 * seed + turn)
-            found = prefixes.complete(lengths, begun, drafts, dict.fromkeys(lengths, ROOM))
+            written = prefixes.complete(lengths, begun, drafts, dict.fromkeys(lengths, ROOM))
+            found = {id: row.tokens for id, row in written.items()}
             assert found == right
+            for id, row in written.items():
+                line = np.concatenate([texts[id][: lengths[id]], begun[id], row.tokens])
+                shares = student.model(input_ids=torch.from_numpy(line)[None]).logits[0].log_softmax(-1)
+                nll = -shares[torch.arange(len(line) - 1), torch.from_numpy(line[1:])][
+                    len(line) - 1 - len(row.tokens) :
+                ]
+                assert row.nll == pytest.approx(float(nll.sum()), abs=1e-3)
             prompts = {id: texts[id][: lengths[id]] for id in lengths}
             limits = {id: len(begun[id]) + ROOM for id in lengths}
             assert found == complete(student, prompts, begun, drafts, max_new_tokens=limits, what=None)
             short = prefixes.complete(lengths, begun, drafts, dict.fromkeys(lengths, 2))
-            assert short == {id: tokens[:2] for id, tokens in right.items()}
+            assert {id: row.tokens for id, row in short.items()} == {id: tokens[:2] for id, tokens in right.items()}
             for id, draft in drafts.items():
                 kinds.add((draft.tolist() == right[id], right[id][-1] in ends, len(right[id]) < ROOM))
     # As drafted or not; ended; for want of room in the context. Each happens.
