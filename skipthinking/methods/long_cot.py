@@ -50,8 +50,8 @@ class LongCoT(Distiller):
     Each goes by itself too, where ``trainer.max_epochs`` ends the run: the next one begins with ``start_from`` that
     checkpoint, whose cuts are taken over if they came from the same cutter. DPO alone has ``sft_epochs: 0``.
 
-    Departures: the paper's text was not at hand, only a digest. The warm-up, beta and the forced answer phrase of the
-    validation are ours. The likelihood is a mean over the tokens of the optimiser step, the preference loss a mean
+    Departures: the paper's text was not at hand, only a digest. The warm-up, beta, the forced answer phrase of the
+    validation and that it may ask for confidence are ours. The likelihood is a mean over the tokens of the optimiser step, the preference loss a mean
     over its pairs.
 
     Args:
