@@ -51,8 +51,8 @@ class LongCoT(Distiller):
     checkpoint, whose cuts are taken over if they came from the same cutter. DPO alone has ``sft_epochs: 0``.
 
     Departures: the paper's text was not at hand, only a digest. The warm-up, beta, the forced answer phrase of the
-    validation and that it may ask for confidence are ours. The likelihood is a mean over the tokens of the optimiser step, the preference loss a mean
-    over its pairs.
+    validation and that it may ask for confidence are ours. The likelihood is a mean over the tokens of the optimiser
+    step, the preference loss a mean over its pairs.
 
     Args:
         warmup_epochs: Epochs with full traces before the cut.
