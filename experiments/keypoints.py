@@ -1,6 +1,6 @@
 """How well token weights tell the core tokens of a built-in task, whose ground truth no method reads.
 
-    python experiments/keypoints.py --file runs/kpod_quick_weighter/annotations.jsonl --task arithmetic
+    python experiments/keypoints.py --file runs/kpod_quick/weighter/annotations.jsonl --task arithmetic
 
 Prints n, the area under the ROC curve over all rationale tokens, the mean weight of core and of other tokens, and the
 tokens with the highest and lowest mean weight. Without ``--task`` (real data) only the latter.

@@ -39,6 +39,7 @@ def _layers(path: Path, above: tuple[Path, ...]) -> list[Path]:
         raise UserError(f"Expected a text file in UTF-8, got one with other bytes ({path}). Mend the file.") from error
     except yaml.YAMLError as error:
         raise UserError(f"Expected YAML, got {' '.join(str(error).split())} ({path}). Mend the file.") from error
+    _check_keys(yaml.compose(path.read_text(encoding="utf-8"), yaml.SafeLoader), path)
     given = found.get(KEY) or []
     names = [given] if isinstance(given, str) else given
     if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
@@ -48,6 +49,27 @@ def _layers(path: Path, above: tuple[Path, ...]) -> list[Path]:
             raise UserError(f"Expected a config file, got config: {name}, which is none ({path}). Mend its path.")
     below = [_layers(path.parent / name, (*above, path.resolve())) for name in names]
     return [*(file for files in below for file in files), path]
+
+
+def _check_keys(node: yaml.Node | None, path: Path) -> None:
+    """Of two values for a key the parser takes the last, without a word.
+
+    Raises:
+        UserError: A mapping has a key twice.
+    """
+    if isinstance(node, yaml.MappingNode):
+        lines: dict[str, int] = {}
+        for key, value in node.value:
+            name, line = str(key.value), key.start_mark.line + 1
+            if name in lines:
+                raise UserError(
+                    f"Expected every key once, got {name} in lines {lines[name]} and {line} ({path}). Remove one."
+                )
+            lines[name] = line
+            _check_keys(value, path)
+    elif isinstance(node, yaml.SequenceNode):
+        for value in node.value:
+            _check_keys(value, path)
 
 
 def _mapping(text: str) -> dict[str, Any]:

@@ -152,6 +152,8 @@ def test_the_config_of_a_run_stands_alone(
         ("config: lists.yaml\n", "Expected a config file of keys and values, got one with '- a'"),
         ("config: tiny.yaml\nmodle: CWT\n", "Did you mean 'model'?"),
         ("config: tiny.yaml\nrun: [\n", "own.yaml). Mend the file."),
+        ("trainer:\n  max_epochs: 1\n  devices: 1\n  max_epochs: 2\n", "got max_epochs in lines 2 and 4"),
+        ("data: {train: [{a: 1},\n  {a: 2, b: 3,\n  a: 4}]}\n", "got a in lines 2 and 3"),
     ],
 )  # fmt: skip
 def test_what_cannot_be_stood_on_is_told(

@@ -47,6 +47,11 @@ def compare(
         raise UserError("Expected run folders, got none. Say which: python -m skipthinking compare runs/*")
     if examples < 0:
         raise UserError(f"Expected a number of examples, got --examples {examples}.")
+    for option, name in (("--out", out), ("--html", html)):
+        if name is not None and (not name or Path(name).is_dir()):
+            raise UserError(f"Expected a file to write, got {option} {name!r}. Name one.")
+    if figures is not None and (not figures or Path(figures).is_file()):
+        raise UserError(f"Expected a folder to write to, got --figures {figures!r}. Name one.")
     found = compare_runs(runs, baseline, allow_different_tests)
     for folder, reason in found.left_out.items():
         print(f"left out: {folder}: {reason}", file=sys.stderr)

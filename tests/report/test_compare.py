@@ -185,7 +185,17 @@ def test_no_damage_crashes_the_table(tmp_path: Path) -> None:
         assert "CWT" in {row.method for row in found.rows}
 
 
-@pytest.mark.parametrize("words", [["--baseline", "FulCoT"], ["--format", "html"], ["--basel", "CWT"]])
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["--baseline", "FulCoT"],
+        ["--format", "html"],
+        ["--basel", "CWT"],
+        ["--html", ""],
+        ["--out", "."],
+        ["--figures", __file__],
+    ],
+)
 def test_a_wrong_option_is_told_in_one_line(
     words: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
