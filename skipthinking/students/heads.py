@@ -20,7 +20,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-__all__ = ["nll_and_hit", "target_nll", "target_scores"]
+__all__ = ["Score", "nll_and_hit", "target_nll", "target_scores"]
 
 CHUNK_ELEMENTS = 2**25  # logits that may exist at once: 128 MiB in float32
 _NOT_LAST: WeakSet[nn.Module] = WeakSet()  # heads whose output the model changes, found at run time

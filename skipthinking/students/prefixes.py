@@ -15,8 +15,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from skipthinking.students.base import Student
-from skipthinking.students.heads import target_scores
-from skipthinking.students.reading import Cache, dynamic
+from skipthinking.students.reading import Cache, read_on
 
 __all__ = ["Prefixes", "Written"]
 
@@ -106,27 +105,7 @@ class Prefixes:
         self, cache: Cache, lines: Sequence[Tokens], seen: Sequence[int], first: Sequence[int]
     ) -> tuple[list[NDArray[np.float64]], Cache]:
         """One pass over new tokens: the likeliest behind each from ``first`` on, with its NLL, and the cache of all."""
-        device, width = self.student.device, max(map(len, lines))
-        ids_BW = torch.full((len(lines), width), self.student.pad_id)
-        for row, line in enumerate(lines):
-            ids_BW[row, : len(line)] = torch.from_numpy(line)
-        place_W = torch.arange(width, device=device)
-        here_BW = place_W < torch.tensor([len(line) for line in lines], device=device)[:, None]
-        keep_BW = here_BW & (place_W >= torch.tensor(first, device=device)[:, None])
-        positions_BW = torch.tensor(seen, device=device)[:, None] + place_W
-        there_BC = torch.cat([cache.there_BC, here_BW], dim=1)
-        grown = dynamic(cache.layers)
-        inputs = {
-            "input_ids": ids_BW.to(device),
-            "attention_mask": there_BC.long(),
-            "position_ids": positions_BW.clamp(max=self.student.context_length - 1),
-            "past_key_values": grown,
-            "use_cache": True,
-        }
-        nothing_N = torch.zeros(int(keep_BW.sum()), dtype=torch.long, device=device)
-        said = target_scores(self.student.model, keep_BW, nothing_N, inputs, _likeliest).cpu().numpy()
-        ends = np.cumsum([len(line) - start for line, start in zip(lines, first, strict=True)])
-        return np.split(said, ends[:-1]), Cache([(layer.keys, layer.values) for layer in grown.layers], there_BC)
+        return read_on(self.student, cache, lines, seen, first, _likeliest)
 
 
 def _as_far_as_agreed(said: NDArray[np.float64], draft: Tokens) -> NDArray[np.float64]:

@@ -19,9 +19,9 @@ from skipthinking.data.batches import collate
 from skipthinking.data.cutting import instance
 from skipthinking.records import Instance
 from skipthinking.students.base import Student
-from skipthinking.students.heads import nll_and_hit, target_scores
+from skipthinking.students.heads import Score, nll_and_hit, target_scores
 
-__all__ = ["Cache", "CachedReader", "PlainReader", "Reader", "dynamic", "keeps_keys", "reader"]
+__all__ = ["Cache", "CachedReader", "PlainReader", "Reader", "keeps_keys", "read_on", "reader"]
 
 Tokens = NDArray[np.int64]
 Found = NDArray[np.float32]
@@ -147,9 +147,11 @@ class CachedReader(Reader):
             shown = [lines[row][at : min(at + width, len(lines[row]) - 1)] for row in rows]
             asked = [range(max(at, begin[row]), at + len(part)) for row, part in zip(rows, shown, strict=True)]
             targets = [lines[row][place.start + 1 : place.stop + 1] for row, place in zip(rows, asked, strict=True)]
-            scores, cache = self._read(cache, shown, [seen[row] + at for row in rows],
-                                       [place.start - at for place in asked], np.concatenate(targets))  # fmt: skip
-            for row, part in zip(rows, _parts(scores, [len(place) for place in asked]), strict=True):
+            scores, cache = read_on(
+                self.student, cache, shown, [seen[row] + at for row in rows],
+                [place.start - at for place in asked], nll_and_hit, np.concatenate(targets),
+            )  # fmt: skip
+            for row, part in zip(rows, scores, strict=True):
                 found[row] = np.concatenate([found[row], part])
             if at == 0:
                 self._commit(cache)
@@ -158,30 +160,6 @@ class CachedReader(Reader):
                   if at < len(lines[row]) - 1 and not (enough and enough(row, found[row]))]  # fmt: skip
             rows, cache = [rows[i] for i in on], cache.of(on)
         return found
-
-    def _read(
-        self, cache: Cache, shown: Sequence[Tokens], seen: Sequence[int], first: Sequence[int], targets: Tokens
-    ) -> tuple[Found, Cache]:
-        """One pass over new tokens: scores of the asked ones, and the cache with all of them."""
-        device, width = self.student.device, max(map(len, shown))
-        ids_BW = torch.full((len(shown), width), self.student.pad_id)
-        for i, part in enumerate(shown):
-            ids_BW[i, : len(part)] = torch.from_numpy(part)
-        place_W = torch.arange(width, device=device)
-        here_BW = place_W < torch.tensor([len(part) for part in shown], device=device)[:, None]
-        keep_BW = here_BW & (place_W >= torch.tensor(first, device=device)[:, None])
-        positions_BW = torch.tensor(seen, device=device)[:, None] + place_W
-        there_BC = torch.cat([cache.there_BC, here_BW], dim=1)
-        grown = dynamic(cache.layers)
-        inputs = {
-            "input_ids": ids_BW.to(device),
-            "attention_mask": there_BC.long(),
-            "position_ids": positions_BW.clamp(max=self.student.context_length - 1),
-            "past_key_values": grown,
-            "use_cache": True,
-        }
-        scores = target_scores(self.student.model, keep_BW, torch.from_numpy(targets).to(device), inputs, nll_and_hit)
-        return scores.cpu().numpy(), Cache([(layer.keys, layer.values) for layer in grown.layers], there_BC)
 
     def _commit(self, cache: Cache) -> None:
         """Keeps what was unread, but for the last token of each row."""
@@ -194,7 +172,53 @@ class CachedReader(Reader):
         self._unread = [part[-1:] for part in self._unread]
 
 
-def dynamic(layers: Sequence[tuple[Tensor, Tensor]]) -> Any:
+def read_on(
+    student: Student,
+    cache: Cache,
+    lines: Sequence[Tokens],
+    seen: Sequence[int],
+    first: Sequence[int],
+    score: Score,
+    targets: Tokens | None = None,
+) -> tuple[list[NDArray[Any]], Cache]:
+    """One pass over new tokens behind what is cached.
+
+    Args:
+        student: Who reads, frozen.
+        cache: What each row has read.
+        lines: The new tokens of each row.
+        seen: How many each row has read before, holes not counted.
+        first: From which of its new tokens on a row is scored; none of them if there are fewer.
+        score: Of the logits at these tokens, see :func:`skipthinking.students.heads.target_scores`.
+        targets: What it is asked of them, of all rows one behind the other; nothing by default.
+
+    Returns:
+        Scores of each row's tokens, and the cache with all of the new ones.
+    """
+    device, width = student.device, max(map(len, lines))
+    ids_BW = torch.full((len(lines), width), student.pad_id)
+    for row, line in enumerate(lines):
+        ids_BW[row, : len(line)] = torch.from_numpy(line)
+    place_W = torch.arange(width, device=device)
+    here_BW = place_W < torch.tensor([len(line) for line in lines], device=device)[:, None]
+    keep_BW = here_BW & (place_W >= torch.tensor(first, device=device)[:, None])
+    positions_BW = torch.tensor(seen, device=device)[:, None] + place_W
+    there_BC = torch.cat([cache.there_BC, here_BW], dim=1)
+    grown = _dynamic(cache.layers)
+    inputs = {
+        "input_ids": ids_BW.to(device),
+        "attention_mask": there_BC.long(),
+        "position_ids": positions_BW.clamp(max=student.context_length - 1),
+        "past_key_values": grown,
+        "use_cache": True,
+    }
+    lengths = [max(0, len(line) - start) for line, start in zip(lines, first, strict=True)]
+    targets_N = torch.from_numpy(np.zeros(sum(lengths), dtype=np.int64) if targets is None else targets).to(device)
+    scores = target_scores(student.model, keep_BW, targets_N, inputs, score).cpu().numpy()
+    return _parts(scores, lengths), Cache([(layer.keys, layer.values) for layer in grown.layers], there_BC)
+
+
+def _dynamic(layers: Sequence[tuple[Tensor, Tensor]]) -> Any:
     """Keys and values as a model takes them; it leaves the ones given as they are."""
     from transformers import DynamicCache
 
