@@ -98,24 +98,24 @@ class Prefixes:
         shown = {id: written[: rooms[id]] for id, written in made.items()}
         return {id: Written(part[:, 0].astype(int).tolist(), float(part[:, 1].sum())) for id, part in shown.items()}
 
-    def _goes_on(self, made: NDArray[np.float64], room: int) -> bool:
+    def _goes_on(self, made: NDArray[np.float32], room: int) -> bool:
         return len(made) < room and int(made[-1, 0]) not in self._ends
 
     def _read(
         self, cache: Cache, lines: Sequence[Tokens], seen: Sequence[int], first: Sequence[int]
-    ) -> tuple[list[NDArray[np.float64]], Cache]:
+    ) -> tuple[list[NDArray[np.float32]], Cache]:
         """One pass over new tokens: the likeliest behind each from ``first`` on, with its NLL, and the cache of all."""
         return read_on(self.student, cache, lines, seen, first, _likeliest)
 
 
-def _as_far_as_agreed(said: NDArray[np.float64], draft: Tokens) -> NDArray[np.float64]:
+def _as_far_as_agreed(said: NDArray[np.float32], draft: Tokens) -> NDArray[np.float32]:
     """The draft up to the first token that the student would not write, which is taken from the student."""
     same = said[:, 0] == draft
     return said[: len(said) if same.all() else int(np.argmin(same)) + 1]
 
 
 def _likeliest(project: Any, hidden_ND: Tensor, targets_N: Tensor) -> Tensor:
-    """The likeliest token and its NLL, shape (N, 2)."""
+    """The likeliest token (exact in float32 up to 2^24) and its NLL, shape (N, 2)."""
     logits_NV = project(hidden_ND).float()
     said_N = logits_NV.argmax(dim=-1)
-    return torch.stack([said_N.double(), F.cross_entropy(logits_NV, said_N, reduction="none").double()], dim=-1)
+    return torch.stack([said_N.float(), F.cross_entropy(logits_NV, said_N, reduction="none")], dim=-1)
