@@ -17,7 +17,7 @@ results: $(STAMP)  ## rerun the table of the README, go on where it stopped, and
 	$(BIN)/python -m skipthinking suite --config experiments/suites/results.yaml
 
 test: $(VENV)/.tested  ## install what tests need and run them
-	HF_HUB_OFFLINE=1 WANDB_MODE=offline $(BIN)/python -m pytest -n auto --maxprocesses 8
+	HF_HUB_OFFLINE=1 WANDB_MODE=offline $(BIN)/python -m pytest -n auto --maxprocesses 8 --dist worksteal
 
 lint: $(VENV)/.tested  ## style and types
 	$(BIN)/ruff check .
