@@ -22,7 +22,7 @@ def layers(path: Path) -> list[Path]:
     Names are relative to the file that has them; a file that cannot be read names none, and is left to the parser.
 
     Raises:
-        UserError: A file is no YAML, a named one does not exist, or files name each other in a circle.
+        UserError: A file is no YAML, has a key twice, names one that does not exist, or files form a circle.
     """
     return _layers(path, ())
 
@@ -32,14 +32,15 @@ def _layers(path: Path, above: tuple[Path, ...]) -> list[Path]:
         circle = " names ".join(file.name for file in (*above[above.index(path.resolve()) :], path))
         raise UserError(f"Expected config files one on top of the other, got {circle}. Remove a `config`.")
     try:
-        found = _mapping(path.read_text(encoding="utf-8"))
+        text = path.read_text(encoding="utf-8")
+        found = _mapping(text)
     except OSError:
         return [path]
     except UnicodeDecodeError as error:
         raise UserError(f"Expected a text file in UTF-8, got one with other bytes ({path}). Mend the file.") from error
     except yaml.YAMLError as error:
         raise UserError(f"Expected YAML, got {' '.join(str(error).split())} ({path}). Mend the file.") from error
-    _check_keys(yaml.compose(path.read_text(encoding="utf-8"), yaml.SafeLoader), path)
+    _check_keys(yaml.compose(text, yaml.SafeLoader), path)
     given = found.get(KEY) or []
     names = [given] if isinstance(given, str) else given
     if not isinstance(names, list) or not all(isinstance(name, str) for name in names):

@@ -237,19 +237,16 @@ class BinaryCut(Cutter):
                 max_new_tokens={id: len(begun[id]) + rooms[id] for id in asked},
                 rank=judge.rank, ranks=judge.ranks, what=None,
             )  # fmt: skip
-            if self.confidence:
-                rows = [
-                    instance(id, trace.prompt, [begun[id], np.array(made[id])], {1})
-                    for id, (trace, _) in asked.items()
-                    if made[id]
-                ]
-                scores = score_tokens(judge.student, rows, rank=judge.rank, ranks=judge.ranks, what=None)
-                doubts = {id: float(row.nll.sum(dtype=np.float64)) for id, row in scores.items()}
-        return {
-            id: judge.right(id, [*trace.answer[: trace.phrase], *made[id]])
-            and (not self.confidence or math.exp(-doubts.get(id, math.inf)) >= self.confidence)
-            for id, (trace, _) in asked.items()
-        }
+        right = {id: judge.right(id, [*trace.answer[: trace.phrase], *made[id]]) for id, (trace, _) in asked.items()}
+        if self.confidence and prefixes is None:  # only right answers are asked how sure they are
+            rows = [
+                instance(id, trace.prompt, [begun[id], np.array(made[id])], {1})
+                for id, (trace, _) in asked.items()
+                if right[id] and made[id]
+            ]
+            scores = score_tokens(judge.student, rows, rank=judge.rank, ranks=judge.ranks, what=None)
+            doubts = {id: float(row.nll.sum(dtype=np.float64)) for id, row in scores.items()}
+        return {id: ok and math.exp(-doubts.get(id, math.inf)) >= self.confidence for id, ok in right.items()}
 
 
 class RandomCut(BinaryCut):
