@@ -27,7 +27,8 @@ Tokens = NDArray[np.int64]
 Found = NDArray[np.float32]
 Enough = Callable[[int, Found], bool]
 
-_PIECE = 32  # tokens of a text that are read between two questions whether to go on
+_PIECE = 64  # tokens of a text that are read between two questions whether to go on
+_PASS = 128  # tokens that cost as much time as another pass: as much padding is worth it
 
 
 class Reader(ABC):
@@ -137,13 +138,14 @@ class CachedReader(Reader):
         self._cache = self._cache.of(rows)
 
     def score(self, texts: Sequence[Tokens], first: Sequence[int], enough: Enough | None = None) -> list[Found]:
-        """Reads in pieces of one width, so that little is padding and a row can stop where it is enough."""
+        """Reads in pieces that end where rows end, so that little is padding and a row can stop where it is enough."""
         lines = [np.concatenate([new, text]) for new, text in zip(self._unread, texts, strict=True)]
         begin = [len(new) - 1 + start for new, start in zip(self._unread, first, strict=True)]
         found = [np.empty((0, 2), dtype=np.float32) for _ in texts]
-        width = max(map(len, lines)) if enough is None else max(map(len, self._unread)) - 1 + _PIECE
+        least = max(map(len, self._unread)) - 1  # of the first pass: contexts are kept from it
         rows, cache, at, seen = list(range(len(texts))), self._cache, 0, self._seen
         while rows:
+            width = _width([len(lines[row]) - 1 - at for row in rows], least, least + _PIECE if enough else None)
             shown = [lines[row][at : min(at + width, len(lines[row]) - 1)] for row in rows]
             asked = [range(max(at, begin[row]), at + len(part)) for row, part in zip(rows, shown, strict=True)]
             targets = [lines[row][place.start + 1 : place.stop + 1] for row, place in zip(rows, asked, strict=True)]
@@ -155,7 +157,7 @@ class CachedReader(Reader):
                 found[row] = np.concatenate([found[row], part])
             if at == 0:
                 self._commit(cache)
-            at, width = at + width, _PIECE
+            at, least = at + width, 0
             on = [i for i, row in enumerate(rows)
                   if at < len(lines[row]) - 1 and not (enough and enough(row, found[row]))]  # fmt: skip
             rows, cache = [rows[i] for i in on], cache.of(on)
@@ -170,6 +172,14 @@ class CachedReader(Reader):
         self._cache = grown._replace(there_BC=torch.cat([before, own_BC.to(before.device)], dim=1))
         self._seen = [seen + count for seen, count in zip(self._seen, new, strict=True)]
         self._unread = [part[-1:] for part in self._unread]
+
+
+def _width(left: Sequence[int], least: int, most: int | None) -> int:
+    """Columns of a pass over rows with so many tokens left: to the end of as many of them as padding allows."""
+    ends_B = np.sort(left)
+    padding_B = np.arange(len(ends_B)) * ends_B - (np.cumsum(ends_B) - ends_B)  # of a pass to that end
+    width = int(ends_B[padding_B <= _PASS].max())
+    return max(least, width if most is None else min(width, most))
 
 
 def read_on(
