@@ -48,20 +48,25 @@ class AnswerScores(Metric):
 
     full_state_update = False
     counts: Tensor
+    shares: Tensor
 
     def __init__(self, **settings: Any) -> None:
         super().__init__(**settings)
-        self.add_state("counts", default=torch.zeros(8, dtype=torch.float64), dist_reduce_fx="sum")
+        # Apple's GPUs know no float64, and float32 cannot count beyond 2^24.
+        self.add_state("counts", default=torch.zeros(7, dtype=torch.int64), dist_reduce_fx="sum")
+        self.add_state("shares", default=torch.zeros(()), dist_reduce_fx="sum")
 
     def update(self, predictions: Sequence[Prediction]) -> None:
         """Adds predictions."""
         for p in predictions:
-            row: list[float] = [1, p.correct, p.correct_lenient, p.extracted is None, not p.finished, p.new_tokens]
-            row += [p.skipped or 0.0, p.skipped is not None]
-            self.counts += torch.tensor(row, dtype=torch.float64, device=self.counts.device)
+            row = [1, p.correct, p.correct_lenient, p.extracted is None, not p.finished, p.new_tokens]
+            row.append(p.skipped is not None)
+            self.counts += torch.tensor(row, dtype=torch.int64, device=self.counts.device)
+        self.shares += sum(p.skipped or 0.0 for p in predictions)
 
     def compute(self) -> dict[str, Tensor]:
-        """The shares and means over all predictions of all ranks."""
+        """The shares and means over all predictions of all ranks, float64 on the CPU."""
         names = ("accuracy", "accuracy_lenient", "no_answer", "unfinished", "new_tokens")
-        means = dict(zip(names, self.counts[1:6] / self.counts[0].clamp_min(1), strict=True))
-        return means | ({"skipped": self.counts[6] / self.counts[7]} if self.counts[7] else {})
+        total, *sums, staged = self.counts.cpu().double()
+        means = {name: value / total.clamp_min(1) for name, value in zip(names, sums, strict=True)}
+        return means | ({"skipped": self.shares.cpu().double() / staged} if staged else {})

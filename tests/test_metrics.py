@@ -106,8 +106,9 @@ def test_merged_states_equal_one_pass(seed: int) -> None:
 
 def test_state_is_summed_over_ranks() -> None:
     metric = AnswerScores()
-    ranks = torch.tensor([[3.0, 1, 2, 0, 0, 60], [5.0, 4, 4, 1, 1, 20]], dtype=torch.float64)
-    assert metric._reductions["counts"](ranks).tolist() == [8.0, 5, 6, 1, 1, 80]
+    ranks = torch.tensor([[3, 1, 2, 0, 0, 60, 3], [5, 4, 4, 1, 1, 20, 0]])
+    assert metric._reductions["counts"](ranks).tolist() == [8, 5, 6, 1, 1, 80, 3]
+    assert metric._reductions["shares"](torch.tensor([0.5, 1.25])).tolist() == 1.75
 
 
 def test_reset_forgets() -> None:

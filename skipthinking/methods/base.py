@@ -330,7 +330,7 @@ class Distiller(L.LightningModule, ABC):
         self.trainer.strategy.barrier("latency")
 
     def _log_scores(self, stage: str) -> None:
-        values = {f"{stage}/{name}": value.float() for name, value in self.scores.compute().items()}
+        values = {f"{stage}/{name}": float(value) for name, value in self.scores.compute().items()}
         self.log_dict(values, sync_dist=True, prog_bar=False)
         whole = gather({prediction.id: prediction for prediction in self.predictions})
         self.predictions = [whole[id] for id in sorted(whole)]
