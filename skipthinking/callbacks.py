@@ -87,8 +87,8 @@ class Results(Callback):
     def _elapsed(self) -> float:
         return self.seconds + (time.monotonic() - self._since if self._since else 0.0)
 
-    def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Starts the clock."""
+    def on_fit_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Starts the clock, before what the first epoch searches for."""
         self._since = time.monotonic()
 
     def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
@@ -130,7 +130,8 @@ class Results(Callback):
         tasks = by_group(predictions, {p.id: p.task for p in predictions})
         if len(tasks) > 1:
             values["tasks"] = {task: scores(rows) for task, rows in tasks.items()}
-        told = [data.teacher_tokens[row.id] for row in data.test_sets[name] if row.id in data.teacher_tokens]
+        known = [(row.id, row.question) for row in data.test_sets[name]]
+        told = [data.teacher[key][0] for key in known if key in data.teacher]
         if told:
             values["teacher_tokens"] = sum(told) / len(told)
         return values
@@ -191,7 +192,8 @@ class Annotations(Callback):
                 f"Expected a method with annotations (CWT, STT, KPOD, KeypointWeighter, LongCoT), got "
                 f"{type(method).__name__}. Choose one of them."
             )
-        rows = method.annotate()
+        with trainer.precision_plugin.forward_context():
+            rows = method.annotate()
         if trainer.is_global_zero:
             path = self.folder / "annotations.jsonl"
             write_jsonl(path, rows)

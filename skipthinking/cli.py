@@ -18,6 +18,7 @@ import yaml
 from lightning.pytorch.accelerators import CPUAccelerator
 from lightning.pytorch.callbacks import Callback
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
+from lightning.pytorch.plugins import HalfPrecision
 from lightning.pytorch.utilities import rank_zero_only
 from lightning.pytorch.utilities.exceptions import MisconfigurationException, SIGTERMException
 from lightning.pytorch.utilities.warnings import PossibleUserWarning
@@ -239,6 +240,13 @@ class SkipCLI(LightningCLI):
     def _open(self, path: str | None) -> None:
         """Checks a checkpoint against this run and takes its tokenizer."""
         self.config_init[self.subcommand]["ckpt_path"] = path
+        if isinstance(self.trainer.precision_plugin, HalfPrecision):
+            name = self._get(self.config, "trainer.precision")
+            raise UserError(
+                f"Expected float32, bf16-mixed or 16-mixed, got trainer.precision={name}, which rounds loss weights, "
+                "reference likelihoods and rotary frequencies too. For weights in bfloat16 say "
+                "model.student.init_args.dtype=bfloat16, with trainer.precision=bf16-mixed."
+            )
         if path is None:
             return
         own = read_checkpoint(path, "--ckpt_path")["skipthinking"]

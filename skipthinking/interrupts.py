@@ -25,6 +25,8 @@ class Interrupts(Callback):
     processes they agree on the step, one all-reduce of a flag a step, in a SLURM job only; outside of one, and for
     Ctrl-C and SIGTERM, there is no moment that all of them know of, and the last regular checkpoint counts.
 
+    Between the epochs, where searches run, a run stops at once: the checkpoint of the epoch before is there.
+
     Args:
         folder: The run folder.
     """
@@ -32,6 +34,7 @@ class Interrupts(Callback):
     def __init__(self, folder: Path) -> None:
         self.path = folder / "checkpoints" / "last.ckpt"
         self.asked = self.saved = self.requeue = False
+        self.within = False  # an epoch, and not before or behind it
         self._before: dict[int, Any] = {}
 
     def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
@@ -45,7 +48,7 @@ class Interrupts(Callback):
             if os.getpid() != process:
                 return  # a data worker
             self.requeue = True
-            if trainer.training:
+            if self.within:
                 self.asked = True
                 return
             if trainer.is_global_zero:
@@ -60,7 +63,7 @@ class Interrupts(Callback):
             return
 
         def ask(number: int, frame: Any) -> None:
-            if self.asked or not trainer.training:
+            if self.asked or not self.within:
                 raise KeyboardInterrupt
             self.asked = True
             print("\nstopping after this step; Ctrl-C again stops at once", file=sys.stderr, flush=True)
@@ -69,8 +72,18 @@ class Interrupts(Callback):
 
     def on_train_batch_end(self, trainer: L.Trainer, *args: Any) -> None:
         """Saves where an optimiser step is complete."""
-        if self.saved or trainer.fit_loop.epoch_loop._should_accumulate():
-            return
+        if not self.saved and not trainer.fit_loop.epoch_loop._should_accumulate():
+            self._settle(trainer)
+
+    def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Saves and stops, if it was asked for since the last step, as in a validation."""
+        self.within = False
+        if not self.saved:
+            self._settle(trainer)
+        if self.saved:
+            raise KeyboardInterrupt
+
+    def _settle(self, trainer: L.Trainer) -> None:
         if trainer.world_size > 1:
             if "SLURM_JOB_ID" not in os.environ:
                 return
@@ -85,11 +98,13 @@ class Interrupts(Callback):
 
     def on_train_batch_start(self, *args: Any) -> None:
         """Stops before the next micro-batch, when the step is logged."""
+        self.within = True
         if self.saved:
             raise KeyboardInterrupt
 
     def on_exception(self, trainer: L.Trainer, pl_module: L.LightningModule, exception: BaseException) -> None:
         """Says how to go on."""
+        self.within = False
         self.on_train_end(trainer, pl_module)
         if isinstance(exception, KeyboardInterrupt) and trainer.is_global_zero and trainer.state.fn == "fit":
             how = "Go on: the same command with --ckpt_path last." if self.path.exists() else "No checkpoint yet."

@@ -16,6 +16,9 @@ __all__ = ["Warmup"]
 class Warmup(LambdaLR):
     """Linear warm-up, then constant, linear or cosine decay to the end of training.
 
+    Every epoch takes an equal share of the run, however many steps it has: pruned traces make shorter ones, pairs of
+    traces longer ones, and the decay is to end where the run does.
+
     Args:
         optimizer: The optimizer.
         warmup: Length of the warm-up, as a share of all optimiser steps.
@@ -42,6 +45,7 @@ class Warmup(LambdaLR):
         self.warmup, self.decay, self.floor = warmup, decay, floor
         self.total_steps = total_steps
         self._run_length: int | None = None
+        self._epoch = (0, 0.0, 1.0)  # the step of its start, where that is in the run, and how far a step goes
         super().__init__(optimizer, self._factor)
 
     def set_run_length(self, steps: int | None) -> None:
@@ -60,11 +64,24 @@ class Warmup(LambdaLR):
             group["lr"] = base * self._factor(self.last_epoch)
         self._last_lr = [group["lr"] for group in self.optimizer.param_groups]
 
+    def begin_epoch(self, epoch: int, steps: int, first: int) -> None:
+        """Tells that an epoch begins with the next step.
+
+        Args:
+            epoch: Its number.
+            steps: Its optimiser steps.
+            first: Those of the first epoch, in which the length of the run is told.
+        """
+        if self.total_steps is None:
+            self._epoch = (self.last_epoch, float(epoch * first), first / steps)
+
     def _factor(self, step: int) -> float:
         total = self.total_steps or self._run_length or 1
         rise = self.warmup * total
-        if step < rise:
-            return (step + 1) / (rise + 1)
-        done = min(1.0, (step - rise) / max(1.0, total - rise))
+        start, place, stride = self._epoch
+        at = place + (step - start) * stride
+        if at < rise:
+            return (at + 1) / (rise + 1)
+        done = min(1.0, (at - rise) / max(1.0, total - rise))
         left = {"constant": 1.0, "linear": 1 - done, "cosine": (1 + math.cos(math.pi * done)) / 2}[self.decay]
         return self.floor + (1 - self.floor) * left

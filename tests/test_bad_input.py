@@ -92,6 +92,7 @@ def test_a_wrong_type_is_told_in_a_plain_sentence(
         (["--seed_everything", "-1"], "seed_everything"),
         (["--run", "../elsewhere"], "--runs_dir"),
         (["--trainer.max_epochs", "0"], "trainer.max_epochs=0"),
+        (["--trainer.precision", "bf16-true"], "trainer.precision=bf16-mixed"),
         (["--ckpt_path", os.curdir], "is a folder"),
         (["--trainer.devices", "999", "--trainer.strategy", "ddp"], "trainer.devices=999"),
         (["--trainer.limit_train_batches", "3", "--trainer.accumulate_grad_batches", "2"], "a multiple of 2"),

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import os
+import signal
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,8 @@ import pytest
 import torch
 from conftest import TINY
 from interruptions import PulledPlugError
+
+from skipthinking.methods import STT
 
 # Every part that could go astray: dropout, stages drawn by the student's own loss, accumulation, an odd last batch.
 HARD = [
@@ -149,3 +152,22 @@ def test_a_second_run_in_the_same_folder_is_refused(run: Callable[..., int], tmp
     before = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
     assert run("fit", "--trainer.max_epochs", 1) == 2
     assert before == {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
+
+
+def test_a_search_is_left_at_once(
+    run: Callable[..., int], tmp_path: Path, scontrol: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """No step is under way that could be ended first: it may take longer than SLURM waits."""
+    own = ["--model", "STT", "--model.warmup_epochs", 2, "--model.gap_epochs", 1, "--trainer.max_epochs", 3]
+
+    def search(self: Any, *args: Any) -> Any:
+        os.kill(os.getpid(), signal.SIGUSR1)
+        pytest.fail("the search goes on")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(STT, "_search", search)
+        assert run("fit", *own, "--evaluate", "false") == 130
+    assert scontrol.read_text() == "requeue 42\n"
+    last = tmp_path / "tiny" / "checkpoints" / "last.ckpt"
+    assert torch.load(last, weights_only=True)["epoch"] == 1  # of which nothing was lost
+    assert run("fit", *own, "--evaluate", "false", "--ckpt_path", "last") == 0

@@ -159,3 +159,22 @@ def test_last_rate_is_that_of_the_optimizer_once_the_length_is_told() -> None:
     schedule = Warmup(by, warmup=0.3)
     schedule.set_run_length(20)
     assert schedule.get_last_lr() == [by.param_groups[0]["lr"]]
+
+
+@each_decay
+def test_epochs_take_equal_shares_whatever_their_steps(decay: str) -> None:
+    """Epochs of 4, 2 and 8 steps go through the same rates as three of 4, faster or slower."""
+    expected = factors(12, warmup=0.25, decay=decay, total_steps=12)
+    by = optimizer(2.0)
+    schedule, found = Warmup(by, warmup=0.25, decay=decay), []  # type: ignore[arg-type]
+    schedule.set_run_length(12)
+    for epoch, steps in enumerate((4, 2, 8)):
+        schedule.begin_epoch(epoch, steps, first=4)
+        for _ in range(steps):
+            found.append(by.param_groups[0]["lr"] / 2.0)
+            by.step()
+            schedule.step()
+    assert found[:4] == expected[:4]  # to the last bit: a run of equal epochs is what it was
+    assert found[4:6] == pytest.approx(expected[4:8:2])
+    assert found[6::2] == pytest.approx(expected[8:12])
+    assert by.param_groups[0]["lr"] / 2.0 == pytest.approx(expected[12])

@@ -35,7 +35,7 @@ def fingerprint(encoded: Sequence[Encoded], settings: Mapping[str, Any], student
             whole = weight.detach().to("cpu", copy=True).contiguous()  # a copy: numpy would pin the storage
             key.update(whole.view(torch.uint8).numpy().tobytes())
         else:
-            key.update(np.float64(weight.detach().double().sum().item()).tobytes())
+            key.update(np.float64(weight.detach().cpu().sum(dtype=torch.float64).item()).tobytes())
     return key.hexdigest()
 
 

@@ -67,7 +67,8 @@ class Batch(NamedTuple):
 
     def to(self, device: torch.device) -> Batch:
         """The batch with its tensors on a device."""
-        moved: dict[str, Any] = {k: v.to(device) for k, v in self._asdict().items() if isinstance(v, Tensor)}
+        pinned = device.type == "cuda"  # copies from pinned memory need not be waited for
+        moved = {k: v.to(device, non_blocking=pinned) for k, v in self._asdict().items() if isinstance(v, Tensor)}
         return self._replace(**moved)
 
 

@@ -154,6 +154,11 @@ def _open_r1(row: Row, where: str) -> Fields:
         raise DataError(f'Expected a list of texts in "generations", got {shown(made)} ({where}). Mend the row.')
     judged = [row.get(key) or [] for key in ("correctness_math_verify", "correctness_llama")]
     whole = row.get("is_reasoning_complete") or [True] * len(made)
+    for column in (*judged, whole):
+        if not isinstance(column, list):
+            raise DataError(
+                f"Expected a verdict for each of {len(made)} generations, got {shown(column)} ({where}). Mend the row."
+            )
     for place, text in enumerate(made):
         right = [bool(verdicts[place]) for verdicts in judged if place < len(verdicts)]
         if place < len(whole) and whole[place] and (any(right) or not right) and not unended(text):
@@ -208,7 +213,8 @@ def _multiarith(row: Row, where: str) -> Fields:
 
 def _commonsense_qa(row: Row, where: str) -> Fields:
     choices = row["choices"]
-    if not isinstance(choices, Mapping) or len(choices.get("label", [])) != len(choices.get("text", "?")):
+    lists = [choices.get(key) for key in ("label", "text")] if isinstance(choices, Mapping) else []
+    if not lists or not all(isinstance(part, list) for part in lists) or len(lists[0]) != len(lists[1]):
         raise DataError(f'Expected labels and texts in "choices", got {shown(choices)} ({where}). Mend the row.')
     question = with_choices(text_of(row, "question", where), choices["label"], choices["text"])
     return Fields(question=question, rationale="", answer=text_of(row, "answerKey", where).strip())

@@ -109,8 +109,8 @@ class RationaleDataModule(L.LightningDataModule):
         self._stage_losses: tuple[int, dict[str, list[float]]] | None = None
         self._searched: int | None = None  # epoch of the last chunk search
         self._prompts: dict[str, list[np.ndarray]] = {}
-        self.teacher_tokens: dict[str, int] = {}  # of evaluated examples that come with a rationale
-        self.teacher_chunks: dict[str, int] = {}
+        # Tokens and chunks of evaluated examples that come with a rationale; ids may come in two splits.
+        self.teacher: dict[tuple[str, str], tuple[int, int]] = {}
         self.first: Instance | None = None
 
     def load(self, stage: str) -> None:
@@ -168,11 +168,10 @@ class RationaleDataModule(L.LightningDataModule):
         for name, rows in self.examples.items():
             if name != "train" and name not in self._prompts:
                 self._prompts[name] = self.codec.prompts(rows, method.answering_prefix)
-                for encoded in self.codec.encode([row for row in rows if self.splitter.spans(row.rationale.strip())]):
-                    self.teacher_tokens[encoded.id] = len(encoded.tokens)
-                    self.teacher_chunks[encoded.id] = (
-                        len(self.chunker.chunk(encoded)) if "chunks" in method.needs else 0
-                    )
+                told = [row for row in rows if self.splitter.spans(row.rationale.strip())]
+                for row, encoded in zip(told, self.codec.encode(told), strict=True):
+                    chunks = len(self.chunker.chunk(encoded)) if "chunks" in method.needs else 0
+                    self.teacher[row.id, row.question] = len(encoded.tokens), chunks
 
     def _texts(self) -> list[str]:
         self.splits.load_train()
@@ -280,7 +279,8 @@ class RationaleDataModule(L.LightningDataModule):
                 "normalised over planned optimiser steps. Use trainer.accumulate_grad_batches."
             )
         epoch = trainer.current_epoch
-        with gathered(method.student):  # for what is searched
+        # For what is searched: whole weights, in the precision of training.
+        with trainer.precision_plugin.forward_context(), gathered(method.student):
             instances = self.instances(epoch)
         lengths = np.array([instance_length(instance) for instance in instances])
         group = method.grouped(epoch)

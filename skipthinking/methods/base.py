@@ -189,6 +189,14 @@ class Distiller(L.LightningModule, ABC):
         if self.start_from is not None:
             saved = read_checkpoint(self.start_from, "model.start_from")["state_dict"]
             weights = {name[8:]: value for name, value in saved.items() if name.startswith("student.")}
+            trained = {name for name, parameter in self.student.named_parameters() if parameter.requires_grad}
+            if self.student.lora is not None and trained != set(weights):
+                raise UserError(
+                    f"Expected an adapter like this student's, with {len(trained)} tensors, got {len(weights)}, "
+                    f"{len(trained & set(weights))} of them with its names ({self.start_from}). Give model.student the "
+                    "lora settings of that run; to put an adapter on the student of a run, name its exported folder "
+                    "in model.student.name."
+                )
             try:
                 self.student.load_state_dict(weights, strict=self.student.lora is None)
             except RuntimeError as error:
@@ -224,12 +232,27 @@ class Distiller(L.LightningModule, ABC):
         Lightning's own estimate, asked for earlier, would build the loader before a resumed run knows where it is.
         """
         if self.steps_per_epoch is None:
-            self.steps_per_epoch = math.ceil(self.trainer.num_training_batches / self.trainer.accumulate_grad_batches)
+            self.steps_per_epoch = self._steps()
         bounds = [self.trainer.max_steps, self.steps_per_epoch * (self.trainer.max_epochs or -1)]
         total = min((bound for bound in bounds if bound > 0), default=None)
-        for config in self.trainer.lr_scheduler_configs:
-            if isinstance(config.scheduler, Warmup):
-                config.scheduler.set_run_length(total)
+        for schedule in self._warmups():
+            schedule.set_run_length(total)
+
+    def on_train_epoch_start(self) -> None:
+        """Tells the schedule how long the epoch is, where epochs and not steps end the run."""
+        first, epochs, steps = self.steps_per_epoch, self.trainer.max_epochs or -1, self.trainer.max_steps
+        assert first is not None
+        if epochs > 0 and not 0 < steps < first * epochs:
+            for schedule in self._warmups():
+                schedule.begin_epoch(self.current_epoch, self._steps(), first)
+
+    def _steps(self) -> int:
+        """Optimiser steps of the epoch."""
+        return math.ceil(self.trainer.num_training_batches / self.trainer.accumulate_grad_batches)
+
+    def _warmups(self) -> list[Warmup]:
+        schedules = [config.scheduler for config in self.trainer.lr_scheduler_configs]
+        return [schedule for schedule in schedules if isinstance(schedule, Warmup)]
 
     # -------------------------------------------------------------------------------------- training
 
@@ -284,7 +307,7 @@ class Distiller(L.LightningModule, ABC):
         assert self.codec is not None
         completion = self.codec.decode(ids)
         made = graded(example, completion, self.answer_text(completion), new_tokens=len(ids), finished=finished)
-        chunks = self.data.teacher_chunks.get(example.id, 0)
+        _, chunks = self.data.teacher.get((example.id, example.question), (0, 0))
         skipped = self.skipped_share(completion, chunks) if made.extracted is not None else None
         return replace(made, stages=self.stages_of(completion), skipped=skipped)
 
@@ -340,7 +363,8 @@ class Distiller(L.LightningModule, ABC):
         if not asked or self.codec is None:
             return None
         prompts = [torch.from_numpy(prompt) for prompt in self.codec.prompts(asked, self.answering_prefix)]
-        return latency(self.student, prompts, self.max_new_tokens)
+        with self.trainer.precision_plugin.forward_context():
+            return latency(self.student, prompts, self.max_new_tokens)
 
     # ----------------------------------------------------------------------------------- checkpoints
 

@@ -114,7 +114,8 @@ class CWT(Distiller):
     ) -> dict[str, tuple[Span, ...]]:
         """New chunks for every example from the student as it is; those of a killed run are taken from disk."""
         before = {row.id: list(chunks[row.id]) for row in encoded}
-        key = fingerprint(encoded, {**chunker.settings(), "before": before}, self.student)
+        settings = {**chunker.settings(), "before": before, "marker": self.stage_marker}
+        key = fingerprint(encoded, settings, self.student)
         path = self.annotations / "chunks.jsonl"
         found = remembered(path, key, lambda: dict(chunker.search(encoded, chunks, self.step_losses)))
         changed = sum(list(map(list, found[id])) != list(map(list, before[id])) for id in found)

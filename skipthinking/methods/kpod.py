@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import yaml
 from numpy.typing import NDArray
 
 from skipthinking.annotate.clusters import check_clusters, cluster, glove_embeddings, input_embeddings
@@ -127,10 +128,17 @@ class KPOD(Distiller):
                 self._embeddings({row.id: row.question for row in data.examples["train"]})
         if not self.needs_weights:
             return None
-        if self.weights_file is not None or self._weights_path(folder).exists():
-            check_weights(self._weights_path(folder), {row.id for row in data.examples["train"]})
-            return None
-        self._check_predictor()
+        path = self._weights_path(folder)
+        if self.weights_file is None:
+            self._check_predictor()
+            before = self._weighter_run(config, folder)
+            if not path.exists():
+                return before
+            _check_same(before, folder / _WEIGHTER / "config.yaml")
+        check_weights(path, {row.id for row in data.examples["train"]})
+        return None
+
+    def _weighter_run(self, config: dict[str, Any], folder: Path) -> dict[str, Any]:
         own = config["model"]["init_args"]
         weighter = own["weighter"]
         if isinstance(weighter, str):
@@ -139,11 +147,12 @@ class KPOD(Distiller):
             **config["trainer"], "max_epochs": self.weighter_epochs, "min_epochs": None, "limit_val_batches": 0,
             "callbacks": None, "logger": None,
         }  # fmt: skip
-        student = own["predictor"] or own["student"]
+        predictor = own["predictor"]
+        begun = {"student": predictor or own["student"], "start_from": None if predictor else own["start_from"]}
         return {
             "seed_everything": config["seed_everything"], "run": _WEIGHTER, "runs_dir": str(folder), "evaluate": False,
             "checkpoint_every": config["checkpoint_every"], "trainer": trainer, "data": config["data"],
-            "model": {**weighter, "init_args": {**weighter.get("init_args", {}), "student": student}},
+            "model": {**weighter, "init_args": {**weighter.get("init_args", {}), **begun}},
         }  # fmt: skip
 
     def _check_predictor(self) -> None:
@@ -284,3 +293,29 @@ class KPOD(Distiller):
         super().on_load_checkpoint(checkpoint)
         kept = {name: value and unpack(value) for name, value in checkpoint["skipthinking"]["kpod"].items()}
         self.token_weights, self.difficulty, self.plan = kept["weights"], kept["difficulty"], kept["plan"]
+
+
+def _check_same(run: Mapping[str, Any], path: Path) -> None:
+    """Sees that the weights of an earlier start of this run were learned as they would be now.
+
+    Raises:
+        UserError: They were not.
+    """
+    if not path.exists():
+        return
+    was = yaml.safe_load(path.read_text(encoding="utf-8"))
+    asked = {"model": run["model"], "trainer": {"max_epochs": run["trainer"]["max_epochs"]}}
+    other = _differing(asked, was)
+    if other:
+        raise UserError(
+            f"Expected token weights that were learned with these settings, got those of {path.parent}, where "
+            f"{', '.join(other)} differs. Remove that folder to learn them anew, or give another --run."
+        )
+
+
+def _differing(asked: Any, was: Any, place: str = "") -> list[str]:
+    """Keys of ``asked`` that are otherwise in ``was``."""
+    if isinstance(asked, Mapping) and isinstance(was, Mapping):
+        return [key for name in asked for key in _differing(asked[name], was.get(name), f"{place}.{name}".strip("."))]
+    same = asked == was or str(asked) == str(was) or (asked in ({}, None) and was in ({}, None))
+    return [] if same else [place]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import math
 import random
 from collections.abc import Mapping, Sequence
@@ -97,6 +98,7 @@ class LongCoT(Distiller):
         self.marks = (open_thinking, close_thinking)
         self.cuts: dict[str, int | None] | None = None
         self.references: dict[str, list[float]] | None = None
+        self._texts: dict[str, str] | None = None  # what the cuts belong to
 
     def words(self, chunks: int) -> list[str]:
         """What opens and closes the thinking."""
@@ -125,8 +127,7 @@ class LongCoT(Distiller):
         """How many steps each example keeps, and in DPO the log-probabilities of both sides under the reference."""
         if epoch < self.warmup_epochs:
             return {row.id: {"early": self._early(row, epoch)} for row in encoded}
-        if self.cuts is None:
-            self.cuts = self._cut_all(encoded)
+        self.cuts = self._known(encoded)
         if not self._prefers(epoch):
             return {id: {"steps": steps} for id, steps in self.cuts.items()}
         if self.references is None:
@@ -169,12 +170,32 @@ class LongCoT(Distiller):
             phrase=len(same) if same.all() else int(same.argmin()),
         )
 
+    def _known(self, encoded: Sequence[Encoded]) -> dict[str, int | None]:
+        """Steps to keep of every trace.
+
+        Raises:
+            UserError: A checkpoint has cuts of other traces.
+        """
+        texts = {row.id: _text(row) for row in encoded}
+        if self.cuts is None:
+            self._texts = texts
+            return self._cut_all(encoded)
+        strange = [id for id, text in texts.items() if (self._texts or texts).get(id) != text]
+        if strange:
+            raise UserError(
+                f"Expected the traces that the checkpoint has cuts of, got {len(strange)} of {len(texts)} that are new "
+                f"or have other steps, such as {strange[0]!r}. Go on with the same data and data.splitter, or start a "
+                "new run."
+            )
+        return self.cuts
+
     def _cut_all(self, encoded: Sequence[Encoded]) -> dict[str, int | None]:
         """Steps to keep of every trace: those of ``start_from`` or of the disk, or found with the student as it is."""
         earlier = {}
         if self.start_from is not None:
             earlier = read_checkpoint(self.start_from, "model.start_from")["skipthinking"]
-        if earlier.get("cutter") == self._settings() and set(earlier["cuts"]) >= {row.id for row in encoded}:
+        texts = earlier.get("texts") or {}
+        if earlier.get("cutter") == self._settings() and all(texts.get(row.id) == _text(row) for row in encoded):
             self.say(f"cuts: those of {self.start_from}")
             found = {row.id: earlier["cuts"][row.id] for row in encoded}
         else:
@@ -236,13 +257,10 @@ class LongCoT(Distiller):
         sides = [[self._instance(row, self.cuts[row.id]) for row in rows], [self._instance(row, None) for row in rows]]
 
         def score() -> dict[str, list[float]]:
-            # In the precision of training: the first margins are to be zero.
-            with self.trainer.precision_plugin.forward_context():
-                scores = [
-                    score_tokens(self.student, side, rank=self.global_rank, ranks=self.trainer.world_size,
-                                 what="Reference")
-                    for side in sides
-                ]  # fmt: skip
+            ranks = self.trainer.world_size
+            scores = [
+                score_tokens(self.student, side, rank=self.global_rank, ranks=ranks, what="Reference") for side in sides
+            ]
             return {row.id: [-float(side[row.id].nll.sum(dtype=np.float64)) for side in scores] for row in rows}
 
         key = fingerprint(rows, {"cuts": self.cuts, "marks": list(self.marks)}, self.student)
@@ -257,7 +275,7 @@ class LongCoT(Distiller):
         """
         encoded, codec = self.data.encoded, self.codec
         assert codec is not None
-        cuts, pairs = self.cuts or self._cut_all(encoded), self.references or {}
+        cuts, pairs = self._known(encoded), self.references or {}
         whole = [self._instance(row, None) for row in encoded]
         scores = score_tokens(self.student, whole, rank=self.global_rank, ranks=self.trainer.world_size)
         questions = {example.id: example.question for example in self.data.examples["train"]}
@@ -329,9 +347,17 @@ class LongCoT(Distiller):
         """Adds the cuts and what the reference says."""
         super().on_save_checkpoint(checkpoint)
         own = {"cuts": self.cuts, "references": self.references, "cutter": self.cuts and self._settings()}
-        checkpoint["skipthinking"].update(own)
+        checkpoint["skipthinking"].update(own, texts=self._texts)
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Restores both, so that a resumed run asks no other student."""
         super().on_load_checkpoint(checkpoint)
-        self.cuts, self.references = (checkpoint["skipthinking"][name] for name in ("cuts", "references"))
+        own = checkpoint["skipthinking"]
+        self.cuts, self.references, self._texts = own["cuts"], own["references"], own.get("texts")
+
+
+def _text(encoded: Encoded) -> str:
+    """What a trace's cut belongs to: its tokens and where its steps are."""
+    told = hashlib.blake2b(f"{encoded.steps}".encode(), digest_size=8)
+    told.update(np.concatenate([encoded.prompts[""], encoded.tokens]).tobytes())
+    return told.hexdigest()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -187,10 +188,18 @@ def _grouped(runs: Sequence[Run], left_out: dict[str, str]) -> list[Group]:
 
 
 def _learnt(run: Run) -> dict[str, Any]:
-    """The settings that make a method; of a checkpoint it started from, that there was one."""
-    settings = {key: value for key, value in run.settings.items() if key not in _APART}
+    """The settings that make a method; in place of a checkpoint it started from, the settings that made that."""
     start = "model.init_args.start_from"
-    return {**settings, start: settings.get(start) is not None}
+    own, *before = (
+        {key: value for key, value in settings.items() if key not in _APART and key != start}
+        for settings in (run.settings, *run.origins)
+    )
+    told = None
+    if run.settings.get(start) is not None:
+        key = hashlib.blake2b(json.dumps(before, sort_keys=True, default=str).encode(), digest_size=3).hexdigest()
+        told = " after ".join(str(settings.get("model.class_path")).rpartition(".")[2] for settings in before)
+        told = f"{told or 'a run that is gone'} ({key})"
+    return {**own, start: told}
 
 
 def _asked(run: Run, name: str) -> set[tuple[str, str, str]]:

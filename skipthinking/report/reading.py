@@ -25,7 +25,10 @@ _SUMMARY = {
     "method": str, "seed": int, "target_tokens": int, "context_tokens": int, "fit_seconds": _NUMBER,
     "latency_seconds": (int, float, type(None)), "device": str, "test": dict,
 }  # fmt: skip
-_SCORES = {"n": int, **dict.fromkeys(("accuracy", "accuracy_lenient", "no_answer", "new_tokens"), _NUMBER)}
+_SCORES = {
+    "n": int, **dict.fromkeys(("accuracy", "accuracy_lenient", "no_answer", "new_tokens"), _NUMBER),
+    "skipped": (int, float, type(None)),
+}  # fmt: skip
 _ANSWER = {
     **dict.fromkeys(("set", "id", "question", "gold", "completion"), str),
     "correct": bool, "correct_lenient": bool, "new_tokens": int, "stages": list,
@@ -45,6 +48,7 @@ class Run:
         summary: summary.json.
         answers: Lines of predictions.jsonl by test set and example id.
         tokens: Target and context tokens that its student was trained on, those of the runs it started from included.
+        origins: Settings of these runs, the last first.
         complete: Whether the logs of all of these were there to be counted.
     """
 
@@ -56,6 +60,7 @@ class Run:
     summary: Mapping[str, Any]
     answers: Mapping[str, Mapping[str, Mapping[str, Any]]]
     tokens: tuple[float, float]
+    origins: tuple[Mapping[str, Any], ...]
     complete: bool
 
 
@@ -93,9 +98,10 @@ def read_run(folder: Path) -> Run:
     summary = read_summary(folder)
     _need(summary, _SUMMARY, folder / "summary.json")
     for scores in summary["test"].values():
-        _need(scores, _SCORES, folder / "summary.json")
+        _need({"skipped": None} | scores if isinstance(scores, dict) else scores, _SCORES, folder / "summary.json")
     settings = flat(_config(folder / "config.yaml"))
-    before, complete = _tokens_before(folder, settings.get(_START))
+    before, complete = _lineage(folder, settings.get(_START))
+    target, context = (sum(of) for of in zip((0.0, 0.0), *(_tokens(home) for home, _ in before), strict=True))
     return Run(
         folder=folder,
         task=suite.get("task", ""),
@@ -104,35 +110,41 @@ def read_run(folder: Path) -> Run:
         settings=settings,
         summary=summary,
         answers=_answers(folder / "predictions.jsonl", summary["test"]),
-        tokens=(summary["target_tokens"] + before[0], summary["context_tokens"] + before[1]),
+        tokens=(summary["target_tokens"] + target, summary["context_tokens"] + context),
+        origins=tuple(settings for _, settings in before),
         complete=complete,
     )
 
 
-def _tokens_before(
-    folder: Path, start: object, seen: frozenset[Path] = frozenset()
-) -> tuple[tuple[float, float], bool]:
-    """Target and context tokens of the runs that a run's student comes from, as last logged, and whether all are known.
+def _lineage(folder: Path, start: object) -> tuple[list[tuple[Path, dict[str, Any]]], bool]:
+    """The runs that a run's student comes from, the last first, with their settings, and whether these are all.
 
     Args:
         folder: The run's folder; one that it starts from is looked for beside it, then where it was.
         start: Its ``start_from``: RUN/checkpoints/last.ckpt.
-        seen: Folders that are counted already; a damaged config may lead back to one.
     """
-    seen = seen | {folder.resolve()}
-    if start is None:
-        return (0.0, 0.0), True
-    origin = Path(str(start)).parent.parent
-    for home in (folder.resolve().parent / origin.name, origin):
-        found = [last_value(home / "metrics.csv", f"train/{kind}_tokens") for kind in ("target", "context")]
-        if found[0] is None or found[1] is None or home.resolve() in seen:
-            continue
+    found: list[tuple[Path, dict[str, Any]]] = []
+    seen = {folder.resolve()}  # a damaged config may lead back to one
+    while start is not None:
+        origin = Path(str(start)).parent.parent
+        homes = (folder.resolve().parent / origin.name, origin)
+        there = [home for home in homes if home.resolve() not in seen and None not in _tokens(home)]
+        if not there:
+            return found, False
+        folder = there[0]
+        seen.add(folder.resolve())
         try:
-            (target, context), complete = _tokens_before(home, flat(_config(home / "config.yaml")).get(_START), seen)
+            settings = flat(_config(folder / "config.yaml"))
         except UserError:
-            return (found[0], found[1]), False
-        return (found[0] + target, found[1] + context), complete
-    return (0.0, 0.0), False
+            return [*found, (folder, {})], False
+        found.append((folder, settings))
+        start = settings.get(_START)
+    return found, True
+
+
+def _tokens(folder: Path) -> list[float | None]:
+    """Target and context tokens of a run, as last logged."""
+    return [last_value(folder / "metrics.csv", f"train/{kind}_tokens") for kind in ("target", "context")]
 
 
 def flat(value: Any, at: str = "") -> dict[str, Any]:

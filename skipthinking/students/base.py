@@ -145,12 +145,17 @@ class Student(nn.Module, ABC):
 
     @property
     def context_length(self) -> int:
-        """Most tokens of prompt and completion together (encoder-decoder: the tokenizer's limit, if it has one)."""
+        """Most tokens of prompt and completion together (encoder-decoder: of the longer one).
+
+        It is what the positions allow; the tokenizer's limit counts for encoder-decoders, and where they have none.
+        """
         config = self.config.get_text_config(decoder=True)
-        limit = getattr(config, "max_position_embeddings", None) or getattr(config, "n_positions", None)
-        if self.encoder_decoder or limit is None:
-            limit = getattr(self.tokenizer, "model_max_length", None) or limit
-        return min(int(limit), 2**20) if limit else 2**20
+        # T5's n_positions bounds nothing: its positions are relative.
+        names = ("max_position_embeddings",) if self.encoder_decoder else ("max_position_embeddings", "n_positions")
+        limits = [limit for name in names if (limit := getattr(config, name, None))]
+        if self.encoder_decoder or not limits:
+            limits.append(getattr(self.tokenizer, "model_max_length", None) or 2**20)
+        return min(*map(int, limits), 2**20)
 
     @property
     def pad_id(self) -> int:
@@ -193,7 +198,7 @@ class Student(nn.Module, ABC):
         """Positions whose next token is a target, these tokens, and the model's inputs."""
         keep_BL = batch.weights_BL > 0
         if batch.prompts_BP is None:
-            last = int(batch.lengths_B.max())
+            last = batch.tokens_BL.shape[1]
             return keep_BL[:, 1:last], batch.tokens_BL[keep_BL], {"input_ids": batch.tokens_BL[:, : last - 1]}
         assert batch.prompt_lengths_B is not None
         width = batch.prompts_BP.shape[1]
@@ -225,7 +230,7 @@ class Student(nn.Module, ABC):
         """
         given = list(begun) if begun is not None else [torch.empty(0, dtype=torch.long)] * len(prompts)
         if not self.encoder_decoder:
-            prompts = [torch.cat([prompt, part]) for prompt, part in zip(prompts, given, strict=True)]
+            prompts = [torch.cat([prompt.cpu(), part.cpu()]) for prompt, part in zip(prompts, given, strict=True)]
         rooms = [
             max_new_tokens if self.encoder_decoder else min(max_new_tokens, self.context_length - len(prompt))
             for prompt in prompts

@@ -28,7 +28,8 @@ Found = NDArray[np.float32]
 Enough = Callable[[int, Found], bool]
 
 _PIECE = 64  # tokens of a text that are read between two questions whether to go on
-_PASS = 128  # tokens that cost as much time as another pass: as much padding is worth it
+_PASS = {"cpu": 128}  # tokens that cost as much time as another pass: as much padding is worth it
+_PASS_ELSEWHERE = 4096
 
 
 class Reader(ABC):
@@ -98,7 +99,7 @@ class Cache(NamedTuple):
 
     def of(self, rows: Sequence[int]) -> Cache:
         """Of these rows alone."""
-        if len(rows) == len(self.there_BC):
+        if list(rows) == list(range(len(self.there_BC))):
             return self
         index_B = torch.tensor(list(rows), dtype=torch.long, device=self.there_BC.device)
         return Cache([(keys[index_B], values[index_B]) for keys, values in self.layers], self.there_BC[index_B])
@@ -145,7 +146,8 @@ class CachedReader(Reader):
         least = max(map(len, self._unread)) - 1  # of the first pass: contexts are kept from it
         rows, cache, at, seen = list(range(len(texts))), self._cache, 0, self._seen
         while rows:
-            width = _width([len(lines[row]) - 1 - at for row in rows], least, least + _PIECE if enough else None)
+            left, most = [len(lines[row]) - 1 - at for row in rows], least + _PIECE if enough else None
+            width = _width(left, least, most, _PASS.get(self.student.device.type, _PASS_ELSEWHERE))
             shown = [lines[row][at : min(at + width, len(lines[row]) - 1)] for row in rows]
             asked = [range(max(at, begin[row]), at + len(part)) for row, part in zip(rows, shown, strict=True)]
             targets = [lines[row][place.start + 1 : place.stop + 1] for row, place in zip(rows, asked, strict=True)]
@@ -174,11 +176,11 @@ class CachedReader(Reader):
         self._unread = [part[-1:] for part in self._unread]
 
 
-def _width(left: Sequence[int], least: int, most: int | None) -> int:
+def _width(left: Sequence[int], least: int, most: int | None, worth: int) -> int:
     """Columns of a pass over rows with so many tokens left: to the end of as many of them as padding allows."""
     ends_B = np.sort(left)
     padding_B = np.arange(len(ends_B)) * ends_B - (np.cumsum(ends_B) - ends_B)  # of a pass to that end
-    width = int(ends_B[padding_B <= _PASS].max())
+    width = int(ends_B[padding_B <= worth].max())
     return max(least, width if most is None else min(width, most))
 
 
@@ -245,7 +247,8 @@ def _parts(found: NDArray[Any], lengths: Sequence[int]) -> list[Found]:
 def keeps_keys(student: Student, longest: int) -> bool:
     """Whether keys and values that a student has computed serve for all that follows.
 
-    They do for a causal one that is told positions, unless its attention slides over a window shorter than a row.
+    They do for a causal one that is told positions, unless its attention slides over a window shorter than a row, or
+    its rotation depends on how far a pass reaches.
 
     Args:
         student: Who reads; its weights are there.
@@ -255,8 +258,19 @@ def keeps_keys(student: Student, longest: int) -> bool:
     model = student.model.get_base_model() if student.lora else student.model
     told = "position_ids" in inspect.signature(model.forward).parameters and not student.encoder_decoder
     known = set(getattr(config, "layer_types", None) or ()) <= {"full_attention", "sliding_attention"}
-    window = getattr(config, "sliding_window", None)
-    return told and known and (window is None or window > longest)
+    window = getattr(config, "sliding_window", None) or getattr(config, "window_size", None)  # the latter: GPT-Neo
+    return told and known and (window is None or window > longest) and not _turns(config, longest)
+
+
+def _turns(config: Any, longest: int) -> bool:
+    """Whether keys of a pass beyond some length are rotated otherwise than those of a shorter one."""
+    rope = getattr(config, "rope_parameters", None) or {}
+    kinds = [rope, *(part for part in rope.values() if isinstance(part, dict))]  # per kind of layer
+    for kind in kinds:
+        bound = kind.get("original_max_position_embeddings") or config.max_position_embeddings
+        if kind.get("rope_type") in ("longrope", "dynamic") and longest > bound:
+            return True
+    return False
 
 
 def reader(student: Student, prompts: Sequence[Tokens], longest: int) -> Reader:

@@ -74,7 +74,7 @@ def run_all(
                     if started is None:
                         failed[run.name] = "Another process is at it."
                     else:
-                        under_way.append(started)
+                        stop.follow(started)
                 waiting.remove(run)
             for one in [one for one in under_way if one.process.poll() is not None]:
                 under_way.remove(one)
@@ -99,8 +99,9 @@ class _Stop:
     could.
     """
 
-    def __init__(self, under_way: Sequence[Running]) -> None:
+    def __init__(self, under_way: list[Running]) -> None:
         self.under_way, self.asked, self.time_over = under_way, 0, False
+        self._last = 0  # signal
         self._before: dict[int, Any] = {}
 
     def __enter__(self) -> _Stop:
@@ -112,13 +113,23 @@ class _Stop:
             signal.signal(number, handler)
 
     def _ask(self, number: int, frame: FrameType | None) -> None:
-        self.asked += 1
+        self.asked, self._last = self.asked + 1, number
         self.time_over |= number == signal.SIGUSR1
         for one in self.under_way:
-            if one.process.poll() is None and number == signal.SIGUSR1:
-                one.process.send_signal(number)  # to the first process alone; its workers would die of it
-            elif one.process.poll() is None:
-                os.killpg(one.process.pid, signal.SIGINT)
+            self._tell(one)
+
+    def follow(self, one: Running) -> None:
+        """Has a run that was just started told of all signals, one that came meanwhile included."""
+        asked = self.asked
+        self.under_way.append(one)
+        if asked:
+            self._tell(one)
+
+    def _tell(self, one: Running) -> None:
+        if one.process.poll() is None and self._last == signal.SIGUSR1:
+            one.process.send_signal(self._last)  # to the first process alone; its workers would die of it
+        elif one.process.poll() is None:
+            os.killpg(one.process.pid, signal.SIGINT)
 
     def close(self, codes: Sequence[int]) -> None:
         """Has the job requeued if no run did: those that SIGUSR1 killed had not begun to listen."""

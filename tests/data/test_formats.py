@@ -262,6 +262,9 @@ def test_text_without_a_stated_answer_is_unreadable(name: str, row: dict[str, An
         ("messages", {"messages": [{"role": "user", "content": "2+3?"}]}),
         ("messages", {"messages": [{"role": r, "content": "x"} for r in ("user", "assistant", "user", "assistant")]}),
         ("commonsense_qa", {"question": "x", "choices": {"label": ["A"], "text": []}, "answerKey": "A"}),
+        ("commonsense_qa", {"question": "x", "choices": {"label": None, "text": []}, "answerKey": "A"}),
+        ("open_r1", {"problem": "x", "answer": "5", "generations": ["y"], "is_reasoning_complete": True}),
+        ("open_r1", {"problem": "x", "answer": "5", "generations": ["y"], "correctness_math_verify": True}),
         ("aqua", {"question": "x", "options": ["21"], "rationale": "", "correct": "A"}),
     ],
 )

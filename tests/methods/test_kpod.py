@@ -511,3 +511,31 @@ def test_the_measure_of_weights_knows_core_tokens_and_the_area_under_the_curve(
     monkeypatch.setattr("sys.argv", words)
     script["main"]()
     assert "area under the ROC curve: 0." in capsys.readouterr().out
+
+
+def test_weights_that_were_learned_otherwise_are_not_taken(
+    oracle: Path, run: Run, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A run that was left after its weighter, and is begun anew with other settings of it."""
+    shutil.copytree(oracle / "weighter", tmp_path / "tiny" / "weighter")
+    for words, told in (
+        (["--model.weighter.alpha", 0.3], "model.init_args.alpha"),
+        (["--model.weighter_epochs", 3], "trainer.max_epochs"),
+    ):
+        assert run("fit", *OWN, *words) == 2
+        err = capsys.readouterr().err
+        assert told in err
+        assert "Remove that folder" in err
+    assert run("fit", *OWN, "--evaluate", "false") == 0
+    assert "first: KeypointWeighter" not in capsys.readouterr().out
+
+
+def test_the_weighter_begins_with_the_student_that_is_begun_with(run: Run, tmp_path: Path) -> None:
+    assert run("fit", "--run", "base", "--trainer.max_epochs", 1, "--evaluate", "false") == 0
+    start = tmp_path / "base" / "checkpoints" / "last.ckpt"
+    still = ["--model.weighter.optimizer", "{class_path: torch.optim.SGD, init_args: {lr: 0.0}}"]
+    assert run("fit", *OWN, *still, "--model.start_from", start, "--evaluate", "false") == 0
+    began, held = (_state(tmp_path / name)["state_dict"] for name in ("base", "tiny/weighter"))
+    ours = {name: value for name, value in held.items() if name in began}
+    assert len(ours) == len(began)
+    assert all(torch.equal(value, began[name]) for name, value in ours.items())

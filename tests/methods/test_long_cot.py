@@ -279,6 +279,17 @@ def test_dpo_by_itself_takes_over_the_cuts(
     other = ["--model.cutter", "FirstAnswer", "--model.cutter.init_args", "{}"]
     assert run("fit", "--run", "other", *LONG, *alone, *other) == 0  # another cutter cuts by itself
     assert "cuts: those of" not in capsys.readouterr().out
+    assert run("fit", "--run", "finer", *LONG, *alone, "--data.splitter", "Sentences") == 0  # so do other steps
+    assert "cuts: those of" not in capsys.readouterr().out
+
+
+def test_a_run_goes_on_with_the_traces_it_cut(run: Run, capsys: pytest.CaptureFixture[str]) -> None:
+    sft = ["--model.sft_epochs", 2, "--evaluate", "false"]
+    assert run("fit", *LONG, *sft, "--trainer.max_epochs", 1) == 0
+    on = ["--trainer.max_epochs", 2, "--ckpt_path", "last"]
+    assert run("fit", *LONG, *sft, *on, "--data.splitter", "Sentences") == 2
+    assert "20 of 20 that are new or have other steps" in " ".join(capsys.readouterr().err.split())
+    assert run("fit", *LONG, *sft, *on) == 0
 
 
 def test_the_cut_reads_no_test_or_validation_example_and_no_ground_truth(run: Run) -> None:

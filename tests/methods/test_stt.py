@@ -196,3 +196,18 @@ def test_a_start_that_does_not_fit_is_told(run: Run, tmp_path: Path, capsys: pyt
     assert "model.start_from" in capsys.readouterr().err
     assert run("fit", "--model.start_from", "nowhere.ckpt") == 2
     assert "nowhere.ckpt" in capsys.readouterr().err
+
+
+def test_an_adapter_starts_from_one_like_it(run: Run, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """With LoRA a checkpoint need not hold every weight; it must hold all that is trained."""
+    short, lora = ["--trainer.max_epochs", 1, "--evaluate", "false"], ["--model.student.lora", "{r: 2}"]
+    assert run("fit", "--run", "whole", *short) == 0
+    assert run("fit", "--run", "adapter", *short, *lora) == 0
+    for run_name, settings, code in (
+        ("whole", lora, 2),
+        ("adapter", [*lora, "--model.student.lora.target_modules", "[c_proj]"], 2),
+        ("adapter", lora, 0),
+    ):
+        start = ["--model.start_from", tmp_path / run_name / "checkpoints" / "last.ckpt"]
+        assert run("fit", "--run", f"from_{run_name}_{code}", *short, *start, *settings) == code
+        assert (code == 0) == ("Expected an adapter" not in capsys.readouterr().err)

@@ -51,6 +51,23 @@ def test_other_settings_are_another_method(change: dict[str, Any], tmp_path: Pat
     assert key == f"model.init_args.{next(iter(change['settings']))}"
 
 
+def test_runs_from_other_runs_are_another_method(tmp_path: Path) -> None:
+    """What a student began as is a setting; that its seed was another is not."""
+    for name, settings in (("short", {"gap_epochs": 1}), ("long", {"gap_epochs": 2})):
+        for seed in (0, 1):
+            folder = write_run(tmp_path / f"{name}-{seed}", seed=seed, settings=settings)
+            (folder / "metrics.csv").write_text("step,train/target_tokens,train/context_tokens\n1,100,10\n")
+            start = {"start_from": str(folder / "checkpoints" / "last.ckpt")}
+            write_run(tmp_path / f"from_{name}-{seed}", "STT", seed=seed, settings=start)
+    found = compare_runs(map(str, sorted(tmp_path.glob("from_*"))))
+    assert [(row.method, row.seeds) for row in found.rows] == [
+        ("STT (from_long-0)", (0, 1)),
+        ("STT (from_short-0)", (0, 1)),
+    ]
+    assert list(found.differences) == ["model.init_args.start_from"]
+    assert not found.left_out
+
+
 def test_a_run_counts_once(tmp_path: Path) -> None:
     write_run(tmp_path / "a")
     shutil.copytree(tmp_path / "a", tmp_path / "copy")

@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 import torch
 
-from skipthinking.students import LoRA, reading
+from skipthinking.students import FromScratch, LoRA, reading
 from skipthinking.students.reading import CachedReader, PlainReader, reader
-from tests.students.tiny import ARCHITECTURES, CAUSAL, scratch
+from tests.students.tiny import ARCHITECTURES, CAUSAL, CONTEXT, ready, scratch
 
 
 def _ids(rng: np.random.Generator, length: int) -> Any:
@@ -73,6 +73,44 @@ def test_a_window_shorter_than_the_text_is_not_cached() -> None:
     student = scratch("phi3", more={"sliding_window": 20})
     assert isinstance(reader(student, _prompts(), 20), PlainReader)
     assert isinstance(reader(student, _prompts(), 19), CachedReader)
+
+
+def test_a_local_window_by_another_name_is_not_cached() -> None:
+    config = {
+        "hidden_size": 16,
+        "num_layers": 2,
+        "num_heads": 2,
+        "window_size": 20,
+        "attention_types": [[["local"], 2]],
+    }
+    student = ready(FromScratch("gpt_neo", config))
+    assert isinstance(reader(student, _prompts(), 20), PlainReader)
+    assert isinstance(reader(student, _prompts(), 19), CachedReader)
+
+
+@pytest.mark.parametrize("kind", ["longrope", "dynamic"])
+def test_a_rotation_that_depends_on_the_pass_is_not_cached(kind: str) -> None:
+    own = {"longrope": {"short_factor": [1.0] * 4, "long_factor": [4.0] * 4}, "dynamic": {"factor": 2.0}}[kind]
+    bound = {"longrope": 24, "dynamic": CONTEXT}[kind]
+    rope = {"rope_type": kind, "rope_theta": 1e4, **own}
+    longrope = {"original_max_position_embeddings": 24} if kind == "longrope" else {}
+    student = scratch("phi3" if longrope else "llama", more={"rope_parameters": rope, **longrope})
+    assert isinstance(reader(student, _prompts(), bound + 1), PlainReader)
+    assert isinstance(reader(student, _prompts(), bound), CachedReader)
+
+
+@torch.no_grad()
+def test_rows_may_change_places() -> None:
+    student, prompts = scratch("llama"), [np.arange(1, 9), np.arange(30, 43), np.arange(50, 55)]
+    made, plain = (kind(student, prompts) for kind in (CachedReader, PlainReader))
+    texts = [np.arange(5, 9), np.arange(7, 9), np.arange(3, 9)]
+    for kept in ([0, 1, 2], [2, 0, 1], [1, 0]):
+        for one in (made, plain):
+            one.narrow(kept)
+        for ours, theirs in zip(
+            *(one.score(texts[: len(kept)], [0] * len(kept)) for one in (made, plain)), strict=True
+        ):
+            np.testing.assert_allclose(ours, theirs, atol=2e-5)
 
 
 @torch.no_grad()
