@@ -68,7 +68,8 @@ class Batch(NamedTuple):
     def to(self, device: torch.device) -> Batch:
         """The batch with its tensors on a device."""
         pinned = device.type == "cuda"  # copies from pinned memory need not be waited for
-        moved = {k: v.to(device, non_blocking=pinned) for k, v in self._asdict().items() if isinstance(v, Tensor)}
+        tensors = {name: value for name, value in self._asdict().items() if isinstance(value, Tensor)}
+        moved: dict[str, Any] = {name: value.to(device, non_blocking=pinned) for name, value in tensors.items()}
         return self._replace(**moved)
 
 
