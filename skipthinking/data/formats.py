@@ -213,8 +213,9 @@ def _multiarith(row: Row, where: str) -> Fields:
 
 def _commonsense_qa(row: Row, where: str) -> Fields:
     choices = row["choices"]
-    lists: list[Any] = [choices.get(key) for key in ("label", "text")] if isinstance(choices, Mapping) else [None]
-    if not all(isinstance(part, list) for part in lists) or len(lists[0]) != len(lists[1]):
+    lists = [choices.get(key) for key in ("label", "text")] if isinstance(choices, Mapping) else [None]
+    sizes = {len(part) if isinstance(part, list) else None for part in lists}
+    if len(sizes) != 1 or None in sizes:
         raise DataError(f'Expected labels and texts in "choices", got {shown(choices)} ({where}). Mend the row.')
     question = with_choices(text_of(row, "question", where), choices["label"], choices["text"])
     return Fields(question=question, rationale="", answer=text_of(row, "answerKey", where).strip())
