@@ -15,6 +15,7 @@ from tqdm import tqdm
 
 from skipthinking.annotate.rollout import complete
 from skipthinking.annotate.scoring import by_length, frozen, gather, score_tokens
+from skipthinking.annotate.store import Journal, recalled
 from skipthinking.data.cutting import instance
 from skipthinking.records import UserError
 from skipthinking.students.prefixes import Prefixes
@@ -79,6 +80,7 @@ class Judge:
         mentioned: Whether the last plausible answer in a text is that to the example of that id.
         rank: This process.
         ranks: Number of processes.
+        journal: Takes down what is found, block by block, and knows what was found before a kill.
     """
 
     student: Any
@@ -86,6 +88,7 @@ class Judge:
     mentioned: Callable[[str, list[int]], bool]
     rank: int = 0
     ranks: int = 1
+    journal: Journal | None = None
 
 
 def bisection(steps: int) -> Search:
@@ -195,9 +198,13 @@ class BinaryCut(Cutter):
             frozen(judge.student),
             tqdm(total=sum(map(len, blocks)), desc="Cutting", delay=2, leave=False, disable=judge.rank > 0) as bar,
         ):
-            for block in blocks:
+
+            def search(block: Sequence[Trace]) -> dict[str, int | None]:
                 prefixes = Prefixes(judge.student, {trace.id: texts[trace.id] for trace in block})
-                found |= self._search(block, judge, prefixes, True)
+                return self._search(block, judge, prefixes, True)
+
+            for block in blocks:
+                found |= recalled(judge.journal, block, search)
                 bar.update(len(block))
         found = gather(found) if judge.ranks > 1 else found
         return {trace.id: found[trace.id] for trace in traces}

@@ -14,6 +14,7 @@ from tqdm import tqdm
 
 from skipthinking.annotate.rollout import complete
 from skipthinking.annotate.scoring import by_length, frozen, gather
+from skipthinking.annotate.store import Journal, recalled
 from skipthinking.data.cutting import Stages
 from skipthinking.records import Encoded, Span, UserError
 from skipthinking.students.reading import Reader, reader
@@ -84,6 +85,7 @@ class Scene:
         max_new_tokens: Most tokens of a completion.
         rank: This process.
         ranks: Number of processes.
+        journal: Takes down what is found, block by block, and knows what was found before a kill.
     """
 
     student: Any
@@ -91,6 +93,7 @@ class Scene:
     max_new_tokens: int
     rank: int = 0
     ranks: int = 1
+    journal: Journal | None = None
 
 
 class Verifier(ABC):
@@ -335,7 +338,7 @@ def search_skips(
     bar = tqdm(total=sum(map(len, mine)), desc="Skip search", delay=2, leave=False, disable=scene.rank > 0)
     with frozen(scene.student), bar:
         for block in mine:
-            kept |= _search_block(block, verifier, scene, cumulative)
+            kept |= recalled(scene.journal, block, lambda rows: _search_block(rows, verifier, scene, cumulative))
             bar.update(len(block))
     return gather(kept) if scene.ranks > 1 else kept
 

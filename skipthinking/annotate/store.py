@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +15,9 @@ import torch.distributed
 from skipthinking.records import Encoded
 from skipthinking.report.files import write_text
 
-__all__ = ["fingerprint", "remembered"]
+__all__ = ["Journal", "fingerprint", "recalled", "remembered"]
+
+_PARTS = "{}.{}.part"
 
 
 def fingerprint(encoded: Sequence[Encoded], settings: Mapping[str, Any], student: torch.nn.Module) -> str:
@@ -58,9 +60,57 @@ def remembered(path: Path, key: str, make: Callable[[], dict[str, Any]]) -> dict
         return found[0]
     values = make()
     if first:
+        for part in path.parent.glob(_PARTS.format(path.stem, "*")):
+            part.unlink()
         body = "".join(json.dumps({"id": id, "value": value}) + "\n" for id, value in values.items())
         write_text(path, json.dumps({"key": key, "checksum": _checksum(body)}) + "\n" + body)
     return values
+
+
+class Journal:
+    """What a search has found so far, so that one that was killed goes on there. :func:`remembered` clears it away.
+
+    One file a process, beside the annotations'; all of them are read, however many processes there were.
+
+    Args:
+        path: The annotations' file.
+        key: Their key.
+        rank: This process.
+    """
+
+    def __init__(self, path: Path, key: str, rank: int = 0) -> None:
+        self.path, self.key = path.with_name(_PARTS.format(path.stem, rank)), key
+        self.found: dict[str, Any] = {}
+        for part in path.parent.glob(_PARTS.format(path.stem, "*")):
+            self.found |= {row["id"]: row["value"] for row in _rows(part) if row.get("key") == key}
+
+    def keep(self, values: Mapping[str, Any]) -> None:
+        """Writes down what was found, per example id a value of lists, numbers and texts."""
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        rows = [json.dumps({"key": self.key, "id": id, "value": value}) for id, value in values.items()]
+        with self.path.open("a", encoding="utf-8") as file:
+            file.write("\n".join(["", *rows, ""]))  # a line of its own, though the last one may be torn
+
+
+def recalled(journal: Journal | None, block: Sequence[Any], search: Callable[[Any], dict[str, Any]]) -> dict[str, Any]:
+    """What was found for the rows of a block, all of which have an id: before a kill, or now."""
+    known = journal.found if journal else {}
+    if all(row.id in known for row in block):
+        return {row.id: known[row.id] for row in block}
+    found = search(block)
+    if journal:
+        journal.keep(found)
+    return found
+
+
+def _rows(path: Path) -> Iterator[dict[str, Any]]:
+    for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
+        try:
+            row = json.loads(line)
+        except ValueError:  # torn by a kill
+            continue
+        if isinstance(row, dict):
+            yield row
 
 
 def _read(path: Path, key: str) -> dict[str, Any] | None:

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from skipthinking.annotate.cuts import BinaryCut, Cutter, Judge, Trace
 from skipthinking.annotate.scoring import score_tokens
-from skipthinking.annotate.store import fingerprint, remembered
+from skipthinking.annotate.store import Journal, fingerprint, remembered
 from skipthinking.checkpoints import read_checkpoint
 from skipthinking.data.batches import Batch
 from skipthinking.data.cutting import instance
@@ -200,14 +200,15 @@ class LongCoT(Distiller):
             found = {row.id: earlier["cuts"][row.id] for row in encoded}
         else:
             key = fingerprint(encoded, self._settings(), self.student)
-            found = remembered(self.annotations / "cuts.jsonl", key, lambda: self._search(encoded))
+            path = self.annotations / "cuts.jsonl"
+            found = remembered(path, key, lambda: self._search(encoded, Journal(path, key, self.global_rank)))
         self._report(encoded, found)
         return found
 
     def _settings(self) -> dict[str, Any]:
         return {**self.cutter.settings(), "marks": list(self.marks)}
 
-    def _search(self, encoded: Sequence[Encoded]) -> dict[str, int | None]:
+    def _search(self, encoded: Sequence[Encoded], journal: Journal) -> dict[str, int | None]:
         examples = {example.id: example for example in self.data.examples["train"]}
 
         def grade(id: str, tokens: list[int]) -> Any:
@@ -220,6 +221,7 @@ class LongCoT(Distiller):
             mentioned=lambda id, tokens: grade(id, tokens).correct_lenient,
             rank=self.global_rank,
             ranks=self.trainer.world_size,
+            journal=journal,
         )
         return self.cutter.cut([self._trace(row) for row in encoded], judge)
 

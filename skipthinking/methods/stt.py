@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 
 from skipthinking.annotate.skips import Likelihood, Scene, Verifier, search_skips, shuffled_skips
-from skipthinking.annotate.store import fingerprint, remembered
+from skipthinking.annotate.store import Journal, fingerprint, remembered
 from skipthinking.data.cutting import instance
 from skipthinking.methods.cwt import CWT
 from skipthinking.records import Encoded, Instance, Span, UserError
@@ -141,7 +141,7 @@ class STT(CWT):
         def search() -> dict[str, list[int]]:
             scene = Scene(
                 student=self.student, right=right, max_new_tokens=self.max_new_tokens,
-                rank=self.global_rank, ranks=self.trainer.world_size,
+                rank=self.global_rank, ranks=self.trainer.world_size, journal=Journal(path, key, self.global_rank),
             )  # fmt: skip
             return search_skips(
                 encoded, chunks, stages=self.stages, verifier=self.verifier, scene=scene, cumulative=self.cumulative
@@ -152,7 +152,8 @@ class STT(CWT):
             "max_new_tokens": self.max_new_tokens, "chunks": {row.id: list(chunks[row.id]) for row in encoded},
         }  # fmt: skip
         key = fingerprint(encoded, settings, self.student)
-        found = remembered(self.annotations / "skips.jsonl", key, search)
+        path = self.annotations / "skips.jsonl"
+        found = remembered(path, key, search)
         counts = {row.id: len(chunks[row.id]) for row in encoded}
         self.skipped_in_training = 1 - sum(map(len, found.values())) / max(1, sum(counts.values()))
         self.say(f"skip search: {self.skipped_in_training:.1%} of {sum(counts.values()):,} chunks can go")

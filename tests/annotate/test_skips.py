@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -10,6 +11,7 @@ import pytest
 import torch
 
 from skipthinking.annotate.skips import Answer, Likelihood, Rollout, Scene, Verifier, search_skips, shuffled_skips
+from skipthinking.annotate.store import Journal
 from skipthinking.data.batches import collate
 from skipthinking.data.cutting import Stages, instance
 from skipthinking.data.encoding import Codec, Plain
@@ -259,3 +261,24 @@ def test_encoder_decoder_students_are_searched(verifier: Verifier, world: World)
     found = search_skips(encoded, chunks, stages=Stages(MARKER, codec.inline), verifier=verifier, scene=scene)
     assert found.keys() == chunks.keys()
     assert found[ROWS[0].id] == list(range(len(chunks[ROWS[0].id])))  # a random student is wrong
+
+
+def test_a_killed_search_finds_the_same(world: World, tmp_path: Path) -> None:
+    class Blocks(Likelihood):
+        block_tokens = 1  # every rationale is one
+        left = 3
+        begun = 0
+
+        def begin(self, rows: Any, scene: Any) -> list[bool]:
+            if self.begun == self.left:
+                raise KeyboardInterrupt
+            self.begun += 1
+            return super().begin(rows, scene)
+
+    expected = world.search(Likelihood())
+    verifiers = [Blocks(), Blocks()]
+    path = tmp_path / "skips.jsonl"
+    with pytest.raises(KeyboardInterrupt):
+        world.search(verifiers[0], scene=world.scene(journal=Journal(path, "key")))
+    assert world.search(verifiers[1], scene=world.scene(journal=Journal(path, "key"))) == expected
+    assert [verifier.begun for verifier in verifiers] == [3, len(ROWS) - 3]

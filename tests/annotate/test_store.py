@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from skipthinking.annotate.store import fingerprint, remembered
+from skipthinking.annotate.store import Journal, fingerprint, recalled, remembered
 from skipthinking.records import Encoded
 
 VALUES = {"a": [[0, 1], [1, 3]], "b": [[0, 2]]}
@@ -37,6 +37,36 @@ def test_another_key_makes_it_anew(tmp_path: Path) -> None:
     remembered(tmp_path / "x", "key", lambda: VALUES)
     assert remembered(tmp_path / "x", "other", lambda: {"c": [1]}) == {"c": [1]}
     assert remembered(tmp_path / "x", "other", _never) == {"c": [1]}
+
+
+class Row:
+    def __init__(self, id: str) -> None:
+        self.id = id
+
+
+def test_a_search_goes_on_where_it_was_killed(tmp_path: Path) -> None:
+    """Blocks that any process wrote down whole are known; a torn line, or one of another search, is not."""
+    path = tmp_path / "deep" / "skips.jsonl"
+    ab, c, de = ([Row(id) for id in ids] for ids in ("ab", "c", "de"))
+    for rank, block in enumerate((ab, c)):
+        recalled(Journal(path, "key", rank), block, lambda rows: {row.id: [1] for row in rows})
+    journal = Journal(path, "key", 0)
+    journal.keep({"d": [1], "e": [1]})
+    with journal.path.open("r+b") as file:
+        file.truncate(journal.path.stat().st_size - 5)
+    again, asked = Journal(path, "key", 0), []
+
+    def search(rows: Any) -> dict[str, Any]:
+        asked.append([row.id for row in rows])
+        return {row.id: None for row in rows}
+
+    assert recalled(again, ab, search) | recalled(again, c, search) == {"a": [1], "b": [1], "c": [1]}
+    assert recalled(again, de, search) == {"d": None, "e": None}
+    assert asked == [["d", "e"]]
+    assert Journal(path, "key", 0).found == {"a": [1], "b": [1], "c": [1], "d": None, "e": None}
+    assert Journal(path, "other", 0).found == {}
+    remembered(path, "key", lambda: VALUES)
+    assert [left.name for left in path.parent.iterdir()] == ["skips.jsonl"]
 
 
 @pytest.mark.parametrize("damage", ["cut", "flip", "empty", "no json", "not text"])

@@ -302,7 +302,7 @@ def test_the_cut_reads_no_test_or_validation_example_and_no_ground_truth(run: Ru
 
         get = items = values = keys = __iter__ = __getitem__  # type: ignore[assignment]
 
-    def spy(self: Any, encoded: Any) -> Any:
+    def spy(self: Any, encoded: Any, journal: Any) -> Any:
         splits = self.data.splits.examples
         hidden = dict(splits)
         splits.clear()
@@ -311,7 +311,7 @@ def test_the_cut_reads_no_test_or_validation_example_and_no_ground_truth(run: Ru
             for r in hidden["train"]
         ]
         try:
-            found = search(self, encoded)
+            found = search(self, encoded, journal)
         finally:
             splits.clear()
             splits.update(hidden)
