@@ -188,14 +188,17 @@ def _grouped(runs: Sequence[Run], left_out: dict[str, str]) -> list[Group]:
 
 
 def _learnt(run: Run) -> dict[str, Any]:
-    """The settings that make a method; in place of a checkpoint it started from, the settings that made that."""
+    """The settings that make a method; in place of a checkpoint it started from, the settings that made that.
+
+    A suite's name of a method says already what it needs.
+    """
     start = "model.init_args.start_from"
     own, *before = (
         {key: value for key, value in settings.items() if key not in _APART and key != start}
         for settings in (run.settings, *run.origins)
     )
-    told = None
-    if run.settings.get(start) is not None:
+    told: object = run.settings.get(start) is not None
+    if told and not run.task:
         key = hashlib.blake2b(json.dumps(before, sort_keys=True, default=str).encode(), digest_size=3).hexdigest()
         told = " after ".join(str(settings.get("model.class_path")).rpartition(".")[2] for settings in before)
         told = f"{told or 'a run that is gone'} ({key})"
