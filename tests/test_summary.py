@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 import os
 import re
 from collections.abc import Iterator
@@ -223,3 +224,22 @@ def test_brackets_in_a_test_sets_name_are_printed(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     assert "levels[b]" in printed(finished(tmp_path, test={"levels[b]": ROW}), capsys, monkeypatch)
+
+
+def test_ids_may_come_in_two_splits(run: Callable[..., int], tmp_path: Path) -> None:
+    """Rows numbered from 0 in both files: what the teacher wrote of a test example is not that of a validation one."""
+    for name, last in (("train", ""), ("test", " It was looked at twice.")):
+        rows = [
+            {"id": n, "question": f"What is {n} and {len(name)}?", "answer": n + len(name),
+             "rationale": f"{n} + {len(name)} = {n + len(name)}.{last}"}
+            for n in range(12)
+        ]  # fmt: skip
+        (tmp_path / f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    files = {name: f"{{class_path: Files, init_args: {{path: {tmp_path}/{name}.jsonl, task: svamp}}}}"
+             for name in ("train", "test")}  # fmt: skip
+    words = ["--data.train", f"[{files['train']}]", "--data.test", f"{{sums: {files['test']}}}"]
+    told = []
+    for command, more in (("fit", ["--trainer.max_epochs", 1]), ("test", [])):
+        assert run(command, *words, *more) == 0
+        told.append(json.loads((tmp_path / "tiny" / "summary.json").read_text())["test"]["sums"]["teacher_tokens"])
+    assert told[0] == told[1]
