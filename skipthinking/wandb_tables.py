@@ -23,7 +23,7 @@ class ChunkTables(Callback):
     """Sends the chunks of some training rationales to W&B after training, for methods that have chunks: a row per step.
 
     A row has the step's text, its mean token NLL in nats under the trained student, the number of its chunk, and
-    whether the answer was found not to need that chunk.
+    whether the answer was found not to need that chunk. Of long traces every step is one, and what was cut is skipped.
 
     Args:
         rationales: Number of rationales.

@@ -275,9 +275,15 @@ class LongCoT(Distiller):
 
         The cuts are those of the run. Every step is written as a chunk, so that cuts are drawn as skips are.
         """
-        encoded, codec = self.data.encoded, self.codec
+        return self._annotated(self.data.encoded, self._known(self.data.encoded))
+
+    def chunkings(self, encoded: Sequence[Encoded]) -> list[dict[str, Any]]:
+        """The same of some examples, once they are cut."""
+        return self._annotated(encoded, self.cuts) if self.cuts is not None else []
+
+    def _annotated(self, encoded: Sequence[Encoded], cuts: Mapping[str, int | None]) -> list[dict[str, Any]]:
+        codec, pairs = self.codec, self.references or {}
         assert codec is not None
-        cuts, pairs = self._known(encoded), self.references or {}
         whole = [self._instance(row, None) for row in encoded]
         scores = score_tokens(self.student, whole, rank=self.global_rank, ranks=self.trainer.world_size)
         questions = {example.id: example.question for example in self.data.examples["train"]}
@@ -291,6 +297,7 @@ class LongCoT(Distiller):
                 "question": questions[row.id],
                 "steps": [codec.decode(step.tolist()) for step in trace.steps],
                 "nll": [round(float(nll[slice(*span)].mean()), 4) for span in row.steps],
+                "tokens": [stop - start for start, stop in row.steps],
                 "chunks": [[place, place + 1] for place in range(len(trace.steps))],
                 "kept": list(range(cuts[row.id] or 0)),
                 "cut": cuts[row.id],

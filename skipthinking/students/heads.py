@@ -23,7 +23,8 @@ from torch.utils.checkpoint import checkpoint
 __all__ = ["Score", "nll_and_hit", "target_nll", "target_scores"]
 
 CHUNK_ELEMENTS = 2**25  # logits that may exist at once: 128 MiB in float32
-_NOT_LAST: WeakSet[nn.Module] = WeakSet()  # heads whose output the model changes, found at run time
+_LAST: WeakSet[nn.Module] = WeakSet()  # heads whose output is the model's
+_NOT_LAST: WeakSet[nn.Module] = WeakSet()  # heads whose output the model changes; both are found at run time
 
 
 Score = Callable[[Callable[[Tensor], Tensor], Tensor, Tensor], Tensor]
@@ -67,10 +68,10 @@ def target_scores(model: Any, keep_BL: Tensor, targets_N: Tensor, inputs: dict[s
     finally:
         for handle in handles:
             handle.remove()
-    if chunked and not torch.equal(probe[0].float(), logits_NV.float()):
-        # A bias, scale or cap behind the head: the loss cannot be taken inside of it.
-        _NOT_LAST.add(head)
-        return target_scores(model, keep_BL, targets_N, inputs, score)
+    if chunked and head not in _LAST:
+        (_LAST if torch.equal(probe[0].float(), logits_NV.float()) else _NOT_LAST).add(head)
+        if head in _NOT_LAST:  # a bias, scale or cap behind the head: the loss cannot be taken inside of it
+            return target_scores(model, keep_BL, targets_N, inputs, score)
     return torch.cat(found) if chunked else score(_as_is, logits_NV, targets_N)
 
 
