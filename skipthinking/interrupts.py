@@ -6,6 +6,7 @@ import os
 import signal
 import sys
 import threading
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -21,9 +22,10 @@ class Interrupts(Callback):
     """Finishes the optimiser step and saves it on Ctrl-C, SIGTERM and SIGUSR1; a second Ctrl-C stops at once.
 
     SIGUSR1 is what ``sbatch --signal=USR1@180`` sends; it also has SLURM requeue the job, whose command then goes on by
-    ``--ckpt_path last``. It takes the place of Lightning's own handler, which saves wherever the step is. With several
+    ``--ckpt_path last``. It takes the place of Lightning's own handler, which saves wherever the step is. By SIGTERM
+    SLURM takes nodes away from a job, which it then queues again by itself, or not, if it was cancelled. With several
     processes they agree on the step, one all-reduce of a flag a step, in a SLURM job only; outside of one, and for
-    Ctrl-C and SIGTERM, there is no moment that all of them know of, and the last regular checkpoint counts.
+    Ctrl-C, there is no moment that all of them know of, and the last regular checkpoint counts.
 
     Between the epochs, where searches run, a run stops at once: the checkpoint of the epoch before is there.
 
@@ -58,8 +60,12 @@ class Interrupts(Callback):
         self._before.setdefault(signal.SIGUSR1, signal.signal(signal.SIGUSR1, ask))
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Listens for Ctrl-C."""
-        if trainer.world_size > 1 or threading.current_thread() is not threading.main_thread():
+        """Listens for Ctrl-C, or for SIGTERM, in whose handler Lightning's processes would wait for each other."""
+        if threading.current_thread() is not threading.main_thread():
+            return
+        if trainer.world_size > 1:
+            if "SLURM_JOB_ID" in os.environ:
+                self._before[signal.SIGTERM] = signal.signal(signal.SIGTERM, self._leave(os.getpid()))
             return
 
         def ask(number: int, frame: Any) -> None:
@@ -69,6 +75,18 @@ class Interrupts(Callback):
             print("\nstopping after this step; Ctrl-C again stops at once", file=sys.stderr, flush=True)
 
         self._before[signal.SIGINT] = signal.signal(signal.SIGINT, ask)
+
+    def _leave(self, process: int) -> Callable[[int, Any], None]:
+        def ask(number: int, frame: Any) -> None:
+            if os.getpid() != process:  # a data worker: it is to die of it
+                signal.signal(number, signal.SIG_DFL)
+                os.kill(os.getpid(), number)
+            elif not self.within:
+                raise KeyboardInterrupt
+            else:
+                self.asked = True
+
+        return ask
 
     def on_train_batch_end(self, trainer: L.Trainer, *args: Any) -> None:
         """Saves where an optimiser step is complete."""
@@ -87,7 +105,8 @@ class Interrupts(Callback):
         if trainer.world_size > 1:
             if "SLURM_JOB_ID" not in os.environ:
                 return
-            self.asked = self.requeue = trainer.strategy.reduce_boolean_decision(self.asked, all=False)
+            self.asked = trainer.strategy.reduce_boolean_decision(self.asked, all=False)
+            self.requeue = self.asked and trainer.strategy.reduce_boolean_decision(self.requeue, all=False)
         elif trainer.received_sigterm:
             self.asked = True
         if self.asked:
@@ -111,9 +130,9 @@ class Interrupts(Callback):
             print(f"stopped at step {trainer.global_step}. {how}", file=sys.stderr, flush=True)
 
     def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Stops listening for Ctrl-C."""
-        if signal.SIGINT in self._before:
-            signal.signal(signal.SIGINT, self._before.pop(signal.SIGINT))
+        """Stops listening for Ctrl-C and SIGTERM."""
+        for number in self._before.keys() & {signal.SIGINT, signal.SIGTERM}:
+            signal.signal(number, self._before.pop(number))
 
     def teardown(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
         """Stops listening for SIGUSR1."""
