@@ -30,7 +30,10 @@ def read_checkpoint(path: str | Path, option: str) -> dict[str, Any]:
         raise UserError(f"Expected a checkpoint file, got {str(path)!r}, which {what}. Mend {option}.")
     try:
         found = torch.load(path, weights_only=True, map_location="cpu", mmap=True)
-        found["skipthinking"]["method"]
+        if not isinstance(found, dict):
+            raise TypeError(type(found).__name__)
+        own = found["skipthinking"]
+        own["method"], own["tokenizer"]
     except (RuntimeError, KeyError, TypeError, EOFError, ValueError, OSError, pickle.UnpicklingError) as error:
         kind = "one of something else" if isinstance(error, (KeyError, TypeError)) else "no checkpoint or a damaged one"
         raise UserError(

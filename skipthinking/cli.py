@@ -134,7 +134,7 @@ class SkipCLI(LightningCLI):
         self._get(self.config_init, "trainer")["callbacks"] = [*(given if isinstance(given, list) else [given]), *own]
         try:
             trainer = super().instantiate_trainer(**kwargs)
-        except ValueError as error:
+        except (ValueError, TypeError, ImportError) as error:
             raise UserError(f"Expected settings that Lightning can run, got: {' '.join(str(error).split())}") from error
         check_strategy(trainer.strategy)
         return trainer
@@ -155,6 +155,8 @@ class SkipCLI(LightningCLI):
             raise UserError(f"Expected the name of a folder, got --run {name!r}. Say where it lies by --runs_dir.")
         if self._get(self.config, "trainer.max_epochs") == 0:
             raise UserError("Expected at least one epoch, got trainer.max_epochs=0. Raise it.")
+        if self._get(self.config, "trainer.max_steps") == 0:
+            raise UserError("Expected at least one optimiser step, got trainer.max_steps=0. Raise it.")
         limit, together = (
             self._get(self.config, f"trainer.{key}") for key in ("limit_train_batches", "accumulate_grad_batches")
         )
@@ -256,8 +258,10 @@ class SkipCLI(LightningCLI):
                 "Use the config.yaml of its run."
             )
         self.model.student.restore_tokenizer(own["tokenizer"])
+        self.model.start_from = None  # the run has come further; that checkpoint may be gone
         now = flat(json.loads(self.parser.dump(self.config, format="json", skip_unset=False))[self.subcommand])
-        then = flat(json.loads(own["config"]).get("fit", json.loads(own["config"])))
+        config = json.loads(own.get("config", "{}"))  # a trainer by itself knows of none
+        then = flat(config.get("fit", config))
         for key in sorted(then.keys() & now.keys()):
             if key.startswith(("model.", "data.", "seed_everything")) and then[key] != now[key]:
                 wins = "checkpoint's optimizer state" if ".optimizer." in key else "command line"

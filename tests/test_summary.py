@@ -242,3 +242,19 @@ def test_ids_may_come_in_two_splits(run: Callable[..., int], tmp_path: Path) -> 
         assert run(command, *words, *more) == 0
         told.append(json.loads((tmp_path / "tiny" / "summary.json").read_text())["test"]["sums"]["teacher_tokens"])
     assert told[0] == told[1]
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [{"fit_seconds": None}, {"target_tokens": "x"}, {"test": "abc"}, {"test": {"t": {**ROW, "accuracy": "0.5"}}},
+     {"test": {"t": {**ROW, "skipped": "x"}}}, {"test": {"t": {"n": 1}}}],
+)  # fmt: skip
+def test_a_summary_of_another_kind_is_told_before_anything_is_shown(
+    wrong: dict[str, Any], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    found = {"method": "CWT", "target_tokens": 1, "context_tokens": 1, "fit_seconds": 1.0, "latency_seconds": None,
+             "device": "cpu", "test": {"t": ROW}}  # fmt: skip
+    write_json(tmp_path / "summary.json", {**found, **wrong})
+    with pytest.raises(UserError, match=r"summary\.json"):
+        print_summary(tmp_path)
+    assert capsys.readouterr().out == ""

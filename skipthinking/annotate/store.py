@@ -15,7 +15,7 @@ import torch.distributed
 from skipthinking.records import Encoded
 from skipthinking.report.files import write_text
 
-__all__ = ["Journal", "fingerprint", "recalled", "remembered"]
+__all__ = ["Journal", "digest", "fingerprint", "recalled", "remembered"]
 
 _PARTS = "{}.{}.part"
 
@@ -38,6 +38,13 @@ def fingerprint(encoded: Sequence[Encoded], settings: Mapping[str, Any], student
             key.update(whole.view(torch.uint8).numpy().tobytes())
         else:
             key.update(np.float64(weight.detach().cpu().sum(dtype=torch.float64).item()).tobytes())
+    return key.hexdigest()
+
+
+def digest(encoded: Encoded) -> str:
+    """What an example's annotations belong to: its tokens, and where its steps are."""
+    key = hashlib.blake2b(f"{encoded.steps}".encode(), digest_size=8)
+    key.update(np.concatenate([*encoded.prompts.values(), encoded.tokens]).tobytes())
     return key.hexdigest()
 
 

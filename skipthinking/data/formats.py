@@ -152,10 +152,10 @@ def _open_r1(row: Row, where: str) -> Fields:
     made = row["generations"]
     if not isinstance(made, list) or not all(isinstance(text, str) for text in made):
         raise DataError(f'Expected a list of texts in "generations", got {shown(made)} ({where}). Mend the row.')
-    judged = [row.get(key) or [] for key in ("correctness_math_verify", "correctness_llama")]
-    whole = row.get("is_reasoning_complete") or [True] * len(made)
+    judged = [[] if row.get(key) is None else row[key] for key in ("correctness_math_verify", "correctness_llama")]
+    whole = [True] * len(made) if row.get("is_reasoning_complete") is None else row["is_reasoning_complete"]
     for column in (*judged, whole):
-        if not isinstance(column, list):
+        if not isinstance(column, list) or not all(verdict in (True, False, None) for verdict in column):
             raise DataError(
                 f"Expected a verdict for each of {len(made)} generations, got {shown(column)} ({where}). Mend the row."
             )

@@ -224,6 +224,8 @@ class RationaleDataModule(L.LightningDataModule):
     def notes(self, epoch: int) -> dict[str, dict[str, Any]]:
         """What the method's cut may look at, per example id: chunks and the epoch's stage, as it needs them."""
         method, needs = self.staged, self.method.needs
+        if self._searched is not None:
+            method.know(self.encoded)
         if (
             "chunks" in needs
             and self.chunker.due(epoch)

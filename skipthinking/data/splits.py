@@ -31,7 +31,7 @@ class Splits:
         question: str | None, questions: str | None, task: str | None,
     ) -> None:  # fmt: skip
         self.sources, self.test_sources, self.seed = train, test, seed
-        self.val_size = int(val_size) if val_size >= 1 or val_size == 0 else val_size
+        self.val_size = int(val_size) if val_size == int(val_size) else val_size
         self.question, self.questions, self.task = question, questions, task
         self.examples: dict[str, list[Example]] = {}
         self.report: list[str] = []

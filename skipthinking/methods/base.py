@@ -19,6 +19,7 @@ from torch.optim.lr_scheduler import ReduceLROnPlateau
 from tqdm import tqdm
 
 from skipthinking.annotate.scoring import gather
+from skipthinking.annotate.store import digest
 from skipthinking.checkpoints import check_shapes, read_checkpoint
 from skipthinking.data.batches import Batch, EvalBatch
 from skipthinking.data.encoding import Codec
@@ -84,6 +85,7 @@ class Distiller(L.LightningModule, ABC):
         self.target_tokens = self.context_tokens = self.steps_before = 0  # as a checkpoint has them
         self.codec: Codec | None = None
         self.steps_per_epoch: int | None = None  # as counted in the first epoch
+        self._texts: dict[str, str] | None = None  # that something was found out about
 
     # ------------------------------------------------------------------------------ what a method is
 
@@ -167,6 +169,22 @@ class Distiller(L.LightningModule, ABC):
         """Prints a line, once for all processes."""
         if self.trainer.is_global_zero:
             tqdm.write(text)
+
+    def know(self, encoded: Sequence[Encoded]) -> None:
+        """Notes which examples are annotated, or sees that they are those that a checkpoint has annotations of.
+
+        Raises:
+            UserError: They are not.
+        """
+        texts = {row.id: digest(row) for row in encoded}
+        self._texts = self._texts or texts
+        strange = [id for id, text in texts.items() if self._texts.get(id) != text]
+        if strange:
+            raise UserError(
+                f"Expected the examples that the checkpoint knows, got {len(strange)} of {len(texts)} that are new or "
+                f"have other steps, such as {strange[0]!r}. Go on with the same data and data.splitter, or start a new "
+                "run."
+            )
 
     def prepare_student(self, texts: Callable[[], Sequence[str]], chunks: int) -> None:
         """Gives the student its tokenizer: that of ``start_from``, or its own.
@@ -387,6 +405,7 @@ class Distiller(L.LightningModule, ABC):
             tokenizer=self.student.tokenizer_state(),
             tokens=[self.target_tokens, self.context_tokens],
             steps_per_epoch=self.steps_per_epoch,
+            texts=self._texts,
         )
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
@@ -398,7 +417,13 @@ class Distiller(L.LightningModule, ABC):
         self.target_tokens, self.context_tokens = checkpoint["skipthinking"]["tokens"]
         self.steps_per_epoch = checkpoint["skipthinking"]["steps_per_epoch"]
         self.steps_before = checkpoint["global_step"]
+        self._texts = checkpoint["skipthinking"].get("texts")
         check_shapes(checkpoint["state_dict"], self.state_dict())
+        if self.student.lora is None and any(".lora_" in name for name in checkpoint["state_dict"]):
+            raise UserError(
+                "Expected the weights of a whole student, got a checkpoint that holds an adapter. Set "
+                "model.student.lora as its run has it: use the run's own config.yaml."
+            )
         if self.student.lora is not None:
             trained = {name for name, parameter in self.named_parameters() if parameter.requires_grad}
             if trained != set(checkpoint["state_dict"]):

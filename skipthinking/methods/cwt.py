@@ -113,6 +113,7 @@ class CWT(Distiller):
         self, chunker: Chunker, encoded: Sequence[Encoded], chunks: Mapping[str, Sequence[Span]]
     ) -> dict[str, tuple[Span, ...]]:
         """New chunks for every example from the student as it is; those of a killed run are taken from disk."""
+        self.know(encoded)
         before = {row.id: list(chunks[row.id]) for row in encoded}
         settings = {**chunker.settings(), "before": before, "marker": self.stage_marker}
         key = fingerprint(encoded, settings, self.student)

@@ -198,17 +198,11 @@ class KPOD(Distiller):
 
     def own_notes(self, epoch: int, encoded: Sequence[Encoded]) -> Mapping[str, Mapping[str, Any]]:
         """The token weights of every example, and how many steps of it are given in this epoch."""
+        self.know(encoded)
         if self.needs_weights and self.token_weights is None:
             self.token_weights = read_weights(self._weights_path(Path(self.trainer.default_root_dir)), encoded)
         if self.progressive and self.plan is None:
             self._make_plan(encoded)
-        for kept in (self.token_weights, self.plan):
-            strange = [row.id for row in encoded if kept is not None and row.id not in kept]
-            if strange:
-                raise UserError(
-                    f"Expected the examples that the checkpoint knows, got {strange[0]!r}, which it does not. Go on "
-                    "with the same data, or start a new run."
-                )
         weights = self.token_weights if self.weigh_tokens else None
         return {
             row.id: {
@@ -303,7 +297,12 @@ def _check_same(run: Mapping[str, Any], path: Path) -> None:
     """
     if not path.exists():
         return
-    was = yaml.safe_load(path.read_text(encoding="utf-8"))
+    try:
+        was = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise UserError(
+            f"Expected the config of a run, got {' '.join(str(error).split())} ({path}). Remove the folder."
+        ) from error
     asked = {"model": run["model"], "trainer": {"max_epochs": run["trainer"]["max_epochs"]}}
     other = _differing(asked, was)
     if other:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import math
 import random
 from collections.abc import Mapping, Sequence
@@ -16,7 +15,7 @@ from torch import Tensor
 
 from skipthinking.annotate.cuts import BinaryCut, Cutter, Judge, Trace
 from skipthinking.annotate.scoring import score_tokens
-from skipthinking.annotate.store import Journal, fingerprint, remembered
+from skipthinking.annotate.store import Journal, digest, fingerprint, remembered
 from skipthinking.checkpoints import read_checkpoint
 from skipthinking.data.batches import Batch
 from skipthinking.data.cutting import instance
@@ -98,7 +97,7 @@ class LongCoT(Distiller):
         self.marks = (open_thinking, close_thinking)
         self.cuts: dict[str, int | None] | None = None
         self.references: dict[str, list[float]] | None = None
-        self._texts: dict[str, str] | None = None  # what the cuts belong to
+        self._cutter: dict[str, Any] | None = None  # who made the cuts
 
     def words(self, chunks: int) -> list[str]:
         """What opens and closes the thinking."""
@@ -174,18 +173,16 @@ class LongCoT(Distiller):
         """Steps to keep of every trace.
 
         Raises:
-            UserError: A checkpoint has cuts of other traces.
+            UserError: A checkpoint has cuts of other traces, or by another cutter.
         """
-        texts = {row.id: _text(row) for row in encoded}
+        self.know(encoded)
         if self.cuts is None:
-            self._texts = texts
+            self._cutter = self._settings()
             return self._cut_all(encoded)
-        strange = [id for id, text in texts.items() if (self._texts or texts).get(id) != text]
-        if strange:
+        if self._cutter != self._settings():
             raise UserError(
-                f"Expected the traces that the checkpoint has cuts of, got {len(strange)} of {len(texts)} that are new "
-                f"or have other steps, such as {strange[0]!r}. Go on with the same data and data.splitter, or start a "
-                "new run."
+                f"Expected the cutter of the checkpoint, {self._cutter}, got {self._settings()}. Set model.cutter "
+                "back, or start a new run."
             )
         return self.cuts
 
@@ -195,7 +192,7 @@ class LongCoT(Distiller):
         if self.start_from is not None:
             earlier = read_checkpoint(self.start_from, "model.start_from")["skipthinking"]
         texts = earlier.get("texts") or {}
-        if earlier.get("cutter") == self._settings() and all(texts.get(row.id) == _text(row) for row in encoded):
+        if earlier.get("cutter") == self._settings() and all(texts.get(row.id) == digest(row) for row in encoded):
             self.say(f"cuts: those of {self.start_from}")
             found = {row.id: earlier["cuts"][row.id] for row in encoded}
         else:
@@ -247,10 +244,9 @@ class LongCoT(Distiller):
         )
         last = self.trainer.max_epochs
         if not short and (last is None or last < 0 or self._prefers(last - 1)):
-            raise UserError(
-                f"Expected shortened traces for DPO, got none of {len(kept)}. End the run with SFT "
-                f"(trainer.max_epochs={self.warmup_epochs + self.sft_epochs}), or choose another model.cutter."
-            )
+            before = self.warmup_epochs + self.sft_epochs
+            end = f"End the run with SFT (trainer.max_epochs={before}), or choose" if before else "Choose"
+            raise UserError(f"Expected shortened traces for DPO, got none of {len(kept)}. {end} another model.cutter.")
 
     def _reference(self, encoded: Sequence[Encoded]) -> dict[str, list[float]]:
         """Log-probabilities of every shortened trace and of the full one under the student as it is."""
@@ -355,18 +351,11 @@ class LongCoT(Distiller):
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Adds the cuts and what the reference says."""
         super().on_save_checkpoint(checkpoint)
-        own = {"cuts": self.cuts, "references": self.references, "cutter": self.cuts and self._settings()}
-        checkpoint["skipthinking"].update(own, texts=self._texts)
+        own = {"cuts": self.cuts, "references": self.references, "cutter": self._cutter}
+        checkpoint["skipthinking"].update(own)
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Restores both, so that a resumed run asks no other student."""
         super().on_load_checkpoint(checkpoint)
         own = checkpoint["skipthinking"]
-        self.cuts, self.references, self._texts = own["cuts"], own["references"], own.get("texts")
-
-
-def _text(encoded: Encoded) -> str:
-    """What a trace's cut belongs to: its tokens and where its steps are."""
-    told = hashlib.blake2b(f"{encoded.steps}".encode(), digest_size=8)
-    told.update(np.concatenate([encoded.prompts[""], encoded.tokens]).tobytes())
-    return told.hexdigest()
+        self.cuts, self.references, self._cutter = own["cuts"], own["references"], own["cutter"]

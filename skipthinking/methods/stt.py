@@ -99,6 +99,7 @@ class STT(CWT):
             return {row.id: self._with_gaps(row.id, epoch, len(chunks[row.id])) for row in encoded}
         if self.control == "no_skip":
             return None
+        self.know(encoded)
         if self.kept is None:
             self.kept = self._search(encoded, chunks)
         everything = super().kept_so_far(encoded, chunks)

@@ -40,25 +40,33 @@ def print_summary(folder: Path) -> None:
     from rich.text import Text
 
     found, console = read_summary(folder), Console(highlight=False)
-    console.print(f"\n{found['method']} in {folder}", style="bold", markup=False, soft_wrap=True)
+    try:
+        names = list(found["test"])
+        rows = {heading: [show(row) for row in found["test"].values()] for heading, show in _ROWS.items()}
+        told = [
+            f"trained on {found['target_tokens']:,} target and {found['context_tokens']:,} context tokens in "
+            f"{found['fit_seconds']:.0f} s"
+        ]
+        if found["latency_seconds"] is not None:
+            each = f"{found['latency_seconds'] * 1000:.0f} ms per answer ({found['device']})"
+            told.insert(0, f"latency at batch size 1: {each}")
+        head = f"\n{found['method']} in {folder}"
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        raise UserError(
+            f"Expected a summary as this version writes it, got {type(error).__name__}: {error} "
+            f"({folder / 'summary.json'}). Run `test` again."
+        ) from error
+    console.print(head, style="bold", markup=False, soft_wrap=True)
     table = Table(box=SIMPLE_HEAD)
     table.add_column("test set")
-    for name in found["test"]:
+    for name in names:
         table.add_column(Text(name), justify="right")
-    for heading, show in _ROWS.items():
-        cells = [show(row) for row in found["test"].values()]
+    for heading, cells in rows.items():
         if set(cells) != {None}:
             table.add_row(heading, *(cell or "-" for cell in cells))
     console.print(table)
-    if found["latency_seconds"] is not None:
-        console.print(
-            f"latency at batch size 1: {found['latency_seconds'] * 1000:.0f} ms per answer ({found['device']})",
-            markup=False,
-        )
-    console.print(
-        f"trained on {found['target_tokens']:,} target and {found['context_tokens']:,} context tokens in "
-        f"{found['fit_seconds']:.0f} s"
-    )
+    for line in told:
+        console.print(line, markup=False)
     _print_example(console, folder / "predictions.jsonl")
 
 

@@ -265,6 +265,9 @@ def test_text_without_a_stated_answer_is_unreadable(name: str, row: dict[str, An
         ("commonsense_qa", {"question": "x", "choices": {"label": None, "text": []}, "answerKey": "A"}),
         ("open_r1", {"problem": "x", "answer": "5", "generations": ["y"], "is_reasoning_complete": True}),
         ("open_r1", {"problem": "x", "answer": "5", "generations": ["y"], "correctness_math_verify": True}),
+        ("open_r1", {"problem": "x", "answer": "5", "generations": ["y"], "correctness_math_verify": False}),
+        ("open_r1", {"problem": "x", "answer": "5", "generations": ["y"], "correctness_llama": ["False"]}),
+        ("open_r1", {"problem": "x", "answer": "5", "generations": ["y"], "is_reasoning_complete": False}),
         ("aqua", {"question": "x", "options": ["21"], "rationale": "", "correct": "A"}),
     ],
 )

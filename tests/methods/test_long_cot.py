@@ -289,6 +289,9 @@ def test_a_run_goes_on_with_the_traces_it_cut(run: Run, capsys: pytest.CaptureFi
     on = ["--trainer.max_epochs", 2, "--ckpt_path", "last"]
     assert run("fit", *LONG, *sft, *on, "--data.splitter", "Sentences") == 2
     assert "20 of 20 that are new or have other steps" in " ".join(capsys.readouterr().err.split())
+    other = ["--model.cutter", "FirstAnswer", "--model.cutter.init_args", "{}"]
+    assert run("fit", *LONG, *sft, *on, *other) == 2
+    assert "Expected the cutter of the checkpoint" in capsys.readouterr().err
     assert run("fit", *LONG, *sft, *on) == 0
 
 

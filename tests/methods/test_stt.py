@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -211,3 +212,34 @@ def test_an_adapter_starts_from_one_like_it(run: Run, tmp_path: Path, capsys: py
         start = ["--model.start_from", tmp_path / run_name / "checkpoints" / "last.ckpt"]
         assert run("fit", "--run", f"from_{run_name}_{code}", *short, *start, *settings) == code
         assert (code == 0) == ("Expected an adapter" not in capsys.readouterr().err)
+
+
+@pytest.mark.parametrize("method", ["STT", "CWT"])
+def test_a_run_goes_on_with_the_steps_it_searched(
+    method: str, run: Run, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    own = STT_RUN if method == "STT" else ["--model", "CWT", "--data.chunker", "SearchChunks",
+                                           "--data.chunker.refresh_every_n_epochs", 1]  # fmt: skip
+    short = [*own, "--evaluate", "false"]
+    assert run("fit", *short, "--trainer.max_epochs", 3) == 0
+    on = ["--trainer.max_epochs", 4, "--ckpt_path", "last"]
+    assert run("fit", *short, *on, "--data.splitter", "BlankLines") == 2
+    assert "have other steps" in " ".join(capsys.readouterr().err.split())
+    assert run("fit", *short, *on) == 0
+
+
+def test_a_run_outlives_the_one_it_started_from(run: Run, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    short = ["--evaluate", "false", "--trainer.max_epochs", 1]
+    assert run("fit", "--run", "first", *short) == 0
+    start = ["--model.start_from", tmp_path / "first" / "checkpoints" / "last.ckpt"]
+    assert run("fit", *short, *start) == 0
+    shutil.rmtree(tmp_path / "first")
+    assert run("test", config=tmp_path / "tiny" / "config.yaml") == 0
+    assert run("fit", *start, "--trainer.max_epochs", 2, "--ckpt_path", "last", "--evaluate", "false") == 0
+
+
+def test_an_adapter_goes_on_as_one(run: Run, capsys: pytest.CaptureFixture[str]) -> None:
+    short = ["--evaluate", "false", "--trainer.max_epochs", 1]
+    assert run("fit", *short, "--model.student.lora", "{r: 2}") == 0
+    assert run("fit", "--trainer.max_epochs", 2, "--ckpt_path", "last") == 2
+    assert "model.student.lora" in capsys.readouterr().err
