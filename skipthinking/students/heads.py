@@ -23,6 +23,7 @@ from torch.utils.checkpoint import checkpoint
 __all__ = ["Score", "nll_and_hit", "target_nll", "target_scores"]
 
 CHUNK_ELEMENTS = 2**25  # logits that may exist at once: 128 MiB in float32
+_SURE = 0.69  # nats below which a token is likelier than all others together, so that nothing else can be chosen
 _LAST: WeakSet[nn.Module] = WeakSet()  # heads whose output is the model's
 _NOT_LAST: WeakSet[nn.Module] = WeakSet()  # heads whose output the model changes; both are found at run time
 
@@ -83,7 +84,10 @@ def nll_and_hit(project: Any, hidden_ND: Tensor, targets_N: Tensor) -> Tensor:
     """NLL, and 1 where greedy decoding would choose the target, else 0; shape (N, 2)."""
     logits_NV = project(hidden_ND).float()
     nll_N = F.cross_entropy(logits_NV, targets_N, reduction="none")
-    return torch.stack([nll_N, (logits_NV.argmax(dim=-1) == targets_N).float()], dim=-1)
+    hit_N = nll_N < _SURE
+    open_N = ~hit_N
+    hit_N[open_N] = logits_NV[open_N].argmax(dim=-1) == targets_N[open_N]
+    return torch.stack([nll_N, hit_N.float()], dim=-1)
 
 
 def _as_is(logits: Tensor) -> Tensor:

@@ -27,8 +27,8 @@ Tokens = NDArray[np.int64]
 Found = NDArray[np.float32]
 Enough = Callable[[int, Found], bool]
 
-_PIECE = 64  # tokens of a text that are read between two questions whether to go on
-_PASS = {"cpu": 128}  # tokens that cost as much time as another pass: as much padding is worth it
+_PIECE = 96  # tokens of a text that are read between two questions whether to go on
+_PASS = {"cpu": 256}  # tokens that cost as much time as another pass: as much padding is worth it
 _PASS_ELSEWHERE = 4096
 
 
