@@ -39,9 +39,14 @@ def _hold_folder(folder: Path) -> None:
 
 
 def release_folders() -> None:
-    """Gives the run folders of this process back."""
+    """Gives the run folders of this process back; where nothing was written, none is left."""
     while _HELD:
-        _HELD.pop().release()
+        lock = _HELD.pop()
+        lock.release()
+        path = Path(lock.lock_file)
+        if path.parent.is_dir() and [*path.parent.iterdir()] == [path]:
+            path.unlink()
+            path.parent.rmdir()
 
 
 class RunLogger(Logger):

@@ -108,6 +108,7 @@ def test_a_wrong_value_names_its_option(
     words: list[str], named: str, run: Callable[..., int], capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:
     assert named in _told(run, capsys, *words)
+    _untouched(tmp_path)
 
 
 def test_an_empty_config_file_is_told(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+from skipthinking.data.readers import from_json
 from skipthinking.records import DataError, UserError
 
 __all__ = ["read_questions"]
@@ -44,7 +45,7 @@ def read_questions(path: Path) -> list[tuple[str, str]]:
 
 def _from_json(line: str, number: int, path: Path) -> tuple[str, str]:
     try:
-        row = json.loads(line)
+        row = from_json(line)
     except json.JSONDecodeError as error:
         raise DataError(f"Expected JSON, got {error.msg} at column {error.colno} ({path}:{number}).") from error
     question = row.get("question") if isinstance(row, dict) else None

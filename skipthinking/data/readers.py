@@ -17,7 +17,7 @@ from typing import Any
 
 from skipthinking.records import DataError, UserError
 
-__all__ = ["Located", "find_files", "read_rows"]
+__all__ = ["Located", "find_files", "from_json", "read_rows"]
 
 Located = tuple[dict[str, Any], str]
 """A row, and where it stands: "file:line", or "file: row k" counted from 1."""
@@ -114,13 +114,27 @@ def _numbered(rows: Sequence[object], path: Path) -> Iterator[Located]:
         yield _checked(row, f"{path}: row {number}")
 
 
+def from_json(text: str) -> Any:
+    """What a text in JSON says.
+
+    Raises:
+        json.JSONDecodeError: For all that cannot be read: thousands of digits or of brackets too.
+    """
+    try:
+        return json.loads(text)
+    except json.JSONDecodeError:
+        raise
+    except (ValueError, RecursionError) as error:
+        raise json.JSONDecodeError(str(error), text, 0) from error
+
+
 def _read_jsonl(path: Path) -> Iterator[Located]:
     # Only "\n" ends a line: str.splitlines would also cut at U+2028 inside a text.
     for number, line in enumerate(_decoded(path).split("\n"), 1):
         if not line.strip():
             continue
         try:
-            row = json.loads(line)
+            row = from_json(line)
         except json.JSONDecodeError as error:
             raise DataError(
                 f"Expected a JSON object, got {error.msg} at column {error.colno} ({path}:{number}). Mend the line."
@@ -133,7 +147,7 @@ def _read_json(path: Path) -> Iterator[Located]:
     if not text.strip():
         return iter(())
     try:
-        content = json.loads(text)
+        content = from_json(text)
     except json.JSONDecodeError as error:
         if error.msg == "Extra data" and text.lstrip().startswith("{"):
             return _read_jsonl(path)  # one object a line under the name of .json

@@ -242,6 +242,8 @@ class Distiller(L.LightningModule, ABC):
                     "lightning.pytorch.cli.ReduceLROnPlateau with a monitor, for example val/accuracy."
                 )
             return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "monitor": monitor}}
+        if isinstance(schedule, Warmup) and max(self.trainer.max_steps, self.trainer.max_epochs or -1) < 0:
+            schedule.set_run_length(None)  # a run without an end is refused before anything is written
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
 
     def on_train_start(self) -> None:

@@ -178,11 +178,13 @@ def _grouped(runs: Sequence[Run], left_out: dict[str, str]) -> list[Group]:
             seeds.setdefault(run.seed, run)
     tests = list(dict.fromkeys(test for test, *_ in found))
     names = [(test, method) for test, _, method, _ in found]
+    firsts = [(test, method, seeds[min(seeds)].folder.resolve().name) for (test, _, method, _), seeds in found.items()]
     groups = []
     for (test, name, method, _), seeds in sorted(found.items(), key=lambda item: tests.index(item[0][0])):
         ordered = tuple(seeds[seed] for seed in sorted(seeds))
-        twice = names.count((test, method)) > 1
-        label = f"{method} ({ordered[0].folder.resolve().name})" if twice else method
+        folder, label = ordered[0].folder.resolve(), method
+        if names.count((test, method)) > 1:
+            label = f"{method} ({folder.name if firsts.count((test, method, folder.name)) == 1 else folder})"
         groups.append(Group(test=test, name=name, method=label, runs=ordered))
     return groups
 

@@ -151,6 +151,8 @@ BAD_FILES: list[tuple[str, str | bytes, list[str]]] = [
     ("a.jsonl", json.dumps(ROWS[0]) + '\n\n{"question": 1,,}\n', ["Expected a JSON object", "column 16", "a.jsonl:3"]),
     ("a.jsonl", json.dumps(ROWS[0]) + "\n[1]\n", ["a JSON object, got list", "a.jsonl:2"]),
     ("a.json", '[\n{"question": "x"}\n{"a": 1}]', ["',' delimiter", "a.json:3"]),
+    ("a.jsonl", '{"answer": ' + "7" * 5000 + "}", ["Expected a JSON object", "5000 digits", "a.jsonl:1"]),
+    ("a.json", "[" * 10**6, ["Expected JSON", "recursion", "a.json:1"]),
     ("a.json", '{"rows": []}', ['{"data": [...]}', "'rows'"]),
     ("a.json", json.dumps([ROWS[0], {"question": "x", "answer": "1"}]), ['without "rationale"', "a.json: row 2"]),
     ("a.json", json.dumps([{"q": "x"}]), ["known format", '"q"', "a.json: row 1"]),

@@ -51,6 +51,12 @@ def test_other_settings_are_another_method(change: dict[str, Any], tmp_path: Pat
     assert key == f"model.init_args.{next(iter(change['settings']))}"
 
 
+def test_folders_of_one_name_are_told_apart(tmp_path: Path) -> None:
+    one, other = write_run(tmp_path / "x" / "a"), write_run(tmp_path / "y" / "a", settings={"gap_epochs": 3})
+    found = compare_runs([str(one), str(other)])
+    assert [row.method for row in found.rows] == [f"CWT ({one.resolve()})", f"CWT ({other.resolve()})"]
+
+
 def test_runs_from_other_runs_are_another_method(tmp_path: Path) -> None:
     """What a student began as is a setting; that its seed was another is not."""
     for name, settings in (("short", {"gap_epochs": 1}), ("long", {"gap_epochs": 2})):
