@@ -192,13 +192,16 @@ def _grouped(runs: Sequence[Run], left_out: dict[str, str]) -> list[Group]:
 def _learnt(run: Run) -> dict[str, Any]:
     """The settings that make a method; in place of a checkpoint it started from, the settings that made that.
 
-    A suite's name of a method says already what it needs.
+    A suite's name of a method says already what it needs, and from where token weights come.
     """
-    start = "model.init_args.start_from"
+    start, weights = "model.init_args.start_from", "model.init_args.weights"
     own, *before = (
         {key: value for key, value in settings.items() if key not in _APART and key != start}
         for settings in (run.settings, *run.origins)
     )
+    if own.get(weights) is not None:  # then there is nothing for a weighter to do
+        own = {key: value for key, value in own.items() if not key.startswith("model.init_args.weighter")}
+        own[weights] = run.task != "" or own[weights]
     told: object = run.settings.get(start) is not None
     if told and not run.task:
         key = hashlib.blake2b(json.dumps(before, sort_keys=True, default=str).encode(), digest_size=3).hexdigest()

@@ -91,6 +91,17 @@ def test_a_suites_names_win(tmp_path: Path) -> None:
     assert (row.test, row.method, row.seeds) == ("easy/sums", "chunks", (0, 1))
 
 
+def test_weights_of_a_suite_belong_to_its_method(tmp_path: Path) -> None:
+    for seed in (0, 1):
+        given = {"weights": f"weighter-{seed}/annotations.jsonl", "weighter.init_args.alpha": 0.1 * (seed + 1)}
+        about = {"task": "easy", "method": "kpod"}
+        write_run(tmp_path / f"easy-kpod-{seed}", "KPOD", seed=seed, suite=about, settings=given)
+        write_run(tmp_path / f"own-{seed}", "KPOD", seed=seed, settings=given)
+    found = compare_runs(str(path) for path in sorted(tmp_path.iterdir()))
+    rows = [(row.method, row.seeds) for row in found.rows]
+    assert rows == [("kpod", (0, 1)), ("KPOD (own-0)", (0,)), ("KPOD (own-1)", (1,))]
+
+
 def test_tokens_of_what_a_run_started_from_count(tmp_path: Path) -> None:
     write_run(tmp_path / "first")
     (tmp_path / "first" / "metrics.csv").write_text(
