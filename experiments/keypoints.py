@@ -45,13 +45,14 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--file", type=Path, required=True, help="annotations.jsonl of a KeypointWeighter or KPOD run")
     parser.add_argument("--task", help="the built-in task the rationales are from")
+    parser.add_argument("--ids", default="", help="how the ids begin that count")
     parser.add_argument("--size", type=int, default=4000, help="size of the generated set that was trained on")
     parser.add_argument("--seed", type=int, default=0, help="its seed")
     parser.add_argument("--top", type=int, default=25, help="tokens to print at each end")
     parser.add_argument("--least", type=int, default=20, help="occurrences that a printed token has at least")
     options = parser.parse_args()
     with options.file.open(encoding="utf-8") as lines:
-        rows = [json.loads(line) for line in lines]
+        rows = [row for row in map(json.loads, lines) if row["id"].startswith(options.ids)]
     weights = np.concatenate([row["weights"] for row in rows])
     print(f"{len(rows)} rationales, {len(weights)} tokens, mean weight {weights.mean():.3f}")
     if options.task:
