@@ -53,6 +53,8 @@ def main() -> None:
     options = parser.parse_args()
     with options.file.open(encoding="utf-8") as lines:
         rows = [row for row in map(json.loads, lines) if row["id"].startswith(options.ids)]
+    if not rows:
+        parser.error(f"Expected rationales, got none whose id begins with {options.ids!r} ({options.file}).")
     weights = np.concatenate([row["weights"] for row in rows])
     print(f"{len(rows)} rationales, {len(weights)} tokens, mean weight {weights.mean():.3f}")
     if options.task:
