@@ -122,7 +122,7 @@ def _parsed(line: bytes, place: str) -> tuple[str, list[int], Floats]:
         row = json.loads(line)
         id, ids = str(row["id"]), list(row["ids"])
         weights = np.asarray(row["weights"], dtype=np.float32)
-    except (ValueError, KeyError, TypeError) as error:
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
         raise DataError(
             f"Expected a row with id, ids and weights, got {type(error).__name__}: {error} ({place}). Learn the "
             "weights anew."

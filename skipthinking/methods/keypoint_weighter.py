@@ -57,7 +57,8 @@ class KeypointWeighter(Distiller):
         warmup_epochs: Epochs before the masks are learned.
         ramp_epochs: Epochs behind these over which alpha rises from 0: a price that all tokens have to pay before any
             has shown its worth may mask even those that are worth it.
-        train_predictor: Whether the transformer is trained on; else only the generator, and there is no warm-up.
+        train_predictor: Whether the transformer is trained on while masks are learned; else it stays as the warm-up
+            leaves it. One that is trained on may learn to answer from the question: no token is worth its price then.
         kwargs: See Distiller.
     """
 
@@ -78,11 +79,6 @@ class KeypointWeighter(Distiller):
                 f"alpha={alpha}, temperature={temperature}, warmup_epochs={warmup_epochs}, ramp_epochs={ramp_epochs} "
                 "of KeypointWeighter."
             )
-        if warmup_epochs and not train_predictor:
-            raise UserError(
-                f"Expected no warm-up of a transformer that is not trained, got warmup_epochs={warmup_epochs} and "
-                "train_predictor=false of KeypointWeighter. Change one of them."
-            )
         self.alpha, self.temperature = alpha, temperature
         self.warmup_epochs, self.ramp_epochs, self.train_predictor = warmup_epochs, ramp_epochs, train_predictor
         self.generator: MaskGenerator | None = None
@@ -96,7 +92,7 @@ class KeypointWeighter(Distiller):
             with torch.random.fork_rng(devices=[]):
                 torch.manual_seed(torch.initial_seed())
                 self.generator = MaskGenerator(width)
-            if not self.train_predictor:
+            if not self.train_predictor and not self.warmup_epochs:
                 self.student.requires_grad_(False)
 
     def first_run(self, config: dict[str, Any], folder: Path, data: RationaleDataModule) -> None:
@@ -231,6 +227,12 @@ class KeypointWeighter(Distiller):
     def _noise(self, ids: Sequence[str], size: int) -> Tensor:
         seed = os.environ.get("PL_GLOBAL_SEED", "0")
         return uniform_noise([f"masks/{seed}/{self.current_epoch}/{id}" for id in ids], size).to(self.device)
+
+    def on_before_optimizer_step(self, optimizer: torch.optim.Optimizer) -> None:
+        """Leaves the transformer as the warm-up left it. (DDP wants it in the graph, so it has gradients till here.)"""
+        if not self.train_predictor and self.current_epoch >= self.warmup_epochs:
+            for parameter in self.student.parameters():
+                parameter.grad = None
 
     def on_train_epoch_end(self) -> None:
         """Says what tokens weigh, so that a collapse is seen while it comes."""

@@ -483,6 +483,28 @@ def test_masks_that_collapse_are_told(run: Run, capsys: pytest.CaptureFixture[st
     assert "after epoch" in after  # and it came before the end
 
 
+def test_a_transformer_that_is_not_trained_on_is_what_the_warm_up_left(run: Run, tmp_path: Path) -> None:
+    def learned(name: str, *words: str | float) -> tuple[list[torch.Tensor], list[torch.Tensor]]:
+        own = ["--model", "KeypointWeighter", "--trainer.max_epochs", 3, "--trainer.gradient_clip_val", 1.0]
+        assert run("fit", "--run", name, *own, *words, "--evaluate", "false") == 0
+        weights = _state(tmp_path / name)["state_dict"]
+        student, masks = ([weights[k] for k in weights if k.startswith(part)] for part in ("student.", "generator."))
+        return student, masks
+
+    def same(one: list[torch.Tensor], other: list[torch.Tensor]) -> bool:
+        return all(torch.equal(a, b) for a, b in zip(one, other, strict=True))
+
+    left = ["--model.train_predictor", "false"]
+    cheap, cheap_masks = learned("cheap", "--model.warmup_epochs", 1, "--model.alpha", 0.1, *left)
+    dear, dear_masks = learned("dear", "--model.warmup_epochs", 1, "--model.alpha", 5, *left)
+    longer, _ = learned("longer", "--model.warmup_epochs", 2, "--model.alpha", 0.1, *left)
+    on, _ = learned("on", "--model.warmup_epochs", 1, "--model.alpha", 0.1)
+    assert same(cheap, dear)
+    assert not same(cheap_masks, dear_masks)
+    assert not same(cheap, longer)
+    assert not same(cheap, on)
+
+
 def test_wrong_settings_are_refused_by_the_class_itself() -> None:
     with pytest.raises(UserError, match="weighter_epochs"):
         KPOD(student=FromScratch(), weighter_epochs=0)
