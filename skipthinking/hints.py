@@ -19,8 +19,13 @@ class OneLineErrors:
 
     def error(self, message: str, ex: Exception | None = None) -> NoReturn:
         """Prints the error and exits with code 2."""
-        print(f"error: {in_one_line(message)}{nearest_key(message, self)}", file=sys.stderr)
+        told = in_one_line(message).removesuffix(".")
+        print(f"error: {told}{self.place(message)}.{nearest_key(message, self)}", file=sys.stderr)
         sys.exit(2)
+
+    def place(self, message: str) -> str:
+        """Where that stands which a message complains of, in brackets; empty if that is not known."""
+        return ""
 
 
 def in_one_line(message: str) -> str:

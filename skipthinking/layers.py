@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import os
+import re
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import yaml
 from jsonargparse import ActionConfigFile, get_loader
@@ -73,6 +75,18 @@ def _check_keys(node: yaml.Node | None, path: Path) -> None:
             _check_keys(value, path)
 
 
+def _entries(node: yaml.Node | None, above: str = "") -> Iterator[tuple[str, str | None, int]]:
+    """Dotted key, value if it is one, and line of all that a config says; places in a list are no part of the key."""
+    if isinstance(node, yaml.MappingNode):
+        for key, value in node.value:
+            name = f"{above}{key.value}"
+            yield name, value.value if isinstance(value, yaml.ScalarNode) else None, key.start_mark.line + 1
+            yield from _entries(value, f"{name}.")
+    elif isinstance(node, yaml.SequenceNode):
+        for value in node.value:
+            yield from _entries(value, above)
+
+
 def _mapping(text: str) -> dict[str, Any]:
     """A config's keys as the parser reads them; none where it is going to refuse the text."""
     found = get_loader("yaml")(text)
@@ -85,7 +99,9 @@ class Layered(ActionConfigFile):
     def __call__(self, parser: Any, cfg: Any, values: Any, option_string: str | None = None) -> None:
         """Reads them all, later ones over earlier ones."""
         if os.path.isfile(values):  # a pipe can be read only once
-            for file in layers(Path(values))[:-1]:
+            files = layers(Path(values))
+            LayeredConfigs.files += files
+            for file in files[:-1]:
                 super().__call__(parser, cfg, str(file), option_string)
         elif KEY in _mapping(str(values)):
             raise UserError("Expected `config` in a file, got it in a text. Give these files by --config each.")
@@ -93,7 +109,28 @@ class Layered(ActionConfigFile):
 
 
 class LayeredConfigs:
-    """Gives a parser's config files layers."""
+    """Gives a parser's config files layers, and says in which of them an error is."""
+
+    files: ClassVar[list[Path]] = []  # of the command line that is parsed; a class has a parser of its own for its keys
+
+    def parse_args(self: Any, *args: Any, **kwargs: Any) -> Any:
+        """Parses a command line."""
+        LayeredConfigs.files.clear()
+        return super().parse_args(*args, **kwargs)  # type: ignore[misc]
+
+    def place(self, message: str) -> str:
+        """The file and line of the key, and of the value if there is one, that a parser's message complains of."""
+        named = re.search(r"""(?:Parser key|[Oo]ption) ['"]([\w.]+)""", message)
+        value = re.search(r"(?:Got value|Given value): (.*)\s*$", message)
+        if not named:
+            return ""
+        found = {
+            f" ({file}:{line})"
+            for file in self.files
+            for key, text, line in _entries(yaml.compose(file.read_text(encoding="utf-8"), yaml.SafeLoader))
+            if f".{key}".endswith(f".{named[1]}") and (value is None or value[1] == text)
+        }
+        return found.pop() if len(found) == 1 else ""
 
     def add_argument(self: Any, *args: Any, **kwargs: Any) -> Any:
         """Adds an option; that of config files as :class:`Layered`."""

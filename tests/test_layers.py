@@ -150,7 +150,11 @@ def test_the_config_of_a_run_stands_alone(
         ("config: own.yaml\n", "got own.yaml names own.yaml"),
         ("config: broken.yaml\n", "broken.yaml). Mend the file."),
         ("config: lists.yaml\n", "Expected a config file of keys and values, got one with '- a'"),
-        ("config: tiny.yaml\nmodle: CWT\n", "Did you mean 'model'?"),
+        ("config: tiny.yaml\nmodle: CWT\n", "(OWN:2). Did you mean 'model'?"),
+        ("config: tiny.yaml\ntrainer:\n  max_epoch: 1\n", "(OWN:3). Did you mean 'trainer.max_epochs'?"),
+        ("config: tiny.yaml\nmodel:\n  init_args: {max_new_tokens: many}\n", "Got value: many (OWN:3)."),
+        ("config: tiny.yaml\ndata:\n  init_args:\n    train:\n    - class_path: Generated\n"
+         "      init_args: {sise: 3}\n", "Option 'sise' is not accepted (OWN:6). Did you mean 'size'?"),
         ("config: tiny.yaml\nrun: [\n", "own.yaml). Mend the file."),
         ("trainer:\n  max_epochs: 1\n  devices: 1\n  max_epochs: 2\n", "got max_epochs in lines 2 and 4"),
         ("data: {train: [{a: 1},\n  {a: 2, b: 3,\n  a: 4}]}\n", "got a in lines 2 and 3"),
@@ -166,9 +170,18 @@ def test_what_cannot_be_stood_on_is_told(
     before = sorted(path.name for path in tmp_path.iterdir())
     assert run("fit", config=_write(tmp_path / "own.yaml", text)) == 2
     error = capsys.readouterr().err
-    assert told in error
+    assert told.replace("OWN", str(tmp_path / "own.yaml")) in error
     assert "Traceback" not in error
     assert sorted(path.name for path in tmp_path.iterdir()) == sorted([*before, "own.yaml"])
+
+
+def test_a_wrong_word_is_not_laid_on_the_file_that_has_that_key(
+    run: Callable[..., int], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    own = _write(tmp_path / "own.yaml", "model:\n  class_path: FullCoT\n  init_args: {max_new_tokens: 7}\n")
+    for words in (["--model.max_new_tokens", "many"], ["--model.max_new_token", 7]):
+        assert run("fit", *words, config=own) == 2
+        assert "own.yaml" not in capsys.readouterr().err
 
 
 def test_layers_are_in_the_order_in_which_they_are_read(stack: Path) -> None:
