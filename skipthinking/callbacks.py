@@ -15,7 +15,7 @@ from lightning.pytorch.callbacks import Callback
 from rich.console import Console
 
 from skipthinking.metrics import by_group, scores
-from skipthinking.records import Prediction, UserError
+from skipthinking.records import Prediction
 from skipthinking.report.files import write_json, write_jsonl
 from skipthinking.runs import RunLogger
 
@@ -187,11 +187,6 @@ class Annotations(Callback):
         method = cast("CWT", pl_module)
         if not method.data.annotating:
             return
-        if not hasattr(method, "annotate"):
-            raise UserError(
-                f"Expected a method with annotations (CWT, STT, KPOD, KeypointWeighter, LongCoT), got "
-                f"{type(method).__name__}. Choose one of them."
-            )
         with trainer.precision_plugin.forward_context():
             rows = method.annotate()
         if trainer.is_global_zero:

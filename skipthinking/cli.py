@@ -217,7 +217,14 @@ class SkipCLI(LightningCLI):
         self.datamodule.load("predict")
         self.before_validate()
 
-    before_annotate = before_validate
+    def before_annotate(self) -> None:
+        """The same, for a method that annotates."""
+        if not hasattr(self.model, "annotate"):
+            raise UserError(
+                f"Expected a method with annotations (CWT, STT, KPOD, KeypointWeighter, LongCoT), got "
+                f"{type(self.model).__name__}. Choose one of them."
+            )
+        self.before_validate()
 
     @staticmethod
     def subcommands() -> dict[str, set[str]]:

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from skipthinking.__main__ import main
+from skipthinking.data.module import RationaleDataModule
 
 Run = Callable[..., int]
 SETTINGS = ["--data.chunker", "SearchChunks", "--data.chunker.n_chunks", 3, "--data.chunker.refresh_every_n_epochs", 1]
@@ -87,6 +88,9 @@ def test_show_names_what_is_wrong(
     assert told in capsys.readouterr().err
 
 
-def test_a_method_without_chunks_has_no_annotations(run: Run, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_method_without_chunks_has_no_annotations(
+    run: Run, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(RationaleDataModule, "setup", lambda *_: pytest.fail("the data were read first"))
     assert run("annotate", "--untrained", "true") == 2
     assert "FullCoT" in capsys.readouterr().err
