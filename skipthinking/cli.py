@@ -157,6 +157,9 @@ class SkipCLI(LightningCLI):
             raise UserError("Expected at least one epoch, got trainer.max_epochs=0. Raise it.")
         if self._get(self.config, "trainer.max_steps") == 0:
             raise UserError("Expected at least one optimiser step, got trainer.max_steps=0. Raise it.")
+        clip = self._get(self.config, "trainer.gradient_clip_val")
+        if clip is not None and clip < 0:
+            raise UserError(f"Expected a norm of at least 0 (0: no clipping), got trainer.gradient_clip_val={clip}.")
         limit, together = (
             self._get(self.config, f"trainer.{key}") for key in ("limit_train_batches", "accumulate_grad_batches")
         )

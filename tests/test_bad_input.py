@@ -92,6 +92,7 @@ def test_a_wrong_type_is_told_in_a_plain_sentence(
         (["--seed_everything", "-1"], "seed_everything"),
         (["--run", "../elsewhere"], "--runs_dir"),
         (["--trainer.max_epochs", "0"], "trainer.max_epochs=0"),
+        (["--trainer.gradient_clip_val", "-1"], "trainer.gradient_clip_val=-1"),
         (["--trainer.precision", "bf16-true"], "trainer.precision=bf16-mixed"),
         (["--trainer.precision", "transformer-engine"], "transformer"),
         (["--trainer.max_steps", "0"], "trainer.max_steps=0"),
