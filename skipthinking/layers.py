@@ -100,7 +100,7 @@ class Layered(ActionConfigFile):
         """Reads them all, later ones over earlier ones."""
         if os.path.isfile(values):  # a pipe can be read only once
             files = layers(Path(values))
-            LayeredConfigs.files += files
+            LayeredConfigs.files += [file for file in files if os.access(file, os.R_OK)]
             for file in files[:-1]:
                 super().__call__(parser, cfg, str(file), option_string)
         elif KEY in _mapping(str(values)):
