@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -12,6 +11,7 @@ import torch
 from numpy.typing import NDArray
 
 from skipthinking.data.encoding import Codec
+from skipthinking.data.readers import from_json
 from skipthinking.records import DataError, Encoded, UserError
 
 __all__ = ["check_weights", "pack", "read_weights", "unpack", "weight_rows"]
@@ -119,10 +119,10 @@ def _lines(path: Path) -> Iterator[tuple[str, str, list[int], Floats]]:
 
 def _parsed(line: bytes, place: str) -> tuple[str, list[int], Floats]:
     try:
-        row = json.loads(line)
+        row = from_json(line.decode("utf-8-sig"))
         id, ids = str(row["id"]), list(row["ids"])
         weights = np.asarray(row["weights"], dtype=np.float32)
-    except (ValueError, KeyError, TypeError, RecursionError) as error:
+    except (ValueError, KeyError, TypeError) as error:
         raise DataError(
             f"Expected a row with id, ids and weights, got {type(error).__name__}: {error} ({place}). Learn the "
             "weights anew."
