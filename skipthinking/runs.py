@@ -11,11 +11,12 @@ from typing import Any
 
 import lightning as L
 import torch
+import yaml
 from filelock import FileLock, Timeout
 from lightning.pytorch.callbacks import Callback, Checkpoint, ModelCheckpoint
 from lightning.pytorch.cli import SaveConfigCallback
 from lightning.pytorch.loggers.logger import Logger
-from lightning.pytorch.utilities import rank_zero_only
+from lightning.pytorch.utilities import LightningEnum, rank_zero_only
 
 from skipthinking.records import UserError
 from skipthinking.report.files import write_text
@@ -121,6 +122,10 @@ class RunLogger(Logger):
             writer.writeheader()
         writer.writerows(rows)
         return text.getvalue()
+
+
+# Such as the interval of Lightning's Timer: its default is an enum's member, which jsonargparse gives to this dumper.
+yaml.SafeDumper.add_multi_representer(LightningEnum, lambda dumper, member: dumper.represent_str(member.value))
 
 
 class RunConfig(SaveConfigCallback):

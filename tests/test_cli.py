@@ -169,6 +169,16 @@ def test_lightnings_plateau_schedule_watches_what_it_names(run: Run, capsys: pyt
     assert "lightning.pytorch.cli.ReduceLROnPlateau" in capsys.readouterr().err
 
 
+def test_lightnings_timer_stops_a_run_whose_config_can_be_read_again(run: Run, tmp_path: Path) -> None:
+    timer = ["--trainer.callbacks+", "lightning.pytorch.callbacks.Timer", "--trainer.callbacks.duration"]
+    assert run("fit", *timer, "00:00:00:01", "--trainer.max_epochs", 9999, "--evaluate", "false") == 0
+    assert run("fit", "--run", "again", "--evaluate", "false", config=tmp_path / "tiny" / "config.yaml") == 0
+    for name in ("tiny", "again"):
+        (found,) = yaml.safe_load((tmp_path / name / "config.yaml").read_text())["trainer"]["callbacks"]
+        assert found["init_args"]["interval"] == "step"
+        assert torch.load(tmp_path / name / "checkpoints/last.ckpt", weights_only=True)["epoch"] < 9998
+
+
 def test_batches_by_tokens_and_without_buckets_train(run: Run) -> None:
     assert run("fit", "--data.batch_tokens", 600, "--data.bucket", "false", "--trainer.max_epochs", 1) == 0
 
