@@ -131,8 +131,7 @@ class _Contexts(Verifier):
 
     def begin(self, rows: Sequence[Rationale], scene: Scene) -> list[bool]:
         """One pass over the whole rationales."""
-        columns = [max(len(row.stages[m]) for row in rows if m < len(row.stages)) for m in range(_longest(rows))]
-        longest = max(len(row.prompt) for row in rows) + sum(columns)
+        longest = max(len(row.prompt) + sum(map(len, row.stages)) for row in rows)
         self._reader = reader(scene.student, [row.prompt for row in rows], longest)
         self._ids = [row.id for row in rows]
         return self._look(rows)

@@ -1,11 +1,11 @@
 """Texts whose prefixes are gone on from again and again: each text is read once.
 
-Shape suffixes: B rows, C tokens of the texts (right-padded), W tokens of a pass (right-padded).
+Shape suffixes: N tokens that are asked for, D hidden size, V vocabulary.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from skipthinking.students.base import Student
-from skipthinking.students.reading import Cache, read_on
+from skipthinking.students.keys import Keys
 
 __all__ = ["Prefixes", "Written"]
 
@@ -49,8 +49,8 @@ class Prefixes:
         self._place = {id: row for row, id in enumerate(texts)}
         self._ends = set(student.model.generation_config.eos_token_id)
         lines = list(texts.values())
-        empty = Cache([], torch.zeros(len(lines), 0, dtype=torch.bool, device=student.device))
-        _, self._cache = self._read(empty, lines, [0] * len(lines), [len(line) for line in lines])
+        self._keys = Keys(student, len(lines), max(map(len, lines)))
+        self._keys.read(range(len(lines)), lines, [0] * len(lines), [len(line) for line in lines], _likeliest)
 
     def complete(
         self,
@@ -80,32 +80,23 @@ class Prefixes:
             np.concatenate([self._texts[id][at : at + 1], begun[id], drafts[id][:-1]])
             for id, at in zip(ids, before, strict=True)
         ]
-        cache = self._cache.of([self._place[id] for id in ids]).shortened(before)
-        columns = cache.there_BC.shape[1]
-        said, cache = self._read(cache, lines, before, [len(begun[id]) for id in ids])
-        made = {id: _as_far_as_agreed(written, drafts[id]) for id, written in zip(ids, said, strict=True)}
-        # What was read of a draft behind the first disagreement was not written.
-        cache = cache.shortened([columns + len(begun[id]) + len(made[id]) for id in ids])
         rooms = {id: min(max_new_tokens[id], self.student.context_length - lengths[id] - len(begun[id])) for id in ids}
+        room = max(lengths[id] + len(begun[id]) + max(len(drafts[id]), rooms[id]) for id in ids)
+        keys = self._keys.of([self._place[id] for id in ids], room)
         rows = list(range(len(ids)))
-        while on := [place for place, row in enumerate(rows) if self._goes_on(made[ids[row]], rooms[ids[row]])]:
-            rows, cache = [rows[place] for place in on], cache.of(on)
+        said = keys.read(rows, lines, before, [len(begun[id]) for id in ids], _likeliest)
+        made = {id: _as_far_as_agreed(written, drafts[id]) for id, written in zip(ids, said, strict=True)}
+        while rows := [row for row in rows if self._goes_on(made[ids[row]], rooms[ids[row]])]:
+            # What was read of a draft behind the first disagreement is written over.
+            at = [before[row] + len(begun[ids[row]]) + len(made[ids[row]]) for row in rows]
             last = [made[ids[row]][-1:, 0].astype(np.int64) for row in rows]
-            seen = [before[row] + len(begun[ids[row]]) + len(made[ids[row]]) for row in rows]
-            said, cache = self._read(cache, last, seen, [0] * len(rows))
-            for row, written in zip(rows, said, strict=True):
+            for row, written in zip(rows, keys.read(rows, last, at, [0] * len(rows), _likeliest), strict=True):
                 made[ids[row]] = np.concatenate([made[ids[row]], written])
         shown = {id: written[: rooms[id]] for id, written in made.items()}
         return {id: Written(part[:, 0].astype(int).tolist(), float(part[:, 1].sum())) for id, part in shown.items()}
 
     def _goes_on(self, made: NDArray[np.float32], room: int) -> bool:
         return len(made) < room and int(made[-1, 0]) not in self._ends
-
-    def _read(
-        self, cache: Cache, lines: Sequence[Tokens], seen: Sequence[int], first: Sequence[int]
-    ) -> tuple[list[NDArray[np.float32]], Cache]:
-        """One pass over new tokens: the likeliest behind each from ``first`` on, with its NLL, and the cache of all."""
-        return read_on(self.student, cache, lines, seen, first, _likeliest)
 
 
 def _as_far_as_agreed(said: NDArray[np.float32], draft: Tokens) -> NDArray[np.float32]:

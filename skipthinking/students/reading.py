@@ -1,6 +1,6 @@
 """Texts that share contexts: a context is read once, and what may follow it is scored again and again.
 
-Shape suffixes: B rows, C cached tokens (with holes), W tokens of a pass (right-padded).
+Shape suffixes: B rows.
 """
 
 from __future__ import annotations
@@ -8,27 +8,26 @@ from __future__ import annotations
 import inspect
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
-from torch import Tensor
 
 from skipthinking.data.batches import collate
 from skipthinking.data.cutting import instance
 from skipthinking.records import Instance
 from skipthinking.students.base import Student
-from skipthinking.students.heads import Score, nll_and_hit, target_scores
+from skipthinking.students.heads import nll_and_hit
 
-__all__ = ["Cache", "CachedReader", "PlainReader", "Reader", "keeps_keys", "read_on", "reader"]
+__all__ = ["CachedReader", "PlainReader", "Reader", "keeps_keys", "reader"]
 
 Tokens = NDArray[np.int64]
 Found = NDArray[np.float32]
 Enough = Callable[[int, Found], bool]
 
-_PIECE = 96  # tokens of a text that are read between two questions whether to go on
-_PASS = {"cpu": 256}  # tokens that cost as much time as another pass: as much padding is worth it
+_PIECE = 24  # tokens of a text behind which it is asked whether to go on; what is lost is mostly lost there
+_LONGER = 4  # times as many until it is asked again
+_PASS = {"cpu": 96}  # tokens that cost as much time as another pass: as much padding is worth it
 _PASS_ELSEWHERE = 4096
 
 
@@ -91,43 +90,24 @@ class PlainReader(Reader):
         return instance(str(row), self._prompts[row], [self._contexts[row], text[:start], text[start:]], {2})
 
 
-class Cache(NamedTuple):
-    """Keys and values per layer, and which columns of a row hold a token."""
-
-    layers: list[tuple[Tensor, Tensor]]
-    there_BC: Tensor
-
-    def of(self, rows: Sequence[int]) -> Cache:
-        """Of these rows alone."""
-        if list(rows) == list(range(len(self.there_BC))):
-            return self
-        index_B = torch.tensor(list(rows), dtype=torch.long, device=self.there_BC.device)
-        return Cache([(keys[index_B], values[index_B]) for keys, values in self.layers], self.there_BC[index_B])
-
-    def shortened(self, columns: Sequence[int]) -> Cache:
-        """Hides what is behind so many columns of each row."""
-        columns_B = torch.tensor(columns, device=self.there_BC.device)
-        place_C = torch.arange(self.there_BC.shape[1], device=self.there_BC.device)
-        return self._replace(there_BC=self.there_BC & (place_C < columns_B[:, None]))
-
-    def until(self, column: int) -> Cache:
-        """Without the columns from this one on."""
-        return Cache([(k[:, :, :column], v[:, :, :column]) for k, v in self.layers], self.there_BC[:, :column])
-
-
 class CachedReader(Reader):
     """Keeps keys and values of the contexts, for causal students that are told positions.
 
-    The rows of a pass have different lengths, so the cache has holes behind the shorter ones: a mask hides them, and
-    every row counts its own positions. A context's last token is read again with each text, because it predicts the
-    first one.
+    A context's last token is read again with each text, because it predicts the first one.
+
+    Args:
+        student: Who reads.
+        prompts: Where the contexts begin.
+        longest: Most tokens of a context and a text behind it.
     """
 
-    def __init__(self, student: Student, prompts: Sequence[Tokens]) -> None:
-        self.student = student
-        self._unread = list(prompts)  # per row, the end of the context that is not cached yet; never empty
-        self._seen = [0] * len(prompts)  # cached tokens per row
-        self._cache = Cache([], torch.zeros(len(prompts), 0, dtype=torch.bool, device=student.device))
+    def __init__(self, student: Student, prompts: Sequence[Tokens], longest: int) -> None:
+        from skipthinking.students.keys import Keys
+
+        self._worth = _PASS.get(student.device.type, _PASS_ELSEWHERE)
+        self._keys = Keys(student, len(prompts), longest)
+        self._unread = list(prompts)  # per row, the end of the context that is not kept yet; never empty
+        self._seen = [0] * len(prompts)  # tokens per row that are
 
     def grow(self, row: int, tokens: Tokens) -> None:
         """Appends tokens to a context; they are read with the next text."""
@@ -136,108 +116,48 @@ class CachedReader(Reader):
     def narrow(self, rows: Sequence[int]) -> None:
         """Forgets all rows but these."""
         self._unread, self._seen = [self._unread[row] for row in rows], [self._seen[row] for row in rows]
-        self._cache = self._cache.of(rows)
+        self._keys = self._keys.of(rows)
 
     def score(self, texts: Sequence[Tokens], first: Sequence[int], enough: Enough | None = None) -> list[Found]:
         """Reads in pieces that end where rows end, so that little is padding and a row can stop where it is enough."""
         lines = [np.concatenate([new, text]) for new, text in zip(self._unread, texts, strict=True)]
         begin = [len(new) - 1 + start for new, start in zip(self._unread, first, strict=True)]
+        ends = [len(line) - 1 for line in lines]
         found = [np.empty((0, 2), dtype=np.float32) for _ in texts]
-        least = max(map(len, self._unread)) - 1  # of the first pass: contexts are kept from it
-        rows, cache, at, seen = list(range(len(texts))), self._cache, 0, self._seen
+        rows, at = list(range(len(texts))), 0
+        piece = max(_PIECE, self._worth // len(rows))
+        most = max(map(len, self._unread)) - 1 + piece if enough else None
         while rows:
-            left, most = [len(lines[row]) - 1 - at for row in rows], least + _PIECE if enough else None
-            width = _width(left, least, most, _PASS.get(self.student.device.type, _PASS_ELSEWHERE))
-            shown = [lines[row][at : min(at + width, len(lines[row]) - 1)] for row in rows]
-            asked = [range(max(at, begin[row]), at + len(part)) for row, part in zip(rows, shown, strict=True)]
-            targets = [lines[row][place.start + 1 : place.stop + 1] for row, place in zip(rows, asked, strict=True)]
-            scores, cache = read_on(
-                self.student, cache, shown, [seen[row] + at for row in rows],
-                [place.start - at for place in asked], nll_and_hit, np.concatenate(targets),
-            )  # fmt: skip
+            width = _width([ends[row] - at for row in rows], most, self._worth)
+            stops = [min(at + width, ends[row]) for row in rows]
+            starts = [min(max(at, begin[row]), stop) for row, stop in zip(rows, stops, strict=True)]
+            scores = self._keys.read(
+                rows,
+                [lines[row][at:stop] for row, stop in zip(rows, stops, strict=True)],
+                [self._seen[row] + at for row in rows],
+                [start - at for start in starts],
+                nll_and_hit,
+                np.concatenate([lines[row][a + 1 : b + 1] for row, a, b in zip(rows, starts, stops, strict=True)]),
+            )
             for row, part in zip(rows, scores, strict=True):
                 found[row] = np.concatenate([found[row], part])
-            if at == 0:
-                self._commit(cache)
-            at, least = at + width, 0
-            on = [i for i, row in enumerate(rows)
-                  if at < len(lines[row]) - 1 and not (enough and enough(row, found[row]))]  # fmt: skip
-            rows, cache = [rows[i] for i in on], cache.of(on)
+            at, most = at + width, _LONGER * piece if enough else None
+            piece *= _LONGER
+            rows = [
+                row for row in rows
+                if at < ends[row] and not (enough and len(found[row]) and enough(row, found[row]))
+            ]  # fmt: skip
+        self._seen = [seen + len(new) - 1 for seen, new in zip(self._seen, self._unread, strict=True)]
+        self._unread = [new[-1:] for new in self._unread]
         return found
 
-    def _commit(self, cache: Cache) -> None:
-        """Keeps what was unread, but for the last token of each row."""
-        new = [len(part) - 1 for part in self._unread]
-        before = self._cache.there_BC
-        own_BC = torch.arange(max(new)) < torch.tensor(new)[:, None]
-        grown = cache.until(before.shape[1] + max(new))
-        self._cache = grown._replace(there_BC=torch.cat([before, own_BC.to(before.device)], dim=1))
-        self._seen = [seen + count for seen, count in zip(self._seen, new, strict=True)]
-        self._unread = [part[-1:] for part in self._unread]
 
-
-def _width(left: Sequence[int], least: int, most: int | None, worth: int) -> int:
+def _width(left: Sequence[int], most: int | None, worth: int) -> int:
     """Columns of a pass over rows with so many tokens left: to the end of as many of them as padding allows."""
     ends_B = np.sort(left)
     padding_B = np.arange(len(ends_B)) * ends_B - (np.cumsum(ends_B) - ends_B)  # of a pass to that end
     width = int(ends_B[padding_B <= worth].max())
-    return max(least, width if most is None else min(width, most))
-
-
-def read_on(
-    student: Student,
-    cache: Cache,
-    lines: Sequence[Tokens],
-    seen: Sequence[int],
-    first: Sequence[int],
-    score: Score,
-    targets: Tokens | None = None,
-) -> tuple[list[NDArray[Any]], Cache]:
-    """One pass over new tokens behind what is cached.
-
-    Args:
-        student: Who reads, frozen.
-        cache: What each row has read.
-        lines: The new tokens of each row.
-        seen: How many each row has read before, holes not counted.
-        first: From which of its new tokens on a row is scored; none of them if there are fewer.
-        score: Of the logits at these tokens, see :func:`skipthinking.students.heads.target_scores`.
-        targets: What it is asked of them, of all rows one behind the other; nothing by default.
-
-    Returns:
-        Scores of each row's tokens, and the cache with all of the new ones.
-    """
-    device, width = student.device, max(map(len, lines))
-    ids_BW = torch.full((len(lines), width), student.pad_id)
-    for row, line in enumerate(lines):
-        ids_BW[row, : len(line)] = torch.from_numpy(line)
-    place_W = torch.arange(width, device=device)
-    here_BW = place_W < torch.tensor([len(line) for line in lines], device=device)[:, None]
-    keep_BW = here_BW & (place_W >= torch.tensor(first, device=device)[:, None])
-    positions_BW = torch.tensor(seen, device=device)[:, None] + place_W
-    there_BC = torch.cat([cache.there_BC, here_BW], dim=1)
-    grown = _dynamic(cache.layers)
-    inputs = {
-        "input_ids": ids_BW.to(device),
-        "attention_mask": there_BC.long(),
-        "position_ids": positions_BW.clamp(max=student.context_length - 1),
-        "past_key_values": grown,
-        "use_cache": True,
-    }
-    lengths = [max(0, len(line) - start) for line, start in zip(lines, first, strict=True)]
-    targets_N = torch.from_numpy(np.zeros(sum(lengths), dtype=np.int64) if targets is None else targets).to(device)
-    scores = target_scores(student.model, keep_BW, targets_N, inputs, score).cpu().numpy()
-    return _parts(scores, lengths), Cache([(layer.keys, layer.values) for layer in grown.layers], there_BC)
-
-
-def _dynamic(layers: Sequence[tuple[Tensor, Tensor]]) -> Any:
-    """Keys and values as a model takes them; it leaves the ones given as they are."""
-    from transformers import DynamicCache
-
-    cache = DynamicCache()
-    for place, (keys, values) in enumerate(layers):
-        cache.update(keys, values, place)
-    return cache
+    return width if most is None else min(width, most)
 
 
 def _parts(found: NDArray[Any], lengths: Sequence[int]) -> list[Found]:
@@ -247,19 +167,21 @@ def _parts(found: NDArray[Any], lengths: Sequence[int]) -> list[Found]:
 def keeps_keys(student: Student, longest: int) -> bool:
     """Whether keys and values that a student has computed serve for all that follows.
 
-    They do for a causal one that is told positions, unless its attention slides over a window shorter than a row, or
-    its rotation depends on how far a pass reaches.
+    They do for a causal one that is told positions and takes masks of our own (those on transformers' attention
+    interface do, with sdpa or eager), unless its attention slides over a window shorter than a row, or its rotation
+    depends on how far a pass reaches.
 
     Args:
         student: Who reads; its weights are there.
-        longest: Bound of a row's tokens and holes.
+        longest: Bound of a row's tokens.
     """
     config = student.config.get_text_config(decoder=True)
     model = student.model.get_base_model() if student.lora else student.model
     told = "position_ids" in inspect.signature(model.forward).parameters and not student.encoder_decoder
+    masked = model.is_backend_compatible() and model.config._attn_implementation in ("sdpa", "eager")
     known = set(getattr(config, "layer_types", None) or ()) <= {"full_attention", "sliding_attention"}
-    window = getattr(config, "sliding_window", None) or getattr(config, "window_size", None)  # the latter: GPT-Neo
-    return told and known and (window is None or window > longest) and not _turns(config, longest)
+    window = getattr(config, "sliding_window", None)
+    return told and masked and known and (window is None or window > longest) and not _turns(config, longest)
 
 
 def _turns(config: Any, longest: int) -> bool:
@@ -279,6 +201,8 @@ def reader(student: Student, prompts: Sequence[Tokens], longest: int) -> Reader:
     Args:
         student: Who reads; its weights are there.
         prompts: Where the contexts begin.
-        longest: Bound of a row's tokens and holes.
+        longest: Bound of a row's tokens.
     """
-    return (CachedReader if keeps_keys(student, longest) else PlainReader)(student, prompts)
+    if keeps_keys(student, longest):
+        return CachedReader(student, prompts, longest)
+    return PlainReader(student, prompts)

@@ -51,9 +51,31 @@ def test_cached_contexts_are_read_as_whole_ones(architecture: str, lora: LoRA | 
             np.testing.assert_allclose(ours, theirs, atol=2e-5)
 
 
+_SMALL = {"hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2, "max_position_embeddings": CONTEXT}
+OTHERS: dict[str, dict[str, Any]] = {
+    "opt": {**_SMALL, "ffn_dim": 32, "word_embed_proj_dim": 16},
+    "gpt_neox": {**_SMALL, "intermediate_size": 32},
+    "gemma2": {**_SMALL, "intermediate_size": 32, "num_key_value_heads": 1, "head_dim": 8, "sliding_window": 41},
+}
+
+
+@pytest.mark.parametrize("architecture", OTHERS)
+def test_other_attentions_see_what_they_should(architecture: str) -> None:
+    torch.manual_seed(0)
+    student = ready(FromScratch(architecture, OTHERS[architecture]))
+    for parameter in student.parameters():
+        torch.nn.init.normal_(parameter, std=0.3)
+    for seed in range(3):
+        cached, plain = reader(student, _prompts(), 40), PlainReader(student, _prompts())
+        assert isinstance(cached, CachedReader)
+        for ours, theirs in zip(_play(cached, seed), _play(plain, seed), strict=True):
+            np.testing.assert_allclose(ours, theirs, atol=2e-5)
+
+
 @pytest.mark.parametrize("architecture", CAUSAL)
 def test_pieces_are_the_beginning_of_the_whole(architecture: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(reading, "_PIECE", 2)
+    monkeypatch.setattr(reading, "_PASS", {"cpu": 2})
     student, shorter = scratch(architecture), 0
     for seed in range(6):
         parts, plain = _play(reader(student, _prompts(), 40), seed, True), _play(PlainReader(student, _prompts()), seed)
@@ -75,17 +97,14 @@ def test_a_window_shorter_than_the_text_is_not_cached() -> None:
     assert isinstance(reader(student, _prompts(), 19), CachedReader)
 
 
-def test_a_local_window_by_another_name_is_not_cached() -> None:
-    config = {
-        "hidden_size": 16,
-        "num_layers": 2,
-        "num_heads": 2,
-        "window_size": 20,
-        "attention_types": [[["local"], 2]],
-    }
-    student = ready(FromScratch("gpt_neo", config))
-    assert isinstance(reader(student, _prompts(), 20), PlainReader)
-    assert isinstance(reader(student, _prompts(), 19), CachedReader)
+def test_an_attention_that_takes_no_masks_of_our_own_is_not_cached() -> None:
+    small = {"hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2, "alibi": True}
+    assert isinstance(reader(ready(FromScratch("falcon", small)), _prompts(), 40), PlainReader)
+    small = {"hidden_size": 16, "num_layers": 2, "num_heads": 2, "attention_types": [[["global", "local"], 1]]}
+    assert isinstance(reader(ready(FromScratch("gpt_neo", small)), _prompts(), 40), PlainReader)
+    student = scratch("llama")
+    student.model.config._attn_implementation = "flash_attention_2"
+    assert isinstance(reader(student, _prompts(), 40), PlainReader)
 
 
 @pytest.mark.parametrize("kind", ["longrope", "dynamic"])
@@ -102,7 +121,7 @@ def test_a_rotation_that_depends_on_the_pass_is_not_cached(kind: str) -> None:
 @torch.no_grad()
 def test_rows_may_change_places() -> None:
     student, prompts = scratch("llama"), [np.arange(1, 9), np.arange(30, 43), np.arange(50, 55)]
-    made, plain = (kind(student, prompts) for kind in (CachedReader, PlainReader))
+    made, plain = (CachedReader(student, prompts, 40), PlainReader(student, prompts))
     texts = [np.arange(5, 9), np.arange(7, 9), np.arange(3, 9)]
     for kept in ([0, 1, 2], [2, 0, 1], [1, 0]):
         for one in (made, plain):
