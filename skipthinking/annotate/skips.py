@@ -118,6 +118,10 @@ class Verifier(ABC):
         """Is told what became of the trials: whether the stage is gone from the text for good."""
         return
 
+    def end(self) -> None:
+        """Forgets the block."""
+        return
+
     def settings(self) -> dict[str, Any]:
         """What the judgement depends on."""
         return {"verifier": type(self).__name__, **{k: v for k, v in vars(self).items() if not k.startswith("_")}}
@@ -135,6 +139,10 @@ class _Contexts(Verifier):
         self._reader = reader(scene.student, [row.prompt for row in rows], longest)
         self._ids = [row.id for row in rows]
         return self._look(rows)
+
+    def end(self) -> None:
+        """Keys and values go, so that training has their memory."""
+        del self._reader
 
     @abstractmethod
     def _look(self, rows: Sequence[Rationale]) -> list[bool]:
@@ -366,6 +374,7 @@ def _search_block(
         for trial, ok in zip(trials, verdicts, strict=True):
             if ok:
                 kept[trial.row.id].remove(drop)
+    verifier.end()
     return kept
 
 

@@ -90,20 +90,28 @@ class Keys(Cache):
         self._reach = int((at_B + sizes_B).max())
         self._places_BW = positions_BW.where(here_BW, self.columns).to(device)
         self._rows_B = None if len(rows) == self.rows else torch.tensor(rows, device=device)
-        seen_BWC = torch.arange(self._reach, device=device) <= positions_BW.to(device)[..., None]
-        dtype = student.model.dtype
         inputs = {
             "input_ids": ids_BW.to(device),
-            "attention_mask": torch.zeros(seen_BWC.shape, dtype=dtype, device=device)
-            .masked_fill_(~seen_BWC, torch.finfo(dtype).min)[:, None],
+            "attention_mask": self._mask(positions_BW.to(device)) if any(at) else None,  # else it is plainly causal
             "position_ids": positions_BW.to(device),
             "past_key_values": self,
             "use_cache": True,
-        }  # fmt: skip
+        }
+        if hasattr(student.model.config, "output_router_logits"):
+            inputs["output_router_logits"] = False  # their loss, which nobody asks for, reads the mask otherwise
         lengths = [max(0, len(line) - start) for line, start in zip(lines, first, strict=True)]
         asked = np.zeros(sum(lengths), dtype=np.int64) if targets is None else targets
         scores = target_scores(student.model, keep_BW.to(device), torch.from_numpy(asked).to(device), inputs, score)
         return np.split(scores.cpu().numpy(), np.cumsum(lengths)[:-1])
+
+    def _mask(self, positions_BW: Tensor) -> Tensor:
+        """Each token sees the columns up to its own, (B, 1, W, C)."""
+        seen_BWC = torch.arange(self._reach, device=positions_BW.device) <= positions_BW[..., None]
+        model = self.student.model
+        if model.config._attn_implementation == "sdpa":
+            return seen_BWC[:, None]
+        floor = torch.finfo(model.dtype).min
+        return torch.zeros_like(seen_BWC, dtype=model.dtype).masked_fill_(~seen_BWC, floor)[:, None]
 
     # ------------------------------------------------------------------------- what a model asks of it
 

@@ -168,8 +168,8 @@ def keeps_keys(student: Student, longest: int) -> bool:
     """Whether keys and values that a student has computed serve for all that follows.
 
     They do for a causal one that is told positions and takes masks of our own (those on transformers' attention
-    interface do, with sdpa or eager), unless its attention slides over a window shorter than a row, or its rotation
-    depends on how far a pass reaches.
+    interface do, with sdpa or eager), unless it is an encoder put to use as a decoder, some of which count positions
+    otherwise, its attention slides over a window shorter than a row, or its rotation depends on how far a pass reaches.
 
     Args:
         student: Who reads; its weights are there.
@@ -177,11 +177,12 @@ def keeps_keys(student: Student, longest: int) -> bool:
     """
     config = student.config.get_text_config(decoder=True)
     model = student.model.get_base_model() if student.lora else student.model
-    told = "position_ids" in inspect.signature(model.forward).parameters and not student.encoder_decoder
+    plain = not student.encoder_decoder and not getattr(config, "is_decoder", False)
+    told = "position_ids" in inspect.signature(model.forward).parameters
     masked = model.is_backend_compatible() and model.config._attn_implementation in ("sdpa", "eager")
     known = set(getattr(config, "layer_types", None) or ()) <= {"full_attention", "sliding_attention"}
     window = getattr(config, "sliding_window", None)
-    return told and masked and known and (window is None or window > longest) and not _turns(config, longest)
+    return plain and told and masked and known and (not window or window > longest) and not _turns(config, longest)
 
 
 def _turns(config: Any, longest: int) -> bool:

@@ -19,7 +19,7 @@ from skipthinking.data.stages import AverageChunks
 from skipthinking.data.steps import Sentences
 from skipthinking.records import Encoded, UserError
 from skipthinking.students import FromScratch
-from skipthinking.students.reading import PlainReader
+from skipthinking.students.reading import PlainReader, Reader
 from skipthinking.tasks import generate, get_task
 
 ROWS = generate("coin_flip", split="train", size=6, levels=[2, 2])
@@ -223,6 +223,12 @@ def test_who_is_searched_together_changes_nothing(
     together = world.search(verifier)
     monkeypatch.setattr(type(verifier), "block_tokens", 1)  # one by one
     assert world.search(verifier) == together
+
+
+def test_a_search_leaves_no_keys_behind(world: World) -> None:
+    for verifier in (Likelihood(), Answer()):
+        world.search(verifier)
+        assert not any(isinstance(value, Reader) for value in vars(verifier).values())
 
 
 def test_random_skips_take_as_many_chunks_from_each_example() -> None:

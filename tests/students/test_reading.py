@@ -56,7 +56,10 @@ OTHERS: dict[str, dict[str, Any]] = {
     "opt": {**_SMALL, "ffn_dim": 32, "word_embed_proj_dim": 16},
     "gpt_neox": {**_SMALL, "intermediate_size": 32},
     "gemma2": {**_SMALL, "intermediate_size": 32, "num_key_value_heads": 1, "head_dim": 8, "sliding_window": 41},
-}
+    "mixtral": {**_SMALL, "intermediate_size": 32, "num_key_value_heads": 1, "output_router_logits": True},
+    "qwen2_moe": {**_SMALL, "intermediate_size": 32, "moe_intermediate_size": 16, "num_key_value_heads": 2,
+                  "num_experts": 4, "shared_expert_intermediate_size": 16, "sliding_window": 0},
+}  # fmt: skip
 
 
 @pytest.mark.parametrize("architecture", OTHERS)
@@ -95,6 +98,11 @@ def test_a_window_shorter_than_the_text_is_not_cached() -> None:
     student = scratch("phi3", more={"sliding_window": 20})
     assert isinstance(reader(student, _prompts(), 20), PlainReader)
     assert isinstance(reader(student, _prompts(), 19), CachedReader)
+
+
+def test_an_encoder_put_to_use_as_a_decoder_is_not_cached() -> None:
+    student = ready(FromScratch("roberta", {**_SMALL, "intermediate_size": 32, "is_decoder": True}))
+    assert isinstance(reader(student, _prompts(), 40), PlainReader)
 
 
 def test_an_attention_that_takes_no_masks_of_our_own_is_not_cached() -> None:
