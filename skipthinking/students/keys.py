@@ -89,11 +89,12 @@ class Keys(Cache):
         positions_BW = torch.minimum(at_B[:, None] + place_W, (at_B + sizes_B)[:, None] - 1)
         self._reach = int((at_B + sizes_B).max())
         self._places_BW = positions_BW.where(here_BW, self.columns).to(device)
+        positions_BW = positions_BW.to(device)
         self._rows_B = None if len(rows) == self.rows else torch.tensor(rows, device=device)
         inputs = {
             "input_ids": ids_BW.to(device),
-            "attention_mask": self._mask(positions_BW.to(device)) if any(at) else None,  # else it is plainly causal
-            "position_ids": positions_BW.to(device),
+            "attention_mask": self._mask(positions_BW) if any(at) else None,  # else it is plainly causal
+            "position_ids": positions_BW,
             "past_key_values": self,
             "use_cache": True,
         }

@@ -36,9 +36,10 @@ class World:
         size: Number of stories.
         steps: Steps of training.
         at_once: Stories that a step sees.
+        falling: Whether the rate falls to nothing; else it stays.
     """
 
-    def __init__(self, size: int, steps: int, at_once: int) -> None:
+    def __init__(self, size: int, steps: int, at_once: int, falling: bool = False) -> None:
         torch.manual_seed(0)
         rows = generate("arithmetic", split="train", size=size)
         config = {"hidden_size": 128, "intermediate_size": 384, "num_hidden_layers": 3, "num_attention_heads": 4,
@@ -51,7 +52,7 @@ class World:
         self.stages = Stages(MARKER, codec.inline)
         self.chunks = {row.id: AverageChunks(12).chunk(row) for row in self.encoded}
         optimizer, rng = torch.optim.AdamW(self.student.parameters(), lr=2e-3), random.Random(0)
-        falling = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps)
+        schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps) if falling else None
         for _ in range(steps):
             shown = []
             for row in self.encoded if at_once == size else rng.sample(self.encoded, at_once):
@@ -61,8 +62,9 @@ class World:
             batch = collate(shown, pad_id=self.student.pad_id, encoder_decoder=False)
             self.student.token_nll(batch).mean().backward()
             optimizer.step()
-            falling.step()
             optimizer.zero_grad()
+            if schedule:
+                schedule.step()
         self.student.eval()
         self.forwards = 0
         self.student.model.register_forward_pre_hook(self._count, with_kwargs=True)
@@ -89,7 +91,7 @@ def world() -> World:
 @pytest.fixture(scope="module")
 def schooled() -> World:
     """A student that has seen 2,000 stories eight times, as after a warm-up; some minutes of training."""
-    return World(2000, 1000, 16)
+    return World(2000, 1000, 16, falling=True)
 
 
 def _timed(world: World, work: Any) -> tuple[Any, float, int]:
@@ -165,10 +167,8 @@ def test_rollouts_by_draft_are_those_of_generation(world: World) -> None:
     assert plain_seconds >= 3 * seconds
 
 
-@pytest.mark.parametrize(("name", "rows", "least"), [("schooled", 96, 5), ("world", 24, 3)])
-def test_skip_search_is_that_of_one_pass_per_variant(
-    name: str, rows: int, least: int, request: pytest.FixtureRequest
-) -> None:
+@pytest.mark.parametrize(("name", "rows"), [("schooled", 96), ("world", 24)])
+def test_skip_search_is_that_of_one_pass_per_variant(name: str, rows: int, request: pytest.FixtureRequest) -> None:
     """A student that knows all by heart can do without most chunks, and each removal has to read all that follows."""
     world: World = request.getfixturevalue(name)
     encoded, verifier = world.encoded[:rows], Likelihood()
@@ -189,7 +189,7 @@ def test_skip_search_is_that_of_one_pass_per_variant(
         f"token-forwards, {plain_seconds / seconds:.1f} times as fast"
     )
     assert ours == theirs
-    assert plain_seconds >= least * seconds
+    assert plain_seconds >= 5 * seconds
 
 
 @torch.no_grad()
