@@ -6,6 +6,7 @@ import random
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -47,6 +48,22 @@ class Rationale:
     def prompt(self) -> NDArray[np.int64]:
         """Prompt ids."""
         return self.encoded.prompts[""]
+
+    @cached_property
+    def text(self) -> NDArray[np.int64]:
+        """The tokens of all stages."""
+        return np.concatenate(self.stages)
+
+    @cached_property
+    def starts(self) -> NDArray[np.int64]:
+        """Where in the text every stage begins."""
+        return np.cumsum([0, *map(len, self.stages[:-1])])
+
+    @cached_property
+    def judged(self) -> NDArray[np.bool_]:
+        """Of the tokens of the text, those that do not name a stage."""
+        parts = zip(self.stages, self.openings, strict=True)
+        return np.concatenate([np.arange(len(stage)) >= opening for stage, opening in parts])
 
     def join(self, stages: Sequence[int]) -> NDArray[np.int64]:
         """The tokens of some stages."""
@@ -183,54 +200,55 @@ class Likelihood(_Contexts):
         if max_rise <= 0:
             raise UserError(f"Expected a rise above 0, got model.verifier.init_args.max_rise={max_rise}.")
         self.max_rise = max_rise
-        self._with: dict[str, list[NDArray[np.float32]]] = {}  # NLL per stage, as the text now is; of names, infinite
-        self._without: dict[str, list[NDArray[np.float32]]] = {}
-        self._most: dict[str, list[NDArray[np.float32]]] = {}  # that each token may have
+        self._nll: dict[str, NDArray[np.float32]] = {}  # per token, as the text now is; what is gone has none
+        self._most: dict[str, NDArray[np.float32]] = {}  # that each token may have
+        self._found: list[NDArray[np.float32]] = []  # NLL behind the gaps of the last trials
 
     def _look(self, rows: Sequence[Rationale]) -> list[bool]:
-        found = self._reader.score([row.join(range(len(row.stages))) for row in rows], [0] * len(rows))
-        self._with = {
-            row.id: _judged(scores, row, range(len(row.stages))) for row, scores in zip(rows, found, strict=True)
-        }
-        self._most = {id: self._bounds(stages) for id, stages in self._with.items()}
+        found = self._reader.score([row.text for row in rows], [0] * len(rows))
+        self._nll = {row.id: scores[:, 0] for row, scores in zip(rows, found, strict=True)}
+        self._most = {row.id: self._bounds(row, self._nll[row.id]) for row in rows}
         return [_answered(row, scores) for row, scores in zip(rows, found, strict=True)]
 
-    def _bounds(self, whole: Sequence[NDArray[np.float32]]) -> list[NDArray[np.float32]]:
-        *chunks, answer = whole
-        sure = [np.where(nll < np.log(2), nll + 10 * self.max_rise, np.inf) for nll in chunks]
-        return [*sure, answer + self.max_rise]
+    def _bounds(self, row: Rationale, nll: NDArray[np.float32]) -> NDArray[np.float32]:
+        of_answer = np.arange(len(nll)) >= row.starts[-1]
+        rise = np.where(of_answer, self.max_rise, np.where(nll < np.log(2), 10 * self.max_rise, np.inf))
+        return (nll + np.where(row.judged, rise, np.inf)).astype(np.float32)
 
     def verify(self, trials: Sequence[Trial]) -> list[bool]:
         """One pass over the texts without the chunks, each as far as they may still be kept."""
         self._only(trials)
-        was, most = (
-            [np.concatenate([values[trial.row.id][stage] for stage in trial.after]) for trial in trials]
-            for values in (self._with, self._most)
-        )
+        was, most, judged = zip(*map(self._behind, trials), strict=True)
+        bounds = [
+            nll[asked].sum(dtype=np.float64) + self.max_rise * asked.sum()
+            for nll, asked in zip(was, judged, strict=True)
+        ]
 
         def lost(row: int, scores: NDArray[np.float32]) -> bool:
             """As far as the text was read; what is still to come has an NLL of at least nothing."""
-            now, judged = scores[:, 0], np.isfinite(was[row])
-            rise = now[judged[: len(now)]].sum(dtype=np.float64) - was[row][judged].sum(dtype=np.float64)
-            return bool(rise >= self.max_rise * judged.sum() or (now > most[row][: len(now)]).any())
+            nll = scores[:, 0]
+            total = nll[judged[row][: len(nll)]].sum(dtype=np.float64)
+            return bool(total >= bounds[row] or (nll > most[row][: len(nll)]).any())
 
-        texts = [trial.row.join(trial.after) for trial in trials]
-        found = self._reader.score(texts, [0] * len(texts), lost)
-        self._without, verdicts = {}, []
-        for row, (trial, scores) in enumerate(zip(trials, found, strict=True)):
-            whole = len(scores) == len(texts[row])
-            verdicts.append(whole and _answered(trial.row, scores) and not lost(row, scores))
-            if verdicts[-1]:
-                parts = _judged(scores, trial.row, trial.after)
-                self._without[trial.row.id] = [*self._with[trial.row.id][: trial.after[0]], *parts]
-        return verdicts
+        texts = [trial.row.text[trial.row.starts[trial.after[0]] :] for trial in trials]
+        found = self._reader.score(texts, [trial.forced for trial in trials], lost)
+        self._found = [scores[:, 0] for scores in found]
+        return [
+            len(scores) == len(was[row]) and _answered(trials[row].row, scores) and not lost(row, scores)
+            for row, scores in enumerate(found)
+        ]
+
+    def _behind(self, trial: Trial) -> tuple[NDArray[np.float32], NDArray[np.float32], NDArray[np.bool_]]:
+        """NLL of the tokens behind the chunk and the name that follows it, the most that it may be, who is judged."""
+        begin = trial.row.starts[trial.after[0]] + trial.forced
+        return self._nll[trial.row.id][begin:], self._most[trial.row.id][begin:], trial.row.judged[begin:]
 
     def settle(self, trials: Sequence[Trial], removed: Sequence[bool]) -> None:
         """The text without the chunk is what the next one is compared with."""
         super().settle(trials, removed)
-        for trial, gone in zip(trials, removed, strict=True):
+        for trial, gone, nll in zip(trials, removed, self._found, strict=True):
             if gone:
-                self._with[trial.row.id] = self._without[trial.row.id]
+                self._behind(trial)[0][:] = nll
 
 
 class Answer(_Contexts):
@@ -240,7 +258,7 @@ class Answer(_Contexts):
     """
 
     def _look(self, rows: Sequence[Rationale]) -> list[bool]:
-        return self._right(rows, [row.join(range(len(row.stages))) for row in rows])
+        return self._right(rows, [row.text for row in rows])
 
     def verify(self, trials: Sequence[Trial]) -> list[bool]:
         """The answer behind what remains."""
@@ -266,7 +284,7 @@ class Rollout(Verifier):
     def begin(self, rows: Sequence[Rationale], scene: Scene) -> list[bool]:
         """What the student writes from the question alone."""
         self._scene = scene
-        return self._right([(row, row.join([]), row.join(range(len(row.stages)))) for row in rows])
+        return self._right([(row, row.join([]), row.text) for row in rows])
 
     def verify(self, trials: Sequence[Trial]) -> list[bool]:
         """What the student writes from the next stage on."""
@@ -290,14 +308,6 @@ class Rollout(Verifier):
 
 def _longest(rows: Sequence[Rationale]) -> int:
     return max(len(row.stages) for row in rows)
-
-
-def _judged(scores: NDArray[np.float32], row: Rationale, stages: Sequence[int]) -> list[NDArray[np.float32]]:
-    """NLL per token of some stages, per stage; infinite for their names, which are not judged."""
-    parts = np.split(scores[:, 0].copy(), np.cumsum([len(row.stages[stage]) for stage in stages])[:-1])
-    for stage, part in zip(stages, parts, strict=True):
-        part[: row.openings[stage]] = np.inf
-    return parts
 
 
 def _answered(row: Rationale, scores: NDArray[np.float32]) -> bool:
