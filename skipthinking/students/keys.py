@@ -57,9 +57,11 @@ class _Pass:
     def attend(self, module: nn.Module, query: Tensor, key: Tensor, value: Tensor, **kwargs: Any) -> Tensor:
         """Queries (1, H, N, D) see keys and values (B, H, C, D) of their rows; gives (1, N, H, D)."""
         attend = sdpa_attention_forward if self.attention == "sdpa" else written_out(module)
-        query_BHWD = query[0].transpose(0, 1)[self.tokens_BW].transpose(1, 2)
-        found, _ = attend(module, query_BHWD, key, value, self.mask, **kwargs)
-        return found.flatten(0, 1)[None, self.cells_N]
+        query_BWHD = (
+            query[0].transpose(0, 1).index_select(0, self.tokens_BW.flatten()).unflatten(0, self.tokens_BW.shape)
+        )
+        found, _ = attend(module, query_BWHD.transpose(1, 2), key, value, self.mask, **kwargs)
+        return found.flatten(0, 1).index_select(0, self.cells_N)[None]
 
 
 class Keys(Cache):
