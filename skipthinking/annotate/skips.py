@@ -78,7 +78,7 @@ class Trial:
         row: The rationale.
         before: Its stages before the one in question, as far as they are still there.
         drop: The stage.
-        after: The stages behind it, the answer the last; the first of them opens at once.
+        after: All stages behind it, the answer the last; the first of them opens at once.
     """
 
     row: Rationale
@@ -202,7 +202,7 @@ class Likelihood(_Contexts):
         self.max_rise = max_rise
         self._nll: dict[str, NDArray[np.float32]] = {}  # per token, as the text now is; what is gone has none
         self._most: dict[str, NDArray[np.float32]] = {}  # that each token may have
-        self._found: list[NDArray[np.float32]] = []  # NLL behind the gaps of the last trials
+        self._tried: list[tuple[NDArray[np.float32], NDArray[np.float32]]] = []  # what was behind the gap, and now is
 
     def _look(self, rows: Sequence[Rationale]) -> list[bool]:
         found = self._reader.score([row.text for row in rows], [0] * len(rows))
@@ -218,7 +218,10 @@ class Likelihood(_Contexts):
     def verify(self, trials: Sequence[Trial]) -> list[bool]:
         """One pass over the texts without the chunks, each as far as they may still be kept."""
         self._only(trials)
-        was, most, judged = zip(*map(self._behind, trials), strict=True)
+        places = [(trial.row, slice(trial.row.starts[trial.after[0]] + trial.forced, None)) for trial in trials]
+        was = [self._nll[row.id][behind] for row, behind in places]
+        most = [self._most[row.id][behind] for row, behind in places]
+        judged = [row.judged[behind] for row, behind in places]
         bounds = [
             nll[asked].sum(dtype=np.float64) + self.max_rise * asked.sum()
             for nll, asked in zip(was, judged, strict=True)
@@ -232,23 +235,18 @@ class Likelihood(_Contexts):
 
         texts = [trial.row.text[trial.row.starts[trial.after[0]] :] for trial in trials]
         found = self._reader.score(texts, [trial.forced for trial in trials], lost)
-        self._found = [scores[:, 0] for scores in found]
+        self._tried = [(before, scores[:, 0]) for before, scores in zip(was, found, strict=True)]
         return [
             len(scores) == len(was[row]) and _answered(trials[row].row, scores) and not lost(row, scores)
             for row, scores in enumerate(found)
         ]
 
-    def _behind(self, trial: Trial) -> tuple[NDArray[np.float32], NDArray[np.float32], NDArray[np.bool_]]:
-        """NLL of the tokens behind the chunk and the name that follows it, the most that it may be, who is judged."""
-        begin = trial.row.starts[trial.after[0]] + trial.forced
-        return self._nll[trial.row.id][begin:], self._most[trial.row.id][begin:], trial.row.judged[begin:]
-
     def settle(self, trials: Sequence[Trial], removed: Sequence[bool]) -> None:
         """The text without the chunk is what the next one is compared with."""
         super().settle(trials, removed)
-        for trial, gone, nll in zip(trials, removed, self._found, strict=True):
+        for (before, now), gone in zip(self._tried, removed, strict=True):
             if gone:
-                self._behind(trial)[0][:] = nll
+                before[:] = now  # a view of the whole text's
 
 
 class Answer(_Contexts):

@@ -1,67 +1,29 @@
 """Keys and values that stand where their tokens stand: token t of a row in column t, whatever the other rows hold.
 
 A pass writes those of its tokens over what was there, and a token sees the columns up to its own. So a row can go back
-to any of its tokens and on from there with others, and nothing is copied that has not changed. Rows need not be at the
-same token, nor do they read equally many: a pass takes their tokens one behind the other, as one line without padding,
-and only attention, which needs no weights, lays them out by row.
+to any of its tokens and on from there with others, and rows need not be at the same token. While a pass has all rows,
+nothing is copied; of fewer, those are.
 
-Shape suffixes: B rows, C columns, N tokens of a pass, W most of them in a row, H heads, D size of a head.
+Shape suffixes: B rows, C columns, W tokens of a pass (right-padded), H heads, D size of a head.
 """
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor, nn
-from transformers import AttentionInterface, Cache
-from transformers.integrations.sdpa_attention import sdpa_attention_forward
+from torch import Tensor
+from transformers import Cache
 
 from skipthinking.students.base import Student
 from skipthinking.students.heads import Score, target_scores
 
-__all__ = ["Keys", "written_out"]
+__all__ = ["Keys"]
 
 Tokens = NDArray[np.int64]
-
-_BY_ROW = "skipthinking_by_row"  # the attention of our passes, among those of transformers
-
-
-@dataclass(frozen=True, eq=False)
-class _Pass:
-    """Where the tokens of a pass belong.
-
-    Attributes:
-        attention: The student's own, "sdpa" or "eager".
-        rows_B: The rows; None for all.
-        slots_N: Where each token is kept, among those of all rows one behind the other.
-        cells_N: Where it stands among those of the pass by row, (B, W).
-        tokens_BW: The other way round; a row with fewer tokens repeats its last.
-        reach: Columns that there are to see.
-        mask: Is added to the logits of attention, (B, 1, W, C); None where each row sees what it reads, as it reads it.
-    """
-
-    attention: str
-    rows_B: Tensor | None
-    slots_N: Tensor
-    cells_N: Tensor
-    tokens_BW: Tensor
-    reach: int
-    mask: Tensor | None
-
-    def attend(self, module: nn.Module, query: Tensor, key: Tensor, value: Tensor, **kwargs: Any) -> Tensor:
-        """Queries (1, H, N, D) see keys and values (B, H, C, D) of their rows; gives (1, N, H, D)."""
-        attend = sdpa_attention_forward if self.attention == "sdpa" else written_out(module)
-        query_BWHD = (
-            query[0].transpose(0, 1).index_select(0, self.tokens_BW.flatten()).unflatten(0, self.tokens_BW.shape)
-        )
-        found, _ = attend(module, query_BWHD.transpose(1, 2), key, value, self.mask, **kwargs)
-        return found.flatten(0, 1).index_select(0, self.cells_N)[None]
 
 
 class Keys(Cache):
@@ -75,12 +37,14 @@ class Keys(Cache):
         columns: Tokens that a row has room for.
     """
 
-    _pass: _Pass  # that is going on
-
     def __init__(self, student: Student, rows: int, columns: int) -> None:
         super().__init__(layers=[])
         self.student, self.rows, self.columns = student, rows, columns
-        self._kept: dict[int, tuple[Tensor, Tensor]] = {}  # by layer, (B, C, H, D) each
+        # By layer, (B, C + 1, H, D) each; padding is written into the last column, which nobody sees.
+        self._kept: dict[int, tuple[Tensor, Tensor]] = {}
+        self._rows_B: Tensor | None = None  # of the pass; None for all
+        self._places_BW = torch.empty(0)
+        self._reach = 0
 
     def of(self, rows: Sequence[int], columns: int | None = None) -> Keys:
         """A copy of these rows, with room for as many tokens or for more."""
@@ -105,7 +69,7 @@ class Keys(Cache):
 
         Args:
             rows: Which rows, ascending.
-            lines: The tokens of each, at least one.
+            lines: The tokens of each.
             at: Where they stand: a row's tokens before that have been read.
             first: From which of its new tokens on a row is scored; none of them if there are fewer.
             score: Of the logits at these tokens, see :func:`skipthinking.students.heads.target_scores`.
@@ -114,58 +78,48 @@ class Keys(Cache):
         Returns:
             Scores of each row's tokens.
         """
-        student, device, config = self.student, self.student.device, self.student.model.config
-        sizes = [len(line) for line in lines]
-        places = [np.arange(size) for size in sizes]
-        columns = [start + place_W for start, place_W in zip(at, places, strict=True)]
-        slots = [row * self.columns + column_W for row, column_W in zip(rows, columns, strict=True)]
-        cells = [row * max(sizes) + place_W for row, place_W in enumerate(places)]
-        told = np.stack([np.concatenate(parts) for parts in (lines, columns, slots, cells)])
-        ids_N, columns_N, slots_N, cells_N = torch.from_numpy(told).to(device)
-        ends_B = np.cumsum(sizes)
-        tokens_BW = np.minimum((ends_B - sizes)[:, None] + np.arange(max(sizes)), ends_B[:, None] - 1)
-        index_BW, reach, attention = (
-            torch.from_numpy(tokens_BW).to(device),
-            int(told[1].max()) + 1,
-            config._attn_implementation,
-        )
-        # sdpa needs no mask where all begin at their beginnings
-        causal = attention == "sdpa" and not any(at)
-        self._pass = _Pass(
-            attention=attention,
-            rows_B=None if len(rows) == self.rows else torch.tensor(rows, device=device),
-            slots_N=slots_N,
-            cells_N=cells_N,
-            tokens_BW=index_BW,
-            reach=reach,
-            mask=None if causal else _mask(columns_N[index_BW], reach, student.model.dtype),
-        )
+        student, device, width = self.student, self.student.device, max(map(len, lines))
+        ids_BW = torch.full((len(lines), width), student.pad_id)
+        for row, line in enumerate(lines):
+            ids_BW[row, : len(line)] = torch.from_numpy(line)
+        sizes_B = torch.tensor([len(line) for line in lines])
+        place_W, at_B = torch.arange(width), torch.tensor(at)
+        here_BW = place_W < sizes_B[:, None]
+        keep_BW = here_BW & (place_W >= torch.tensor(first)[:, None])
+        positions_BW = torch.minimum(at_B[:, None] + place_W, (at_B + sizes_B)[:, None] - 1)
+        self._reach = int((at_B + sizes_B).max())
+        self._places_BW = positions_BW.where(here_BW, self.columns).to(device)
+        positions_BW = positions_BW.to(device)
+        self._rows_B = None if len(rows) == self.rows else torch.tensor(rows, device=device)
         inputs = {
-            "input_ids": ids_N[None],
-            "position_ids": columns_N[None],
+            "input_ids": ids_BW.to(device),
+            "attention_mask": self._mask(positions_BW) if any(at) else None,  # else it is plainly causal
+            "position_ids": positions_BW,
             "past_key_values": self,
             "use_cache": True,
-            "by_row": self._pass,
         }
-        if hasattr(config, "output_router_logits"):
+        if hasattr(student.model.config, "output_router_logits"):
             inputs["output_router_logits"] = False  # their loss, which nobody asks for, reads the mask otherwise
-        keep = np.concatenate([place_W >= start for place_W, start in zip(places, first, strict=True)])
-        lengths = [max(0, size - start) for size, start in zip(sizes, first, strict=True)]
+        lengths = [max(0, len(line) - start) for line, start in zip(lines, first, strict=True)]
         asked = np.zeros(sum(lengths), dtype=np.int64) if targets is None else targets
-        keep_1N, asked_N = (torch.from_numpy(told).to(device) for told in (keep[None], asked))
-        config._attn_implementation = _BY_ROW
-        try:
-            scores = target_scores(student.model, keep_1N, asked_N, inputs, score)
-        finally:
-            config._attn_implementation = self._pass.attention
+        scores = target_scores(student.model, keep_BW.to(device), torch.from_numpy(asked).to(device), inputs, score)
         return np.split(scores.cpu().numpy(), np.cumsum(lengths)[:-1])
+
+    def _mask(self, positions_BW: Tensor) -> Tensor:
+        """Each token sees the columns up to its own, (B, 1, W, C)."""
+        seen_BWC = torch.arange(self._reach, device=positions_BW.device) <= positions_BW[..., None]
+        model = self.student.model
+        if model.config._attn_implementation == "sdpa":
+            return seen_BWC[:, None]
+        floor = torch.finfo(model.dtype).min
+        return torch.zeros_like(seen_BWC, dtype=model.dtype).masked_fill_(~seen_BWC, floor)[:, None]
 
     # ------------------------------------------------------------------------- what a model asks of it
 
     def update(
         self, key_states: Tensor, value_states: Tensor, layer_idx: int, *args: Any, **kwargs: Any
     ) -> tuple[Tensor, Tensor]:
-        """Takes those of a pass, (1, H, N, D); gives those of its rows up to the last token, (B, H, C, D)."""
+        """Takes those of a pass, (B, H, W, D); gives those of its rows up to the last token, (B, H, C, D)."""
         if layer_idx not in self._kept:
             self._kept[layer_idx] = self._room(key_states), self._room(value_states)
         keys, values = self._kept[layer_idx]
@@ -173,39 +127,19 @@ class Keys(Cache):
 
     def get_seq_length(self, layer_idx: int = 0) -> int:
         """Columns before those of the pass, if all rows were at the same token."""
-        return self._pass.reach - self._pass.tokens_BW.shape[1]
+        return self._reach - self._places_BW.shape[-1]
 
     def _room(self, states: Tensor) -> Tensor:
-        return states.new_zeros(self.rows, self.columns, states.shape[1], states.shape[3])
+        return states.new_zeros(self.rows, self.columns + 1, states.shape[1], states.shape[3])
 
     def _written(self, kept: Tensor, states: Tensor) -> Tensor:
-        kept.flatten(0, 1).index_copy_(0, self._pass.slots_N, states[0].transpose(0, 1))
-        shown, rows_B = kept[:, : self._pass.reach], self._pass.rows_B
-        return (shown if rows_B is None else shown.index_select(0, rows_B)).transpose(1, 2)
-
-
-def written_out(module: nn.Module) -> Any:
-    """The attention that an architecture has written out in the file of its layers, "eager"; None if there is none."""
-    return getattr(sys.modules[type(module).__module__], "eager_attention_forward", None)
-
-
-def _by_row(
-    module: nn.Module, query: Tensor, key: Tensor, value: Tensor, attention_mask: Any, *, by_row: _Pass, **kwargs: Any
-) -> tuple[Tensor, None]:
-    return by_row.attend(module, query, key, value, **kwargs), None
-
-
-AttentionInterface.register(_BY_ROW, _by_row)
-
-
-def _mask(columns_BW: Tensor, reach: int, dtype: torch.dtype) -> Tensor:
-    """Each token sees the columns up to its own."""
-    hidden_BWC = torch.arange(reach, device=columns_BW.device) > columns_BW[..., None]
-    floor = torch.full((), -torch.inf, dtype=dtype, device=columns_BW.device)
-    return torch.where(hidden_BWC, floor, 0)[:, None]
+        rows_B = torch.arange(self.rows, device=kept.device) if self._rows_B is None else self._rows_B
+        kept[rows_B[:, None], self._places_BW] = states.transpose(1, 2)
+        shown = kept[:, : self._reach]
+        return (shown if self._rows_B is None else shown.index_select(0, rows_B)).transpose(1, 2)
 
 
 def _chosen(kept: Tensor, rows_B: Tensor, more: int) -> Tensor:
     """Some rows, with more columns behind."""
-    chosen = kept[rows_B]
+    chosen = kept.index_select(0, rows_B)
     return torch.nn.functional.pad(chosen, (0, 0, 0, 0, 0, more)) if more else chosen

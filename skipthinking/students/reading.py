@@ -27,7 +27,7 @@ Enough = Callable[[int, Found], bool]
 
 _PIECE = 24  # tokens of a text behind which it is asked whether to go on; what is lost is mostly lost there
 _LONGER = 4  # times as many until it is asked again
-_PASS = {"cpu": 96}  # tokens of a pass below which fewer take as long
+_PASS = {"cpu": 96}  # tokens that cost as much time as another pass: as much padding is worth it
 _PASS_ELSEWHERE = 4096
 
 
@@ -119,7 +119,7 @@ class CachedReader(Reader):
         self._keys = self._keys.of(rows)
 
     def score(self, texts: Sequence[Tokens], first: Sequence[int], enough: Enough | None = None) -> list[Found]:
-        """Reads in pieces, so that a row can stop where it is enough."""
+        """Reads in pieces that end where rows end, so that little is padding and a row can stop where it is enough."""
         before = [
             min(seen, len(context) - (not start))
             for seen, context, start in zip(self._seen, self._contexts, first, strict=True)
@@ -129,10 +129,12 @@ class CachedReader(Reader):
         begin = [len(part) - 1 + start for part, start in zip(new, first, strict=True)]
         ends = [len(line) - 1 for line in lines]
         found = [np.empty((0, 2), dtype=np.float32) for _ in texts]
-        rows, at, piece = list(range(len(texts))), 0, max(_PIECE, self._worth // len(texts))
-        until = max(begin) + piece if enough else max(ends)
+        rows, at = list(range(len(texts))), 0
+        piece = max(_PIECE, self._worth // len(rows))
+        most = max(begin) + piece if enough else None
         while rows:
-            stops = [min(until, ends[row]) for row in rows]
+            width = _width([ends[row] - at for row in rows], most, self._worth)
+            stops = [min(at + width, ends[row]) for row in rows]
             starts = [min(max(at, begin[row]), stop) for row, stop in zip(rows, stops, strict=True)]
             scores = self._keys.read(
                 rows,
@@ -144,14 +146,22 @@ class CachedReader(Reader):
             )
             for row, part in zip(rows, scores, strict=True):
                 found[row] = np.concatenate([found[row], part])
+            at, most = at + width, _LONGER * piece if enough else None
             piece *= _LONGER
-            at, until = until, until + piece
             rows = [
                 row for row in rows
                 if at < ends[row] and not (enough and len(found[row]) and enough(row, found[row]))
             ]  # fmt: skip
         self._seen = [len(context) for context in self._contexts]
         return found
+
+
+def _width(left: Sequence[int], most: int | None, worth: int) -> int:
+    """Columns of a pass over rows with so many tokens left: to the end of as many of them as padding allows."""
+    ends_B = np.sort(left)
+    padding_B = np.arange(len(ends_B)) * ends_B - (np.cumsum(ends_B) - ends_B)  # of a pass to that end
+    width = int(ends_B[padding_B <= worth].max())
+    return width if most is None else min(width, most)
 
 
 def _parts(found: NDArray[Any], lengths: Sequence[int]) -> list[Found]:
@@ -161,7 +171,7 @@ def _parts(found: NDArray[Any], lengths: Sequence[int]) -> list[Found]:
 def keeps_keys(student: Student, longest: int) -> bool:
     """Whether keys and values that a student has computed serve for all that follows.
 
-    They do for a causal one that is told positions and takes an attention of our own (those on transformers' attention
+    They do for a causal one that is told positions and takes masks of our own (those on transformers' attention
     interface do, with sdpa or eager), unless it is an encoder put to use as a decoder, some of which count positions
     otherwise, its attention slides over a window shorter than a row, or its rotation depends on how far a pass reaches.
 
@@ -169,17 +179,14 @@ def keeps_keys(student: Student, longest: int) -> bool:
         student: Who reads; its weights are there.
         longest: Bound of a row's tokens.
     """
-    from skipthinking.students.keys import written_out
-
     config = student.config.get_text_config(decoder=True)
     model = student.model.get_base_model() if student.lora else student.model
     plain = not student.encoder_decoder and not getattr(config, "is_decoder", False)
     told = "position_ids" in inspect.signature(model.forward).parameters
-    attention = model.config._attn_implementation
-    ours = model.is_backend_compatible() and (attention == "sdpa" or (attention == "eager" and written_out(model)))
+    masked = model.is_backend_compatible() and model.config._attn_implementation in ("sdpa", "eager")
     known = set(getattr(config, "layer_types", None) or ()) <= {"full_attention", "sliding_attention"}
     window = getattr(config, "sliding_window", None)
-    return bool(plain and told and ours and known) and (not window or window > longest) and not _turns(config, longest)
+    return plain and told and masked and known and (not window or window > longest) and not _turns(config, longest)
 
 
 def _turns(config: Any, longest: int) -> bool:
