@@ -171,7 +171,7 @@ def test_rollouts_by_draft_are_those_of_generation(world: World) -> None:
 def test_skip_search_is_that_of_one_pass_per_variant(name: str, rows: int, request: pytest.FixtureRequest) -> None:
     """A student that knows all by heart can do without most chunks, and each removal has to read all that follows.
 
-    It then has 3.3 times fewer tokens to read than the reference; 5 times as fast is had on some runs only, on 2 cores.
+    It then has 3.0 times fewer tokens to read than the reference; 5 times as fast is had on some runs only, on 2 cores.
     """
     world: World = request.getfixturevalue(name)
     encoded, verifier = world.encoded[:rows], Likelihood()
