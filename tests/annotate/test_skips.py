@@ -10,7 +10,18 @@ import numpy as np
 import pytest
 import torch
 
-from skipthinking.annotate.skips import Answer, Likelihood, Rollout, Scene, Verifier, search_skips, shuffled_skips
+from skipthinking.annotate import skips
+from skipthinking.annotate.skips import (
+    Answer,
+    Likelihood,
+    Rationale,
+    Rollout,
+    Scene,
+    Trial,
+    Verifier,
+    search_skips,
+    shuffled_skips,
+)
 from skipthinking.annotate.store import Journal
 from skipthinking.data.batches import collate
 from skipthinking.data.cutting import Stages, instance
@@ -130,6 +141,32 @@ def test_likelihood_search_is_the_plain_rule(max_rise: float, cumulative: bool, 
     found = world.search(Likelihood(max_rise), cumulative=cumulative)
     for row in world.encoded:
         assert found[row.id] == _plain_likelihood(world, row, max_rise, cumulative), row.id
+
+
+@pytest.mark.parametrize("gone", [True, False])
+def test_a_removal_is_compared_with_the_text_as_it_is(gone: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two removals that cost 0.08 nats a token each: the second is too much only where the first is not made."""
+    # Three chunks of a token each, none of them sure, and two tokens of the answer.
+    script = iter([[1, 1, 1, 1, 1], [1.16, 1.16, 1, 1], [1.4, 1, 1]])
+
+    class Scripted(PlainReader):
+        def score(self, texts: Any, first: Any, enough: Any = None) -> list[Any]:
+            nll = np.array(next(script), dtype=np.float32)
+            assert [len(nll)] == [len(text) - start for text, start in zip(texts, first, strict=True)]
+            return [np.stack([nll, np.ones_like(nll)], axis=-1)]
+
+    monkeypatch.setattr(skips, "reader", lambda student, prompts, longest: Scripted(student, prompts))
+    tokens = np.arange(5)
+    encoded = Encoded(
+        id="one", task="arithmetic", prompts={"": tokens}, tokens=tokens, steps=((0, 1), (1, 2), (2, 3)), answer=(3, 5)
+    )
+    row = Rationale(encoded=encoded, stages=[tokens[:1], tokens[1:2], tokens[2:3], tokens[3:]], openings=[0] * 4)
+    trials = [[Trial(row=row, before=[], drop=drop, after=list(range(drop + 1, 4)))] for drop in (0, 1)]
+    verifier = Likelihood(0.1)
+    assert verifier.begin([row], Scene(student=None, right=lambda id, tokens: True, max_new_tokens=9)) == [True]
+    assert verifier.verify(trials[0]) == [True]
+    verifier.settle(trials[0], [gone])
+    assert verifier.verify(trials[1]) == [gone]
 
 
 def test_some_chunks_go_and_a_looser_bound_lets_more_go(world: World) -> None:
