@@ -87,6 +87,16 @@ class Trial:
     after: list[int]
 
     @property
+    def start(self) -> int:
+        """Where in the rationale's text the stages behind it begin."""
+        return int(self.row.starts[self.after[0]])
+
+    @property
+    def text(self) -> NDArray[np.int64]:
+        """The tokens of the stages behind it."""
+        return self.row.text[self.start :]
+
+    @property
     def forced(self) -> int:
         """Tokens that name the first stage behind the gap; they are given, so they are not judged."""
         return self.row.openings[self.after[0]]
@@ -218,7 +228,7 @@ class Likelihood(_Contexts):
     def verify(self, trials: Sequence[Trial]) -> list[bool]:
         """One pass over the texts without the chunks, each as far as they may still be kept."""
         self._only(trials)
-        places = [(trial.row, slice(trial.row.starts[trial.after[0]] + trial.forced, None)) for trial in trials]
+        places = [(trial.row, slice(trial.start + trial.forced, None)) for trial in trials]
         was = [self._nll[row.id][behind] for row, behind in places]
         most = [self._most[row.id][behind] for row, behind in places]
         judged = [row.judged[behind] for row, behind in places]
@@ -233,8 +243,7 @@ class Likelihood(_Contexts):
             total = nll[judged[row][: len(nll)]].sum(dtype=np.float64)
             return bool(total >= bounds[row] or (nll > most[row][: len(nll)]).any())
 
-        texts = [trial.row.text[trial.row.starts[trial.after[0]] :] for trial in trials]
-        found = self._reader.score(texts, [trial.forced for trial in trials], lost)
+        found = self._reader.score([trial.text for trial in trials], [trial.forced for trial in trials], lost)
         self._tried = [(before, scores[:, 0]) for before, scores in zip(was, found, strict=True)]
         return [
             len(scores) == len(was[row]) and _answered(trials[row].row, scores) and not lost(row, scores)
@@ -261,7 +270,7 @@ class Answer(_Contexts):
     def verify(self, trials: Sequence[Trial]) -> list[bool]:
         """The answer behind what remains."""
         self._only(trials)
-        return self._right([trial.row for trial in trials], [trial.row.join(trial.after) for trial in trials])
+        return self._right([trial.row for trial in trials], [trial.text for trial in trials])
 
     def _right(self, rows: Sequence[Rationale], texts: Sequence[NDArray[np.int64]]) -> list[bool]:
         first = [len(text) - len(row.stages[-1]) for row, text in zip(rows, texts, strict=True)]
@@ -288,7 +297,7 @@ class Rollout(Verifier):
         """What the student writes from the next stage on."""
         asked = []
         for trial in trials:
-            text = trial.row.join(trial.after)
+            text = trial.text
             begun = np.concatenate([trial.row.join(trial.before), text[: trial.forced]])
             asked.append((trial.row, begun, text[trial.forced :]))
         return self._right(asked)

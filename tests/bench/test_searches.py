@@ -192,8 +192,6 @@ def test_skip_search_is_that_of_one_pass_per_variant(name: str, rows: int, reque
         f"token-forwards, {plain_seconds / seconds:.1f} times as fast"
     )
     assert ours == theirs
-    if name == "world" and plain_seconds < 5 * seconds:
-        pytest.xfail(f"{plain_seconds / seconds:.1f} times as fast where 5 times are wanted")
     assert plain_seconds >= 5 * seconds
 
 
