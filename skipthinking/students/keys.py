@@ -107,12 +107,9 @@ class Keys(Cache):
 
     def _mask(self, positions_BW: Tensor) -> Tensor:
         """Each token sees the columns up to its own, (B, 1, W, C)."""
-        seen_BWC = torch.arange(self._reach, device=positions_BW.device) <= positions_BW[..., None]
-        model = self.student.model
-        if model.config._attn_implementation == "sdpa":
-            return seen_BWC[:, None]
-        floor = torch.finfo(model.dtype).min
-        return torch.zeros_like(seen_BWC, dtype=model.dtype).masked_fill_(~seen_BWC, floor)[:, None]
+        unseen_BWC = torch.arange(self._reach, device=positions_BW.device) > positions_BW[..., None]
+        dtype = self.student.model.dtype
+        return torch.zeros_like(unseen_BWC, dtype=dtype).masked_fill_(unseen_BWC, -torch.inf)[:, None]
 
     # ------------------------------------------------------------------------- what a model asks of it
 
