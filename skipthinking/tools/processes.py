@@ -149,7 +149,7 @@ def _start(plan: Suite, run: Planned, words: Sequence[str], at_once: int) -> Run
         log.flush()
         process = subprocess.Popen(
             [sys.executable, *words], stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True,
-            env={**os.environ, **_threads(at_once)},
+            env={"TQDM_MININTERVAL": "60", **os.environ, **_threads(at_once)},  # seconds: bars in a log
         )  # fmt: skip
     return Running(run=run, process=process, since=time.monotonic())
 
