@@ -94,7 +94,7 @@ class Journal:
     def keep(self, values: Mapping[str, Any]) -> None:
         """Writes down what was found, per example id a value of lists, numbers and texts."""
         self.path.parent.mkdir(parents=True, exist_ok=True)
-        rows = [json.dumps({"key": self.key, "id": id, "value": value}) for id, value in values.items()]
+        rows = [_sealed({"key": self.key, "id": id, "value": value}) for id, value in values.items()]
         with self.path.open("a", encoding="utf-8") as file:
             file.write("\n".join(["", *rows, ""]))  # a line of its own, though the last one may be torn
 
@@ -110,14 +110,16 @@ def recalled(journal: Journal | None, block: Sequence[Any], search: Callable[[An
     return found
 
 
+def _sealed(row: dict[str, Any]) -> str:
+    text = json.dumps(row)
+    return f"{_checksum(text)} {text}"
+
+
 def _rows(path: Path) -> Iterator[dict[str, Any]]:
     for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
-        try:
-            row = json.loads(line)
-        except ValueError:  # torn by a kill
-            continue
-        if isinstance(row, dict):
-            yield row
+        checksum, _, text = line.partition(" ")
+        if text and checksum == _checksum(text):  # else torn by a kill, or damaged
+            yield json.loads(text)
 
 
 def _read(path: Path, key: str) -> dict[str, Any] | None:

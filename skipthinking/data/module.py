@@ -165,6 +165,8 @@ class RationaleDataModule(L.LightningDataModule):
         method.use_codec(self.codec)
         if stage in {"fit", "annotate"} and not self.encoded:
             self._encode_train()
+            if "chunks" in method.needs and self.chunker.searches:
+                self._take_over(searches=stage == "annotate")
         for name, rows in self.examples.items():
             if name != "train" and name not in self._prompts:
                 self._prompts[name] = self.codec.prompts(rows, method.answering_prefix)
@@ -172,6 +174,20 @@ class RationaleDataModule(L.LightningDataModule):
                 for row, encoded in zip(told, self.codec.encode(told), strict=True):
                     chunks = len(self.chunker.chunk(encoded)) if "chunks" in method.needs else 0
                     self.teacher[row.id, row.question] = len(encoded.tokens), chunks
+
+    def _take_over(self, searches: bool) -> None:
+        """Takes the chunks that the student has learned already, or tells where no search is to come."""
+        assert self.trainer is not None
+        method, epochs = self.staged, self.trainer.max_epochs
+        learned = method.learned_chunks(self.encoded, self._chunks)
+        if learned is not None:
+            self._chunks, self._searched = learned, -1
+            self.report.append(f"chunks: those of {method.start_from}")
+        elif epochs is not None and epochs > 0 and not searches and not self._search_comes(epochs):
+            self.report.append("chunk search: none falls into the epochs of this run, so chunks stay of average length")
+
+    def _search_comes(self, epochs: int) -> bool:
+        return any(self.chunker.due(epoch) and self.staged.may_search_chunks(epoch) for epoch in range(epochs))
 
     def _texts(self) -> list[str]:
         self.splits.load_train()

@@ -86,8 +86,8 @@ class STT(CWT):
             )
 
     def may_search_chunks(self, epoch: int) -> bool:
-        """Not once gaps are taught: what is judged must be what is trained on."""
-        return epoch < self.warmup_epochs - self.gap_epochs
+        """Not once gaps have been taught: what is judged must be what was trained on."""
+        return epoch < self.warmup_epochs and epoch <= self.warmup_epochs - self.gap_epochs
 
     def keep(
         self, epoch: int, encoded: Sequence[Encoded], chunks: Mapping[str, Sequence[Span]]
@@ -157,7 +157,14 @@ class STT(CWT):
         found = remembered(path, key, search)
         counts = {row.id: len(chunks[row.id]) for row in encoded}
         self.skipped_in_training = 1 - sum(map(len, found.values())) / max(1, sum(counts.values()))
-        self.say(f"skip search: {self.skipped_in_training:.1%} of {sum(counts.values()):,} chunks can go")
+        self.say(
+            f"skip search: {self.skipped_in_training:.1%} of {sum(counts.values()):,} chunks can go"
+            + (
+                "; the student answers nothing rightly yet, or needs all of them"
+                if not self.skipped_in_training
+                else ""
+            )
+        )
         return shuffled_skips(found, counts, self.data.seed) if self.control == "random_skip" else found
 
     # ------------------------------------------------------------------------------------ the instances

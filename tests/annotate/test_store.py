@@ -104,3 +104,13 @@ def test_the_key_changes_with_data_settings_and_weights() -> None:
     student2.load_state_dict(student.state_dict())
     student2.weight.requires_grad_(False)
     assert fingerprint(rows, {"m": 4}, student2) == keys["frozen weight"]
+
+
+def test_a_journal_that_was_altered_is_not_believed(tmp_path: Path) -> None:
+    journal = Journal(tmp_path / "skips.jsonl", "key")
+    journal.keep({"a": [0, 11], "b": [2]})
+    text = journal.path.read_text()
+    journal.path.write_text(text.replace("[0, 11]", "[0]"))
+    assert Journal(tmp_path / "skips.jsonl", "key").found == {"b": [2]}
+    journal.path.write_bytes(text.encode().replace(b"[2]", b"\xff"))
+    assert Journal(tmp_path / "skips.jsonl", "key").found == {"a": [0, 11]}

@@ -180,6 +180,30 @@ def test_settings_that_make_no_sense_are_refused(wrong: dict[str, Any]) -> None:
         STT(student=FromScratch(), **wrong)
 
 
+def test_chunks_that_a_warm_up_found_are_judged_by_the_run_behind_it(
+    run: Run, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Average ones are not what its student was trained on."""
+    words = ["--data.chunker", "SearchChunks", "--data.chunker.n_chunks", 3, "--evaluate", "false"]
+    first = ["--model", "CWT", "--data.chunker.refresh_every_n_epochs", 1]
+    assert run("fit", "--run", "cwt", *words, *first, "--trainer.max_epochs", 3) == 0
+    searched = _state(tmp_path / "cwt")["RationaleDataModule"]["chunks"]
+    then = ["--model", "STT", "--model.start_from", tmp_path / "cwt" / "checkpoints" / "last.ckpt",
+            "--model.warmup_epochs", 0, "--model.gap_epochs", 0, "--trainer.max_epochs", 1]  # fmt: skip
+    assert run("fit", "--run", "stt", *words, *then) == 0
+    assert _state(tmp_path / "stt")["RationaleDataModule"]["chunks"] == searched
+    capsys.readouterr()
+    assert run("fit", "--run", "other", *words, *then, "--data.chunker.n_chunks", 2) == 0
+    assert "chunk search: none falls into the epochs of this run" in capsys.readouterr().out
+    assert _state(tmp_path / "other")["RationaleDataModule"]["chunks"] is None
+
+
+@pytest.mark.parametrize(("gaps", "epochs"), [(2, range(5)), (0, range(6)), (6, range(1))])
+def test_chunks_may_change_until_gaps_are_taught_or_skips_searched(gaps: int, epochs: range) -> None:
+    method = STT(student=FromScratch(), warmup_epochs=6, gap_epochs=gaps)
+    assert [epoch for epoch in range(9) if method.may_search_chunks(epoch)] == list(epochs)
+
+
 def test_stt_may_start_from_a_checkpoint_of_cwt(run: Run, tmp_path: Path) -> None:
     assert run("fit", "--run", "cwt", "--model", "CWT", "--trainer.max_epochs", 2, "--evaluate", "false") == 0
     start = tmp_path / "cwt" / "checkpoints" / "last.ckpt"
