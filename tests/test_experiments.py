@@ -133,8 +133,9 @@ def test_what_is_shared_is_shared() -> None:
 
 @pytest.mark.parametrize("path", EXPERIMENTS, ids=lambda path: path.stem)
 def test_every_experiment_takes_a_step_and_is_tested(
-    path: Path, world: Path, run: Callable[..., int], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+    path: Path, world: Path, run: Callable[..., int], tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:  # fmt: skip
     monkeypatch.chdir(world)
     words = ["--run", "it", "--trainer.max_steps", 1, "--trainer.accelerator", "cpu", "--data.val_size", 2]
     short = ["--model.max_new_tokens", 4, "--model.latency_examples", 1, "--trainer.enable_progress_bar", "false"]
@@ -146,6 +147,7 @@ def test_every_experiment_takes_a_step_and_is_tested(
     assert found["steps"] == 1
     assert found["target_tokens"] > 0
     assert (tmp_path / "it" / "student" / "config.json").exists()
+    assert "chunk search: none" not in capsys.readouterr().out  # where chunks are to be searched, they are
 
 
 @pytest.mark.parametrize("path", [path for path in EXPERIMENTS if _own_words(path)], ids=lambda path: path.stem)

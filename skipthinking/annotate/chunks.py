@@ -81,7 +81,7 @@ class SearchChunks(Chunker):
         n_chunks: Number of chunks M, at least 1; a rationale of fewer steps gets one per step.
         search: ``greedy``, as in the paper, or ``exact``.
         refresh_every_n_epochs: Epochs between searches, each with the student as it then is. Before the first one the
-            chunks are average ones.
+            chunks are average ones, or those that the run of ``start_from`` found for the same examples.
         min_improvement: Share of J that a move of ``greedy`` must save.
         by: What average chunks count, see AverageChunks.
     """
