@@ -166,7 +166,10 @@ class RationaleDataModule(L.LightningDataModule):
         if stage in {"fit", "annotate"} and not self.encoded:
             self._encode_train()
             if "chunks" in method.needs and self.chunker.searches:
-                self._take_over(searches=stage == "annotate")
+                learned = self.staged.learned_chunks(self.encoded, self._chunks)
+                if learned is not None:
+                    self._chunks, self._searched = learned, -1
+                    self.report.append(f"chunks: those of {method.start_from}")
         for name, rows in self.examples.items():
             if name != "train" and name not in self._prompts:
                 self._prompts[name] = self.codec.prompts(rows, method.answering_prefix)
@@ -174,20 +177,6 @@ class RationaleDataModule(L.LightningDataModule):
                 for row, encoded in zip(told, self.codec.encode(told), strict=True):
                     chunks = len(self.chunker.chunk(encoded)) if "chunks" in method.needs else 0
                     self.teacher[row.id, row.question] = len(encoded.tokens), chunks
-
-    def _take_over(self, searches: bool) -> None:
-        """Takes the chunks that the student has learned already, or tells where no search is to come."""
-        assert self.trainer is not None
-        method, epochs = self.staged, self.trainer.max_epochs
-        learned = method.learned_chunks(self.encoded, self._chunks)
-        if learned is not None:
-            self._chunks, self._searched = learned, -1
-            self.report.append(f"chunks: those of {method.start_from}")
-        elif epochs is not None and epochs > 0 and not searches and not self._search_comes(epochs):
-            self.report.append("chunk search: none falls into the epochs of this run, so chunks stay of average length")
-
-    def _search_comes(self, epochs: int) -> bool:
-        return any(self.chunker.due(epoch) and self.staged.may_search_chunks(epoch) for epoch in range(epochs))
 
     def _texts(self) -> list[str]:
         self.splits.load_train()
@@ -250,6 +239,8 @@ class RationaleDataModule(L.LightningDataModule):
         ):
             self._chunks = method.search_chunks(self.chunker, self.encoded, self._chunks)
             self._searched = epoch
+        if epoch == 0 and "chunks" in needs and self.chunker.searches and not self._searches_chunks():
+            method.say("chunk search: none falls into the epochs of this run, so chunks stay of average length")
         kept = method.keep(epoch, self.encoded, self._chunks)
         losses = self._losses(epoch) if "stage" in needs and self.stage_sampling == "loss" else {}
         own = method.own_notes(epoch, self.encoded)
@@ -267,6 +258,16 @@ class RationaleDataModule(L.LightningDataModule):
                 )  # fmt: skip
             notes[encoded.id] = note
         return notes
+
+    def _searches_chunks(self) -> bool:
+        """Whether chunks have been searched, or will be in a run of this many epochs."""
+        assert self.trainer is not None
+        epochs = self.trainer.max_epochs
+        return (
+            self._searched is not None
+            or epochs in (None, -1)
+            or any(self.chunker.due(epoch) and self.staged.may_search_chunks(epoch) for epoch in range(epochs or 0))
+        )
 
     def searched_chunks(self) -> dict[str, tuple[Span, ...]]:
         """The chunks of the last search; of one with the student as it is, if the chunker searches and has not yet."""

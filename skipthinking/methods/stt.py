@@ -157,14 +157,8 @@ class STT(CWT):
         found = remembered(path, key, search)
         counts = {row.id: len(chunks[row.id]) for row in encoded}
         self.skipped_in_training = 1 - sum(map(len, found.values())) / max(1, sum(counts.values()))
-        self.say(
-            f"skip search: {self.skipped_in_training:.1%} of {sum(counts.values()):,} chunks can go"
-            + (
-                "; the student answers nothing rightly yet, or needs all of them"
-                if not self.skipped_in_training
-                else ""
-            )
-        )
+        why = "" if self.skipped_in_training else "; the student answers nothing rightly yet, or needs all of them"
+        self.say(f"skip search: {self.skipped_in_training:.1%} of {sum(counts.values()):,} chunks can go{why}")
         return shuffled_skips(found, counts, self.data.seed) if self.control == "random_skip" else found
 
     # ------------------------------------------------------------------------------------ the instances
