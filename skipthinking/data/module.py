@@ -231,12 +231,7 @@ class RationaleDataModule(L.LightningDataModule):
         method, needs = self.staged, self.method.needs
         if self._searched is not None:
             method.know(self.encoded)
-        if (
-            "chunks" in needs
-            and self.chunker.due(epoch)
-            and method.may_search_chunks(epoch)
-            and self._searched != epoch
-        ):
+        if "chunks" in needs and self._search_is_due(epoch) and self._searched != epoch:
             self._chunks = method.search_chunks(self.chunker, self.encoded, self._chunks)
             self._searched = epoch
         if epoch == 0 and "chunks" in needs and self.chunker.searches and not self._searches_chunks():
@@ -263,11 +258,10 @@ class RationaleDataModule(L.LightningDataModule):
         """Whether chunks have been searched, or will be in a run of this many epochs."""
         assert self.trainer is not None
         epochs = self.trainer.max_epochs
-        return (
-            self._searched is not None
-            or epochs in (None, -1)
-            or any(self.chunker.due(epoch) and self.staged.may_search_chunks(epoch) for epoch in range(epochs or 0))
-        )
+        return self._searched is not None or epochs in (None, -1) or any(map(self._search_is_due, range(epochs or 0)))
+
+    def _search_is_due(self, epoch: int) -> bool:
+        return self.chunker.due(epoch) and self.staged.may_search_chunks(epoch)
 
     def searched_chunks(self) -> dict[str, tuple[Span, ...]]:
         """The chunks of the last search; of one with the student as it is, if the chunker searches and has not yet."""

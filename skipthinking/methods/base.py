@@ -170,6 +170,14 @@ class Distiller(L.LightningModule, ABC):
         if self.trainer.is_global_zero:
             tqdm.write(text)
 
+    def known_before(self, encoded: Sequence[Encoded]) -> dict[str, Any] | None:
+        """The checkpoint of ``start_from``, if what it has annotated is these very examples."""
+        if self.start_from is None:
+            return None
+        saved = read_checkpoint(self.start_from, "model.start_from")
+        texts = saved["skipthinking"].get("texts") or {}
+        return saved if all(texts.get(row.id) == digest(row) for row in encoded) else None
+
     def know(self, encoded: Sequence[Encoded]) -> None:
         """Notes which examples are annotated, or sees that they are those that a checkpoint has annotations of.
 

@@ -10,8 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from skipthinking.annotate.scoring import Scores, score_tokens
-from skipthinking.annotate.store import digest, fingerprint, remembered
-from skipthinking.checkpoints import read_checkpoint
+from skipthinking.annotate.store import fingerprint, remembered
 from skipthinking.data.cutting import Stages, instance
 from skipthinking.data.encoding import Codec
 from skipthinking.data.stages import Chunker
@@ -110,13 +109,9 @@ class CWT(Distiller):
         self, encoded: Sequence[Encoded], chunks: Mapping[str, Sequence[Span]]
     ) -> dict[str, tuple[Span, ...]] | None:
         """The chunks that ``start_from`` found, if it searched, and these examples, for as many chunks."""
-        if self.start_from is None:
-            return None
-        saved = read_checkpoint(self.start_from, "model.start_from")
-        texts = saved["skipthinking"].get("texts") or {}
-        found = saved.get(type(self.data).__qualname__, {}).get("chunks") or {}
-        known = all(texts.get(row.id) == digest(row) and row.id in found for row in encoded)
-        if not known or any(len(found[row.id]) != len(chunks[row.id]) for row in encoded):
+        saved = self.known_before(encoded)
+        found = (saved or {}).get(type(self.data).__qualname__, {}).get("chunks") or {}
+        if not found or any(len(found[row.id]) != len(chunks[row.id]) for row in encoded):
             return None
         return {row.id: tuple((start, end) for start, end in found[row.id]) for row in encoded}
 

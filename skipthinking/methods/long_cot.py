@@ -15,8 +15,7 @@ from torch import Tensor
 
 from skipthinking.annotate.cuts import BinaryCut, Cutter, Judge, Trace
 from skipthinking.annotate.scoring import score_tokens
-from skipthinking.annotate.store import Journal, digest, fingerprint, remembered
-from skipthinking.checkpoints import read_checkpoint
+from skipthinking.annotate.store import Journal, fingerprint, remembered
 from skipthinking.data.batches import Batch
 from skipthinking.data.cutting import instance
 from skipthinking.data.encoding import Codec
@@ -188,11 +187,8 @@ class LongCoT(Distiller):
 
     def _cut_all(self, encoded: Sequence[Encoded]) -> dict[str, int | None]:
         """Steps to keep of every trace: those of ``start_from`` or of the disk, or found with the student as it is."""
-        earlier = {}
-        if self.start_from is not None:
-            earlier = read_checkpoint(self.start_from, "model.start_from")["skipthinking"]
-        texts = earlier.get("texts") or {}
-        if earlier.get("cutter") == self._settings() and all(texts.get(row.id) == digest(row) for row in encoded):
+        earlier = (self.known_before(encoded) or {}).get("skipthinking", {})
+        if earlier.get("cutter") == self._settings():
             self.say(f"cuts: those of {self.start_from}")
             found = {row.id: earlier["cuts"][row.id] for row in encoded}
         else:
