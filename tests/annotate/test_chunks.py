@@ -17,7 +17,7 @@ from skipthinking.data.stages import AverageChunks
 from skipthinking.data.steps import Sentences
 from skipthinking.records import Encoded, Span, UserError
 from skipthinking.students import FromScratch
-from skipthinking.tasks import generate
+from skipthinking.tasks import generate, get_task, task_names
 
 
 def _random(seed: int, steps: int) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
@@ -115,7 +115,7 @@ def test_settings_that_make_no_sense_are_refused(wrong: dict[str, float]) -> Non
         SearchChunks(**wrong)  # type: ignore[arg-type]
 
 
-@pytest.mark.parametrize("task", ["arithmetic", "coin_flip", "last_letter", "shuffled_objects", "date_understanding"])
+@pytest.mark.parametrize("task", [name for name in task_names() if get_task(name).generator])
 def test_built_in_tasks_are_cut_better_from_average_to_exact(task: str) -> None:
     rows = generate(task, split="train", size=12)
     small = {"hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 1, "num_attention_heads": 1}
