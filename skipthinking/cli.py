@@ -36,7 +36,7 @@ import skipthinking.students  # noqa: F401
 from skipthinking.callbacks import Annotations, Answers, Results, StartReport
 from skipthinking.checkpoints import read_checkpoint
 from skipthinking.data.module import RationaleDataModule
-from skipthinking.hints import OneLineErrors
+from skipthinking.hints import OneLineErrors, empty_settings
 from skipthinking.interrupts import Interrupts
 from skipthinking.layers import LayeredConfigs
 from skipthinking.methods import Distiller
@@ -96,6 +96,8 @@ class SkipCLI(LightningCLI):
         seed = own.seed_everything
         if not isinstance(seed, bool) and (seed is None or not 0 <= seed < 2**32):
             raise UserError(f"Expected a seed from 0 to {2**32 - 1}, got seed_everything={seed}.")
+        for empty in empty_settings(own.as_dict(), ""):
+            raise UserError(f"Expected a value, got {empty[1:]}=null. Give one, or leave it out for its default.")
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         """Adds the run's own options."""

@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import difflib
-import importlib
 import inspect
+import pydoc
 import re
 import sys
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import is_dataclass
 from typing import Any, NoReturn
 
-__all__ = ["OneLineErrors", "in_one_line", "nearest", "nearest_key"]
+__all__ = ["OneLineErrors", "empty_settings", "in_one_line", "nearest", "nearest_key"]
 
 
 class OneLineErrors:
@@ -80,11 +80,8 @@ def nearest_key(message: str, parser: Any) -> str:
     wrong = found.group(1)
     owner = re.findall(r"class_path '([\w.]+)'", message)
     if owner:
-        module, _, name = owner[-1].rpartition(".")
-        known = _parameters(getattr(importlib.import_module(module), name))
-    else:
-        known = _options(parser)
-    return nearest(wrong, known)
+        return nearest(wrong, _parameters(owner[-1]))
+    return nearest(wrong, _options(parser))
 
 
 def nearest(wrong: str, known: Iterable[str]) -> str:
@@ -93,16 +90,43 @@ def nearest(wrong: str, known: Iterable[str]) -> str:
     return f" Did you mean {near[0]!r}?" if near else ""
 
 
-def _parameters(kind: type) -> set[str]:
-    """Parameters of a class, those that it passes on to its bases included."""
-    names: set[str] = set()
-    for base in inspect.getmro(kind):
+def _parameters(path: str) -> dict[str, inspect.Parameter]:
+    """Parameters of a class by name, those that it passes on to its bases included."""
+    named: dict[str, inspect.Parameter] = {}
+    kind = pydoc.locate(path)
+    for base in inspect.getmro(kind) if inspect.isclass(kind) else ():
         if "__init__" in vars(base):
             parameters = inspect.signature(vars(base)["__init__"]).parameters
-            names |= {n for n, p in parameters.items() if p.kind not in (p.VAR_KEYWORD, p.VAR_POSITIONAL)}
+            own = {n: p for n, p in parameters.items() if p.kind not in (p.VAR_KEYWORD, p.VAR_POSITIONAL)}
+            named = {**own, **named}
             if not any(p.kind is p.VAR_KEYWORD for p in parameters.values()):
                 break
-    return names - {"self"}
+    return {name: parameter for name, parameter in named.items() if name != "self"}
+
+
+def empty_settings(settings: Any, key: str) -> Iterator[str]:
+    """Keys of a config's classes that are null where the class has no use for null; the parser lets these through.
+
+    Args:
+        settings: The config below a key: a class with its settings, or a list or a dict of such.
+        key: That key.
+    """
+    if isinstance(settings, list):
+        for item in settings:
+            yield from empty_settings(item, key)
+    elif isinstance(settings, dict):
+        path = settings.get("class_path")
+        known = _parameters(path) if isinstance(path, str) and settings.get("init_args") else {}
+        for name, value in (settings["init_args"] if known else settings).items():
+            if value is None and name in known and not _may_be_null(known[name]):
+                yield f"{key}.{name}"
+            yield from empty_settings(value, f"{key}.{name}")
+
+
+def _may_be_null(parameter: inspect.Parameter) -> bool:
+    """Whether a parameter's type, which may be a text that names others, has room for null."""
+    typed = parameter.annotation is not parameter.empty and parameter.default is not None
+    return not typed or re.search(r"\b(None|NoneType|Optional|Any)\b", str(parameter.annotation)) is not None
 
 
 def _options(parser: Any) -> set[str]:

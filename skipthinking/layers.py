@@ -113,10 +113,13 @@ class LayeredConfigs:
 
     files: ClassVar[list[Path]] = []  # of the command line that is parsed; a class has a parser of its own for its keys
 
-    def parse_args(self: Any, *args: Any, **kwargs: Any) -> Any:
-        """Parses a command line."""
-        LayeredConfigs.files.clear()
-        return super().parse_args(*args, **kwargs)  # type: ignore[misc]
+    def parse_args(self: Any, args: Any = None, *more: Any, **kwargs: Any) -> Any:
+        """Parses a command line, or one key of a class in a class, whose value jsonargparse read and wrote again."""
+        if "namespace" in kwargs:
+            args = [re.sub("=None$", "=null", word) for word in args]
+        else:
+            LayeredConfigs.files.clear()
+        return super().parse_args(args, *more, **kwargs)  # type: ignore[misc]
 
     def place(self, message: str) -> str:
         """The file and line of the key, and of the value if there is one, that a parser's message complains of."""

@@ -69,6 +69,24 @@ def test_a_wrong_type_is_told_in_a_plain_sentence(
 
 
 @pytest.mark.parametrize(
+    ("words", "key"),
+    [
+        (["--data.batch_size", "null"], "data.batch_size"),
+        (["--data.chunker", "AverageChunks", "--data.chunker.n_chunks", "null"], "data.chunker.n_chunks"),
+        (["--data.train", "[{class_path: Generated, init_args: {task: arithmetic, size: null}}]"], "data.train.size"),
+        (["--model.optimizer", "torch.optim.AdamW", "--model.optimizer.lr", "null"], "model.optimizer.lr"),
+        (["--trainer.callbacks", "{class_path: Timer, init_args: {verbose: null}}"], "trainer.callbacks.verbose"),
+    ],
+)
+def test_a_setting_without_a_value_is_told(
+    words: list[str], key: str, run: Callable[..., int], capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    """YAML's ``key:`` with nothing behind it is null."""
+    assert _told(run, capsys, *words).startswith(f"error: Expected a value, got {key}=null.")
+    _untouched(tmp_path)
+
+
+@pytest.mark.parametrize(
     ("words", "named"),
     [
         (["--data.batch_size", "many"], "batch_size"),

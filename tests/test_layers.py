@@ -35,6 +35,17 @@ def _printed(*words: Any) -> dict[str, Any]:
     return yaml.safe_load(out.getvalue())
 
 
+@pytest.mark.parametrize("key", ["lora", "tokenizer"])
+def test_null_on_the_command_line_is_that_of_a_file(key: str, tmp_path: Path) -> None:
+    """Also for a class in a class, of which jsonargparse makes the text None."""
+    student = {"class_path": "FromScratch", "init_args": {"architecture": "llama", "tokenizer": "a", "lora": {"r": 2}}}
+    own = _write(tmp_path / "own.yaml", yaml.safe_dump({"model": {"init_args": {"student": student}}}))
+    words = ["--config", TINY, "--config", own]
+    assert _printed(*words)["model"]["init_args"]["student"]["init_args"][key] is not None
+    printed = _printed(*words, f"--model.student.{key}", "null")
+    assert printed["model"]["init_args"]["student"]["init_args"][key] is None
+
+
 def test_a_pipe_is_read_once_and_a_text_names_no_files(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     pipe = tmp_path / "pipe"
     os.mkfifo(pipe)
