@@ -225,7 +225,7 @@ def _plain_skips(world: World, row: Encoded, max_rise: float) -> list[int]:
     return kept[:-1]
 
 
-def test_a_refresh_costs_a_share_of_an_epoch_and_grows_with_the_examples(world: World) -> None:
+def test_a_refresh_costs_a_share_of_an_epoch_and_grows_with_examples_and_steps(world: World) -> None:
     def step_losses(encoded: Any, chunks: Any) -> Any:
         whole = [
             instance(row.id, row.prompts[""], world.stages.tokens(row, chunks[row.id]), range(len(chunks[row.id]) + 1))
@@ -233,6 +233,12 @@ def test_a_refresh_costs_a_share_of_an_epoch_and_grows_with_the_examples(world: 
         ]
         scores = score_tokens(world.student, whole, what=None)
         return {row.id: np.ones(len(row.steps)) * scores[row.id].nll.sum() for row in encoded}
+
+    def refresh(rows: Any) -> tuple[float, float]:
+        """Seconds, and token-forwards an example."""
+        cut = {row.id: AverageChunks(4).chunk(row) for row in rows}
+        _, seconds, read = _timed(world, lambda: SearchChunks(4).search(rows, cut, step_losses))
+        return seconds, read / len(rows)
 
     def epoch() -> None:
         for at in range(0, len(world.encoded), 16):
@@ -245,9 +251,12 @@ def test_a_refresh_costs_a_share_of_an_epoch_and_grows_with_the_examples(world: 
     told, forwards = [], []
     for share in (0.25, 0.5, 1.0):
         rows = world.encoded[: int(share * len(world.encoded))]
-        _, seconds, read = _timed(world, lambda rows=rows: SearchChunks(4).search(rows, world.chunks, step_losses))
-        forwards.append(read / len(rows))
+        seconds, read = refresh(rows)
+        forwards.append(read)
         told.append(f"{len(rows)} examples {seconds / training:.2f}")
+    long = [row for row in world.encoded if len(row.steps) >= 10]
+    by_steps = {steps: refresh([_first_steps(row, steps) for row in long]) for steps in (5, 10)}
+    told += [f"{len(long)} of {steps} steps {seconds / training:.2f}" for steps, (seconds, _) in by_steps.items()]
     scene = Scene(student=world.student, right=lambda id, tokens: True, max_new_tokens=200)
     for chunks in (4, 12):
         cut = {row.id: AverageChunks(chunks).chunk(row) for row in world.encoded}
@@ -257,4 +266,5 @@ def test_a_refresh_costs_a_share_of_an_epoch_and_grows_with_the_examples(world: 
         )
         told.append(f"skip search with M = {chunks} {seconds / training:.2f}")
     assert max(forwards) < 1.5 * min(forwards)  # linear in the examples, but for padding
+    assert by_steps[10][1] < 2 * by_steps[5][1]  # at most linear in the steps: the question stays as it is
     print(f"\nas a share of a training epoch of {len(world.encoded)} examples: {', '.join(told)}")
