@@ -38,6 +38,10 @@ def in_one_line(message: str) -> str:
     choices = re.findall(r"Expected a typing.Literal\[(.*?)\]", message)
     if key and value and (types or choices):
         if types == ["NoneType"] and not choices:  # all that is left of a type whose class could not be made
+            alone = re.fullmatch(r"NestedArg\(key='([\w.]+)', val=(.*)\)", value.group(1))
+            if alone:
+                told = f"{key.group(1)}.{alone.group(1)}={alone.group(2)}"
+                return f"Expected a class for {key.group(1)} before its settings, got {told} alone. Name it first."
             return (
                 f"Expected a class that can be imported and takes these settings for {key.group(1)}, got "
                 f"{value.group(1)!r}. Check class_path, init_args, and in which order config files come."
