@@ -96,8 +96,11 @@ class SkipCLI(LightningCLI):
         seed = own.seed_everything
         if not isinstance(seed, bool) and (seed is None or not 0 <= seed < 2**32):
             raise UserError(f"Expected a seed from 0 to {2**32 - 1}, got seed_everything={seed}.")
-        for empty in empty_settings(own.as_dict(), ""):
-            raise UserError(f"Expected a value, got {empty[1:]}=null. Give one, or leave it out for its default.")
+        empty = [key for key in ("runs_dir", "evaluate", "untrained", "checkpoint_every") if own[key] is None]
+        trainer = {"class_path": "lightning.Trainer", "init_args": own.trainer.as_dict()}
+        empty += empty_settings({**own.as_dict(), "trainer": trainer})
+        if empty:
+            raise UserError(f"Expected a value, got {empty[0]}=null. Give one, or leave it out for its default.")
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         """Adds the run's own options."""

@@ -108,11 +108,11 @@ def _parameters(path: str) -> dict[str, inspect.Parameter]:
     return {name: parameter for name, parameter in named.items() if name != "self"}
 
 
-def empty_settings(settings: Any, key: str) -> Iterator[str]:
+def empty_settings(settings: Any, key: str = "") -> Iterator[str]:
     """Keys of a config's classes that are null where the class has no use for null; the parser lets these through.
 
     Args:
-        settings: The config below a key: a class with its settings, or a list or a dict of such.
+        settings: What the config says below a key: a class with its settings, or a list or a dict of such.
         key: That key.
     """
     if isinstance(settings, list):
@@ -122,9 +122,10 @@ def empty_settings(settings: Any, key: str) -> Iterator[str]:
         path = settings.get("class_path")
         known = _parameters(path) if isinstance(path, str) and settings.get("init_args") else {}
         for name, value in (settings["init_args"] if known else settings).items():
+            below = f"{key}.{name}" if key else name
             if value is None and name in known and not _may_be_null(known[name]):
-                yield f"{key}.{name}"
-            yield from empty_settings(value, f"{key}.{name}")
+                yield below
+            yield from empty_settings(value, below)
 
 
 def _may_be_null(parameter: inspect.Parameter) -> bool:

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 from filelock import FileLock
 
 GOOD = {"id": "a", "question": "What is 1 + 1?", "rationale": "One and one. That makes 2.", "answer": "2"}
@@ -85,8 +86,22 @@ def test_a_wrong_type_is_told_in_a_plain_sentence(
 def test_a_setting_without_a_value_is_told(
     words: list[str], key: str, run: Callable[..., int], capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:
-    """YAML's ``key:`` with nothing behind it is null."""
     assert _told(run, capsys, *words).startswith(f"error: Expected a value, got {key}=null.")
+    _untouched(tmp_path)
+
+
+@pytest.mark.parametrize("key", ["trainer.accumulate_grad_batches", "checkpoint_every", "data.init_args.batch_size"])
+def test_a_key_with_nothing_behind_it_is_told(
+    key: str, run: Callable[..., int], capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    config: Any = None
+    for name in reversed(key.split(".")):
+        config = {name: config}
+    own = tmp_path / "own.yaml"
+    own.write_text(yaml.safe_dump(config))
+    told = _told(run, capsys, "--config", str(own))
+    assert told.startswith(f"error: Expected a value, got {key.replace('init_args.', '')}=null.")
+    own.unlink()
     _untouched(tmp_path)
 
 
