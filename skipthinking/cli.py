@@ -96,7 +96,8 @@ class SkipCLI(LightningCLI):
         seed = own.seed_everything
         if not isinstance(seed, bool) and (seed is None or not 0 <= seed < 2**32):
             raise UserError(f"Expected a seed from 0 to {2**32 - 1}, got seed_everything={seed}.")
-        empty = [key for key in ("runs_dir", "evaluate", "untrained", "checkpoint_every") if own[key] is None]
+        default = self._parser(self.config.subcommand).get_default
+        empty = [key for key, value in vars(own).items() if value is None and default(key) is not None]
         trainer = {"class_path": "lightning.Trainer", "init_args": own.trainer.as_dict()}
         empty += empty_settings({**own.as_dict(), "trainer": trainer})
         if empty:
