@@ -18,8 +18,8 @@ from typing import Any
 
 import numpy as np
 
-from skipthinking.annotate.chunks import chunk_costs, greedy_partition, objective
-from skipthinking.data.stages import best_partition
+from skipthinking.data.chunkers import best_partition
+from skipthinking.methods.skip_thinking.chunks import chunk_costs, greedy_partition, objective
 from skipthinking.tasks import generate
 
 

@@ -7,11 +7,11 @@ import sys
 
 TOOLS = {
     "compare": "skipthinking.report.compare:compare",
-    "generate": "skipthinking.tools.generate:generate",
+    "generate": "skipthinking.command_line.generate:generate",
     "show": "skipthinking.report.show:show",
-    "suite": "skipthinking.tools.suite:suite",
+    "suite": "skipthinking.command_line.suite:suite",
     "summary": "skipthinking.report.summary:summary",
-    "teach": "skipthinking.tools.teach:teach",
+    "teach": "skipthinking.command_line.teach:teach",
 }
 TRAINING = ("fit", "validate", "test", "predict", "annotate")
 HELP = """usage: python -m skipthinking COMMAND [--config FILE] [options]
@@ -66,14 +66,14 @@ def main(args: list[str] | None = None) -> int:
         hint = f" Did you mean {near[0]}?" if near else ""
         print(f"error: Expected a command ({', '.join([*TRAINING, *TOOLS])}), got {words[0]!r}.{hint}", file=sys.stderr)
         return 2
-    from skipthinking.cli import main as train
+    from skipthinking.command_line.cli import main as train
 
     return train(args)
 
 
 def _tool(name: str, words: list[str]) -> int:
+    from skipthinking.command_line.parsing import call
     from skipthinking.records import UserError
-    from skipthinking.tools.parsing import call
 
     module, function = TOOLS[name].split(":")
     try:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from skipthinking.annotate.cuts import BinaryCut, Cutter
+from skipthinking.methods.long_cot.cuts import BinaryCut, Cutter
 
 
 class ByPlace(Cutter):

@@ -12,7 +12,7 @@ import pytest
 import torch
 from conftest import ROOT
 
-from skipthinking.layers import layers
+from skipthinking.command_line.layers import layers
 from skipthinking.students.scratch import train_tokenizer
 from skipthinking.tasks import generate
 

@@ -9,43 +9,47 @@ import sys
 import pytest
 from conftest import ROOT
 
-# records <- tasks <- data <- annotate <- methods <- cli; students, losses and metrics know records and batches only.
-RANKS = {
-    "records": 0, "hints": 0, "slurm": 0, "layers": 1, "sharding": 1,
-    "checkpoints": 1, "report": 1, "tasks": 1, "losses": 1, "schedules": 1,
-    "metrics": 1, "data": 2, "students": 3, "annotate": 4, "methods": 5, "runs": 6, "interrupts": 6,
-    "callbacks": 6, "wandb_tables": 6, "cli": 7, "tools": 7, "teacher": 4, "__main__": 8,
-}  # fmt: skip
+# Rooms from the ground up: a room imports from itself and from those before it. Type-checking imports count.
+ORDER = (
+    "records", "files", "losses", "checkpoints", "ranks",
+    "tasks", "annotate", "data", "students", "evaluation", "methods", "runs", "teacher", "report", "command_line",
+    "__main__",
+)  # fmt: skip
 
 
-def _imports() -> list[tuple[str, str, str]]:
-    """(file, package that imports, package that is imported), type-checking blocks left out."""
+def _imports() -> list[tuple[str, str]]:
+    """(file, module of this package that it imports), those for type checking and inside functions included."""
     found = []
     for path in sorted((ROOT / "skipthinking").rglob("*.py")):
-        name = path.relative_to(ROOT / "skipthinking").with_suffix("").parts[0]
-        tree = ast.parse(path.read_text())
-        hidden = {
-            child
-            for node in ast.walk(tree)
-            if isinstance(node, ast.If) and getattr(node.test, "id", "") == "TYPE_CHECKING"
-            for child in ast.walk(node)
-        }
-        for node in ast.walk(tree):
-            names = []
-            if isinstance(node, ast.ImportFrom) and node not in hidden:
+        for node in ast.walk(ast.parse(path.read_text())):
+            names = [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
+            if isinstance(node, ast.ImportFrom):
                 names = [node.module or ""]
-            elif isinstance(node, ast.Import) and node not in hidden:
-                names = [alias.name for alias in node.names]
-            parts = [n.split(".")[1] for n in names if n.startswith("skipthinking.")]
-            found += [(str(path.relative_to(ROOT)), name, part) for part in parts]
+            found += [(str(path.relative_to(ROOT)), name) for name in names if name.startswith("skipthinking.")]
     return found
+
+
+def _file_of(module: str) -> str:
+    path = ROOT / module.replace(".", "/")
+    return str((path / "__init__.py" if path.is_dir() else path.with_suffix(".py")).relative_to(ROOT))
 
 
 def test_arrows_point_one_way() -> None:
     found = _imports()
     assert len(found) > 50
-    wrong = [row for row in found if row[1] != "__init__" and RANKS[row[2]] > RANKS[row[1]]]
-    assert wrong == []
+    rooms = [(file, file.split("/")[1].removesuffix(".py"), module.split(".")[1]) for file, module in found]
+    assert [row for row in rooms if row[1] != "__init__" and ORDER.index(row[2]) > ORDER.index(row[1])] == []
+
+
+def test_no_circle_of_files() -> None:
+    arrows: dict[str, set[str]] = {}
+    for file, module in _imports():
+        arrows.setdefault(file, set()).add(_file_of(module))
+    while arrows:
+        free = [file for file, targets in arrows.items() if not targets & arrows.keys() - {file}]
+        assert free, f"a circle among {sorted(arrows)}"
+        for file in free:
+            del arrows[file]
 
 
 def test_only_students_know_transformers() -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from skipthinking.annotate.skips import Verifier
+from skipthinking.methods.skip_thinking.skips import Verifier
 
 
 class EveryOther(Verifier):

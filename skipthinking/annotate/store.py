@@ -12,8 +12,8 @@ import numpy as np
 import torch
 import torch.distributed
 
+from skipthinking.files import write_text
 from skipthinking.records import Encoded
-from skipthinking.report.files import write_text
 
 __all__ = ["Journal", "digest", "fingerprint", "recalled", "remembered"]
 

@@ -14,15 +14,16 @@ from lightning.pytorch.callbacks import GradientAccumulationScheduler
 from torch.utils.data import DataLoader, Dataset
 from tqdm import tqdm
 
+from skipthinking.annotate.notes import StageSampling, draw_stage
 from skipthinking.data.batches import EvalBatch, PlannedBatches, ResumableLoader, instance_length
+from skipthinking.data.chunkers import AverageChunks, Chunker
 from skipthinking.data.encoding import Codec, Plain, Template
 from skipthinking.data.planning import padding_share, plan_epoch
 from skipthinking.data.sources import Source
 from skipthinking.data.splits import Splits
-from skipthinking.data.stages import AverageChunks, Chunker, StageSampling, draw_stage
 from skipthinking.data.steps import Sentences, StepSplitter
 from skipthinking.records import DataError, Encoded, Example, Instance, Span, UserError
-from skipthinking.sharding import gathered
+from skipthinking.students.sharding import gathered
 from skipthinking.tasks import get_task
 
 if TYPE_CHECKING:

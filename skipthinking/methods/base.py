@@ -18,16 +18,16 @@ from torch import Tensor
 from torch.optim.lr_scheduler import ReduceLROnPlateau
 from tqdm import tqdm
 
-from skipthinking.annotate.scoring import gather
 from skipthinking.annotate.store import digest
 from skipthinking.checkpoints import check_shapes, read_checkpoint
 from skipthinking.data.batches import Batch, EvalBatch
 from skipthinking.data.encoding import Codec
+from skipthinking.evaluation.answers import graded, latency
+from skipthinking.evaluation.metrics import AnswerScores
 from skipthinking.losses import weighted_likelihood
-from skipthinking.methods.answers import graded, latency
-from skipthinking.metrics import AnswerScores
+from skipthinking.methods.schedules import Warmup
+from skipthinking.ranks import gather
 from skipthinking.records import Encoded, Example, Instance, Prediction, Span, UserError
-from skipthinking.schedules import Warmup
 from skipthinking.students import Student
 
 if TYPE_CHECKING:

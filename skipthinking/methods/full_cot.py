@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from skipthinking.data.cutting import instance
+from skipthinking.data.instances import instance
 from skipthinking.methods.base import Distiller
 from skipthinking.records import Encoded, Instance
 

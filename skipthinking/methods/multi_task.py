@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from skipthinking.data.cutting import instance
+from skipthinking.data.instances import instance
 from skipthinking.methods.base import Distiller
 from skipthinking.records import Encoded, Instance, UserError
 

@@ -6,9 +6,9 @@ import sys
 from pathlib import Path
 from typing import Literal
 
+from skipthinking.files import write_text
 from skipthinking.records import UserError
 from skipthinking.report.comparing import compare_runs
-from skipthinking.report.files import write_text
 from skipthinking.report.tables import FORMATS, settings_table
 
 __all__ = ["compare"]

@@ -11,8 +11,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from skipthinking.evaluation.intervals import bootstrap, paired_bootstrap, wilson
 from skipthinking.records import UserError
-from skipthinking.report.intervals import bootstrap, paired_bootstrap, wilson
 from skipthinking.report.reading import Run, read_runs
 
 __all__ = ["Comparison", "Group", "Row", "compare_runs"]

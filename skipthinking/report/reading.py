@@ -10,9 +10,9 @@ from typing import Any
 
 import yaml
 
+from skipthinking.files import lines_of
 from skipthinking.records import UserError
 from skipthinking.report.curves import last_value
-from skipthinking.report.files import lines_of
 from skipthinking.report.summary import read_summary
 
 __all__ = ["SUITE_FILE", "Run", "flat", "read_run", "read_runs"]

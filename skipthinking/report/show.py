@@ -6,8 +6,8 @@ import json
 from pathlib import Path
 from typing import Any
 
+from skipthinking.files import lines_of
 from skipthinking.records import DataError, UserError
-from skipthinking.report.files import lines_of
 
 __all__ = ["colour_of", "extent", "read_annotations", "show"]
 

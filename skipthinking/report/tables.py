@@ -9,8 +9,8 @@ import json
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, fields
 
+from skipthinking.evaluation.intervals import DRAWS
 from skipthinking.report.comparing import Comparison, Row
-from skipthinking.report.intervals import DRAWS
 
 __all__ = ["FORMATS", "cells", "notes", "settings_rows", "settings_table"]
 

@@ -62,7 +62,7 @@ class Prefixes:
         """What the student writes greedily behind a prefix of each text and what is begun behind that.
 
         One pass scores the drafts; what disagrees with its draft is written on from there. It is what
-        :func:`skipthinking.annotate.rollout.complete` gives, to rounding.
+        :func:`skipthinking.students.rollout.complete` gives, to rounding.
 
         Args:
             lengths: Tokens of each prefix, at least 1.

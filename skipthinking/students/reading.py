@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from skipthinking.data.batches import collate
-from skipthinking.data.cutting import instance
+from skipthinking.data.instances import instance
 from skipthinking.records import Instance
 from skipthinking.students.base import Student
 from skipthinking.students.heads import nll_and_hit

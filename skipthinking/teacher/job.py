@@ -13,8 +13,8 @@ from typing import Any
 from tqdm import tqdm
 
 from skipthinking.data.importing import count
+from skipthinking.files import write_json, write_jsonl
 from skipthinking.records import Example, UserError
-from skipthinking.report.files import write_json, write_jsonl
 from skipthinking.teacher.asking import Outcome, ask
 from skipthinking.teacher.choosing import Keep, judge
 from skipthinking.teacher.prompts import Prompt

@@ -14,11 +14,11 @@ import pytest
 import torch
 
 from skipthinking.annotate import cuts
-from skipthinking.annotate.cuts import BinaryCut, Judge, shortest_prefixes
 from skipthinking.data.batches import collate
 from skipthinking.data.encoding import Codec, Plain
 from skipthinking.data.steps import BlankLines
 from skipthinking.methods import LongCoT
+from skipthinking.methods.long_cot.cuts import BinaryCut, Judge, shortest_prefixes
 from skipthinking.students import FromScratch
 from skipthinking.tasks import generate, get_task
 

@@ -13,17 +13,18 @@ import numpy as np
 import pytest
 import torch
 
-from skipthinking.annotate.chunks import SearchChunks
-from skipthinking.annotate.rollout import complete
-from skipthinking.annotate.scoring import score_tokens
-from skipthinking.annotate.skips import Likelihood, Scene, search_skips
 from skipthinking.data.batches import collate
-from skipthinking.data.cutting import Stages, instance
+from skipthinking.data.chunkers import AverageChunks
 from skipthinking.data.encoding import Codec, Plain
-from skipthinking.data.stages import AverageChunks
+from skipthinking.data.instances import instance
 from skipthinking.data.steps import Sentences
+from skipthinking.methods.skip_thinking.chunks import SearchChunks
+from skipthinking.methods.skip_thinking.skips import Likelihood, Scene, search_skips
+from skipthinking.methods.skip_thinking.stages import Stages
 from skipthinking.records import Encoded
 from skipthinking.students import FromScratch
+from skipthinking.students.rollout import complete
+from skipthinking.students.scoring import score_tokens
 from skipthinking.tasks import generate
 
 MARKER = " [{}]"

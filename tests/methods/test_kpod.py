@@ -14,9 +14,9 @@ import pytest
 import torch
 from interruptions import PulledPlugError
 
-from skipthinking.annotate.schedule import Schedule, hardness
-from skipthinking.annotate.weights import unpack
 from skipthinking.methods import KPOD, KeypointWeighter
+from skipthinking.methods.kpod.schedule import Schedule, hardness
+from skipthinking.methods.kpod.weights import unpack
 from skipthinking.records import Example, UserError
 from skipthinking.students import FromScratch
 from skipthinking.students.scratch import train_tokenizer

@@ -10,11 +10,11 @@ import numpy as np
 import pytest
 import torch
 
-from skipthinking.annotate.scoring import score_tokens
 from skipthinking.data.batches import collate
 from skipthinking.methods import LongCoT
 from skipthinking.records import Instance
 from skipthinking.students import FromScratch
+from skipthinking.students.scoring import score_tokens
 
 trl = pytest.importorskip("trl", reason="trl is not installed")
 

@@ -15,8 +15,8 @@ import pytest
 from run_folders import write_run
 
 from skipthinking.__main__ import main
+from skipthinking.evaluation.intervals import wilson
 from skipthinking.report.comparing import compare_runs
-from skipthinking.report.intervals import wilson
 from skipthinking.report.tables import FORMATS
 
 

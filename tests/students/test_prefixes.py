@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 import torch
 
-from skipthinking.annotate.rollout import complete
 from skipthinking.students import LoRA
 from skipthinking.students.prefixes import Prefixes
+from skipthinking.students.rollout import complete
 from tests.students.tiny import CAUSAL, CONTEXT, plain_greedy, scratch
 
 LENGTHS = {"a": 30, "b": 3, "c": 17, "d": 30, "e": CONTEXT - 3}

@@ -12,11 +12,11 @@ import pytest
 import task_oracles as oracles
 from nltk.tokenize.punkt import PunktSentenceTokenizer
 
+from skipthinking.command_line.generate import generate as write_examples
 from skipthinking.records import DataError, Example, UserError
 from skipthinking.tasks import generate, get_task, task_names
 from skipthinking.tasks.generation import Split, split_of
 from skipthinking.tasks.words import FIRST_NAMES
-from skipthinking.tools.generate import generate as write_examples
 
 NAMES = ("arithmetic", "coin_flip", "last_letter", "shuffled_objects", "date_understanding", "long_arithmetic")
 SUMS = ("arithmetic", "date_understanding", "long_arithmetic")

@@ -1,0 +1,58 @@
+"""The command line of a tool, from its function's signature."""
+
+from __future__ import annotations
+
+import inspect
+import re
+from collections.abc import Callable, Sequence
+from typing import Any, NoReturn
+
+from jsonargparse import ArgumentParser
+
+from skipthinking.command_line.hints import OneLineErrors
+
+__all__ = ["call"]
+
+
+_GUESS = re.compile(r"^.*Expected a path but .* either not accessible or invalid\n", re.MULTILINE)
+
+
+class ToolParser(OneLineErrors, ArgumentParser):
+    """Says what is wrong in one line, with the nearest valid key."""
+
+    def error(self, message: str, ex: Exception | None = None) -> NoReturn:
+        """Prints the error and exits with code 2.
+
+        That a class is no path is left out: nobody meant one, and it would repeat all settings of the class.
+        """
+        if not self.exit_on_error:  # a parser of one class's settings: whoever asked it tells
+            ArgumentParser.error(self, message, ex)
+        super().error(_GUESS.sub("", message), ex)
+
+
+def call(function: Callable[..., Any], prog: str, words: Sequence[str]) -> Any:
+    """Calls a function with the words of a command line.
+
+    Parameters are options, ``*names`` are the words without one. A bare ``--name`` sets a bool. Where the function has
+    no ``config`` of its own, ``--config FILE`` gives options in YAML.
+
+    Raises:
+        SystemExit: An option is wrong (code 2), or help was asked for.
+    """
+    parameters = inspect.signature(function, eval_str=True).parameters
+    about = (inspect.getdoc(function) or "").split("\n")[0]
+    parser = ToolParser(prog=prog, description=about, allow_abbrev=False)
+    if "config" not in parameters:
+        parser.add_argument("--config", action="config", help="Options from a YAML file.")
+    rest = [name for name, parameter in parameters.items() if parameter.kind is parameter.VAR_POSITIONAL]
+    for name in rest:
+        parser.add_argument(name, nargs="*", type=str)
+    parser.add_function_arguments(function, as_group=False)
+    flags = {f"--{name}" for name, parameter in parameters.items() if parameter.annotation is bool}
+    bare = [
+        word in flags and words[place + 1 : place + 2] not in (["true"], ["false"]) for place, word in enumerate(words)
+    ]
+    given = [f"{word}=true" if alone else word for word, alone in zip(words, bare, strict=True)]
+    settings = parser.instantiate(parser.parse_args(given)).as_dict()
+    named = {name: settings[name] for name in parameters if name not in rest}
+    return function(*(word for name in rest for word in settings[name]), **named)

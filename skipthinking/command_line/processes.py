@@ -1,0 +1,186 @@
+"""The runs of a suite as processes: so many at a time, stopped and taken up again without loss."""
+
+from __future__ import annotations
+
+import os
+import shlex
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+from filelock import lock_descriptor
+from tqdm import tqdm
+
+from skipthinking.command_line.plan import Planned, Suite
+from skipthinking.files import write_json
+from skipthinking.report.reading import SUITE_FILE
+from skipthinking.runs.slurm import requeue
+
+__all__ = ["run_all"]
+
+_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)
+_TAIL = 12  # lines of a failed run's log
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Running:
+    """A run under way.
+
+    Attributes:
+        run: The run.
+        process: Its process, the first of a group of its own.
+        since: When it was started, in seconds.
+    """
+
+    run: Planned
+    process: subprocess.Popen[bytes]
+    since: float
+
+
+def run_all(
+    plan: Suite, runs: Sequence[Planned], commands: Mapping[str, list[str]], at_once: int
+) -> tuple[dict[str, str], bool]:
+    """Runs what is left of a suite; a run waits for those that it needs.
+
+    Args:
+        plan: The suite.
+        runs: The runs that are not finished, each after those that it needs.
+        commands: Words after ``python`` by name.
+        at_once: Runs at a time.
+
+    Returns:
+        Why runs failed, by name, and whether Ctrl-C or SIGTERM stopped the rest.
+    """
+    waiting, under_way, failed = list(runs), list[Running](), dict[str, str]()
+    began, codes = time.monotonic(), list[int]()
+    with _Stop(under_way) as stop, tqdm(total=len(runs), unit="run", leave=False, disable=None) as bar:
+        while under_way or (waiting and not stop.asked):
+            for run in [] if stop.asked else list(waiting):
+                if len(under_way) >= at_once:
+                    break
+                lost = [name for name in run.after if name in failed]
+                if lost:
+                    failed[run.name] = f"It needs {lost[0]}, which failed."
+                elif {*run.after} & ({other.name for other in waiting} | {other.run.name for other in under_way}):
+                    continue
+                else:
+                    started = _start(plan, run, commands[run.name], at_once)
+                    if started is None:
+                        failed[run.name] = "Another process is at it."
+                    else:
+                        stop.follow(started)
+                waiting.remove(run)
+            for one in [one for one in under_way if one.process.poll() is not None]:
+                under_way.remove(one)
+                bar.update()
+                codes.append(one.process.returncode)
+                said = _close(plan, one, failed, stopped=bool(stop.asked))
+                left = len(waiting) + len(under_way)
+                minutes = (time.monotonic() - began) / (len(runs) - left) * left / 60
+                eta = f", about {minutes:.0f} min left" if left and not stop.asked else ""
+                bar.write(f"{len(runs) - left}/{len(runs)} {said}{eta}")
+                sys.stdout.flush()
+            time.sleep(0.1)
+            bar.refresh()
+        stop.close(codes)
+    return failed, bool(stop.asked)
+
+
+class _Stop:
+    """Passes signals on to the runs under way, which end their step and save it: SIGTERM and Ctrl-C as Ctrl-C.
+
+    SIGUSR1 is SLURM's word that time is over. A run that gets it has the job requeued; :meth:`close` does where none
+    could.
+    """
+
+    def __init__(self, under_way: list[Running]) -> None:
+        self.under_way, self.asked, self.time_over = under_way, 0, False
+        self._last = 0  # signal
+        self._before: dict[int, Any] = {}
+
+    def __enter__(self) -> _Stop:
+        self._before = {number: signal.signal(number, self._ask) for number in _SIGNALS}
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        for number, handler in self._before.items():
+            signal.signal(number, handler)
+
+    def _ask(self, number: int, frame: FrameType | None) -> None:
+        self.asked, self._last = self.asked + 1, number
+        self.time_over |= number == signal.SIGUSR1
+        for one in self.under_way:
+            self._tell(one)
+
+    def follow(self, one: Running) -> None:
+        """Has a run that was just started told of all signals, one that came meanwhile included."""
+        asked = self.asked
+        self.under_way.append(one)
+        if asked:
+            self._tell(one)
+
+    def _tell(self, one: Running) -> None:
+        if one.process.poll() is None and self._last == signal.SIGUSR1:
+            one.process.send_signal(self._last)  # to the first process alone; its workers would die of it
+        elif one.process.poll() is None:
+            os.killpg(one.process.pid, signal.SIGINT)
+
+    def close(self, codes: Sequence[int]) -> None:
+        """Has the job requeued if no run did: those that SIGUSR1 killed had not begun to listen."""
+        if self.time_over and 130 not in codes:
+            requeue()
+
+
+def _start(plan: Suite, run: Planned, words: Sequence[str], at_once: int) -> Running | None:
+    """Starts a run, unless another process holds it: the lock on its log lives as long as the run does."""
+    folder = plan.runs_dir / run.name
+    folder.mkdir(parents=True, exist_ok=True)
+    with (folder / "log.txt").open("ab") as log:
+        if not lock_descriptor(log.fileno(), blocking=False):
+            return None
+        _note(plan, run, finished=False)
+        log.write(f"$ {shlex.join(['python', *words])}\n".encode())
+        log.flush()
+        process = subprocess.Popen(
+            [sys.executable, *words], stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True,
+            env={"TQDM_MININTERVAL": "60", **os.environ, **_threads(at_once)},  # seconds: bars in a log
+        )  # fmt: skip
+    return Running(run=run, process=process, since=time.monotonic())
+
+
+def _threads(at_once: int) -> dict[str, str]:
+    """Shares the cores among runs."""
+    if at_once == 1:
+        return {}
+    given = os.environ.get("OMP_NUM_THREADS", "")
+    cores = int(given) if given.isdigit() else len(os.sched_getaffinity(0))
+    return {"OMP_NUM_THREADS": str(max(1, cores // at_once))}
+
+
+def _close(plan: Suite, one: Running, failed: dict[str, str], stopped: bool) -> str:
+    """Notes that a run is finished, or why not; returns a line on it."""
+    name, code, folder = one.run.name, one.process.returncode, plan.runs_dir / one.run.name
+    last = folder / ("summary.json" if one.run.evaluate else "checkpoints/last.ckpt")
+    if code == 0 and last.exists():
+        _note(plan, one.run, finished=True)
+        return f"{name}: done in {time.monotonic() - one.since:.0f} s"
+    if stopped:
+        return f"{name}: stopped"
+    failed[name] = f"exit code {code}, see {folder / 'log.txt'}"
+    return f"{name}: failed with exit code {code}:\n{_tail(folder / 'log.txt')}\n"
+
+
+def _note(plan: Suite, run: Planned, finished: bool) -> None:
+    about = {key: value for key, value in asdict(run).items() if key not in ("name", "words")}
+    write_json(plan.runs_dir / run.name / SUITE_FILE, {"suite": plan.name, **about, "finished": finished})
+
+
+def _tail(path: Path) -> str:
+    lines = path.read_text(encoding="utf-8", errors="replace").replace("\r", "\n").splitlines()
+    return "".join(f"  | {line}\n" for line in lines[-_TAIL:]).rstrip("\n")

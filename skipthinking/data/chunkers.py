@@ -1,0 +1,104 @@
+"""Chunkers: how the steps of a rationale are grouped into chunks."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping, Sequence
+from itertools import pairwise
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from skipthinking.records import Encoded, Span, UserError
+
+__all__ = ["AverageChunks", "Chunker", "StepLosses", "best_partition"]
+
+StepLosses = Callable[[Sequence[Encoded], Mapping[str, Sequence[Span]]], Mapping[str, NDArray[np.float64]]]
+"""(examples, their chunks) -> summed NLL of every step, per example id."""
+
+
+def best_partition(costs: NDArray[np.float64], groups: int) -> tuple[Span, ...]:
+    """Cuts S items into contiguous groups of least total cost, by dynamic programming.
+
+    Args:
+        costs: ``costs[i, j]`` is the cost of the group of items i..j-1, shape (S + 1, S + 1); only i < j is read.
+        groups: Number of groups, 1 <= groups <= S.
+
+    Returns:
+        The half-open item spans. Among equals, the one whose last groups begin earliest.
+
+    >>> best_partition(np.array([[0, 1, 9], [0, 0, 1], [0, 0, 0]]), 2)
+    ((0, 1), (1, 2))
+    """
+    size = len(costs) - 1
+    open_costs = np.where(np.triu(np.ones_like(costs, dtype=bool), k=1), costs, np.inf)
+    best = open_costs[0]  # least cost of the first j items in one group
+    choices = []
+    for _ in range(groups - 1):
+        through = best[:, None] + open_costs
+        choices.append(through.argmin(axis=0))
+        best = through.min(axis=0)
+    ends = [size]
+    for choice in reversed(choices):
+        ends.append(int(choice[ends[-1]]))
+    ends.append(0)
+    ends.reverse()
+    return tuple(pairwise(ends))
+
+
+class Chunker(ABC):
+    """Groups the steps of a rationale into chunks."""
+
+    searches: bool = False
+    """Whether :meth:`search` finds chunks with the student."""
+
+    @abstractmethod
+    def chunk(self, encoded: Encoded) -> tuple[Span, ...]:
+        """Returns half-open spans of step indices that cover all steps in order; none is empty."""
+
+    def due(self, epoch: int) -> bool:
+        """Whether an epoch begins with new chunks, found with the student."""
+        return False
+
+    def search(
+        self, encoded: Sequence[Encoded], chunks: Mapping[str, Sequence[Span]], step_losses: StepLosses
+    ) -> dict[str, tuple[Span, ...]]:
+        """New chunks for every example.
+
+        Args:
+            encoded: The examples.
+            chunks: Their chunks so far, which say where stage markers stand in the pass.
+            step_losses: The pass of the student: the summed NLL of every step.
+        """
+        raise NotImplementedError
+
+    def settings(self) -> dict[str, Any]:
+        """What the result of a search depends on, beside data and student."""
+        return {}
+
+
+class AverageChunks(Chunker):
+    """AC: contiguous chunks of near-equal size (Skip-Thinking, arXiv 2505.18642).
+
+    The cut minimises the squared deviation of the chunk sizes from their mean. A rationale with fewer steps than
+    ``n_chunks`` gets one chunk per step.
+
+    Args:
+        n_chunks: Number of chunks M, at least 1.
+        by: What is counted: the tokens of a step, or steps.
+    """
+
+    def __init__(self, n_chunks: int = 4, by: Literal["tokens", "steps"] = "tokens") -> None:
+        if n_chunks < 1:
+            raise UserError(f"Expected at least 1 chunk, got n_chunks={n_chunks}. Set data.chunker.init_args.n_chunks.")
+        self.n_chunks, self.by = n_chunks, by
+
+    def chunk(self, encoded: Encoded) -> tuple[Span, ...]:
+        """Cuts where the chunk sizes are closest to their mean."""
+        groups = min(self.n_chunks, len(encoded.steps))
+        if groups == 0:
+            return ()
+        sizes = np.array([end - start if self.by == "tokens" else 1 for start, end in encoded.steps])
+        until = np.concatenate([[0], np.cumsum(sizes)])
+        return best_partition((until[None, :] - until[:, None] - until[-1] / groups) ** 2, groups)

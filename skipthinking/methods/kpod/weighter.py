@@ -1,0 +1,285 @@
+"""KeypointWeighter: learns what each token of a rationale is worth to the answer."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from tqdm import tqdm
+
+from skipthinking.annotate.notes import draw_stage
+from skipthinking.data.batches import Batch
+from skipthinking.files import write_jsonl
+from skipthinking.losses import weighted_likelihood
+from skipthinking.methods.base import Distiller
+from skipthinking.methods.kpod.masks import MaskGenerator, masked, relaxed_masks, spread, uniform_noise
+from skipthinking.methods.kpod.weights import weight_rows
+from skipthinking.ranks import gather
+from skipthinking.records import Encoded, Instance, UserError
+from skipthinking.students import Student
+from skipthinking.students.scoring import frozen
+
+if TYPE_CHECKING:
+    from skipthinking.data.module import RationaleDataModule
+
+__all__ = ["KeypointWeighter"]
+
+_COLLAPSED = (0.01, 0.99)  # a mean weight beyond these says nothing about tokens
+_BATCH = 32
+
+
+class KeypointWeighter(Distiller):
+    r"""Mask learning (KPOD, Feng et al., arXiv 2405.16064, Eq. 2-7): which tokens of a rationale the answer needs.
+
+    A generator gives every rationale token a keep-probability w. Masks are drawn from it by Gumbel-Softmax, and the
+    masked rationale goes as embeddings into a transformer that predicts the answer from the question and a prefix of
+    it. The loss of an example is L_p + alpha * L_m: the summed answer NLL over all prefixes that end with a step, and
+    the sum of the masks. One prefix is drawn per example and epoch, each as often as any other, and counts for all of
+    them, so that L_p has no bias. The loss of a step is the mean over its examples.
+
+    What it leaves is ``annotations.jsonl`` in the run folder: a weight per token, for training and validation examples.
+
+    Encoder-decoder students read the masked prefix behind the question, on the encoder side, and write the answer.
+
+    Departures: the transformer is the given student (the paper: FlanT5-Large), and the generator reads that student's
+    input embeddings, as they are (no gradient goes back to them); see MaskGenerator for its layers. The warm-up is
+    ours, for a transformer that is not trained yet and to which every token would look useless: it learns to go on
+    from a random part of the rationale, as well as to answer from it, before any part is judged. So is the ramp.
+
+    Args:
+        student: The transformer that predicts the answer: a copy of the student, or another with its tokenizer.
+        alpha: Weight of L_m, what keeping a token costs, in nats.
+        temperature: Temperature of Gumbel-Softmax.
+        warmup_epochs: Epochs before the masks are learned.
+        ramp_epochs: Epochs behind these over which alpha rises from 0: a price that all tokens have to pay before any
+            has shown its worth may mask even those that are worth it.
+        train_predictor: Whether the transformer is trained on while masks are learned; else it stays as the warm-up
+            leaves it. One that is trained on may learn to answer from the question: no token is worth its price then.
+        kwargs: See Distiller.
+    """
+
+    def __init__(
+        self,
+        student: Student,
+        alpha: float = 0.5,
+        temperature: float = 0.5,
+        warmup_epochs: int = 0,
+        ramp_epochs: float = 0.0,
+        train_predictor: bool = True,
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(student, **kwargs)
+        if not (alpha >= 0 and temperature > 0 and warmup_epochs >= 0 and ramp_epochs >= 0):
+            raise UserError(
+                "Expected an alpha of at least 0, a temperature above 0 and 0 or more epochs, got "
+                f"alpha={alpha}, temperature={temperature}, warmup_epochs={warmup_epochs}, ramp_epochs={ramp_epochs} "
+                "of KeypointWeighter."
+            )
+        self.alpha, self.temperature = alpha, temperature
+        self.warmup_epochs, self.ramp_epochs, self.train_predictor = warmup_epochs, ramp_epochs, train_predictor
+        self.generator: MaskGenerator | None = None
+        self._rows: dict[str, Encoded] = {}
+
+    def configure_model(self) -> None:
+        """Builds the student and the generator."""
+        super().configure_model()
+        if self.generator is None:
+            width = self.student.model.get_input_embeddings().weight.shape[1]
+            with torch.random.fork_rng(devices=[]):
+                torch.manual_seed(torch.initial_seed())
+                self.generator = MaskGenerator(width)
+            if not self.train_predictor and not self.warmup_epochs:
+                self.student.requires_grad_(False)
+
+    def first_run(self, config: dict[str, Any], folder: Path, data: RationaleDataModule) -> None:
+        """Sees that masks will be learned; no run is needed before this one.
+
+        Raises:
+            UserError: The run ends before.
+        """
+        epochs = config["trainer"]["max_epochs"]
+        if epochs is not None and 0 <= epochs <= self.warmup_epochs:
+            raise UserError(
+                f"Expected epochs after the warm-up, got {epochs} of KeypointWeighter (trainer.max_epochs, in KPOD "
+                f"model.weighter_epochs) with warmup_epochs={self.warmup_epochs}. Raise the first or lower the second."
+            )
+
+    # ------------------------------------------------------------------------------------ the instances
+
+    def own_notes(self, epoch: int, encoded: Sequence[Encoded]) -> Mapping[str, Mapping[str, Any]]:
+        """How many steps the epoch's prefix has."""
+        self._rows = {row.id: row for row in encoded}
+        return {row.id: {"prefix": self._prefix(row, epoch)} for row in encoded}
+
+    def _prefix(self, row: Encoded, epoch: int) -> int:
+        drawn = draw_stage("cycle", len(row.steps), seed=self.data.seed, epoch=epoch, id=row.id)
+        assert drawn is not None
+        return drawn + 1
+
+    def cut(self, encoded: Encoded, notes: Mapping[str, Any]) -> list[Instance]:
+        """One instance: the question and a prefix of the rationale, then the answer.
+
+        In the warm-up the prefix is a target too, on the decoder's side. After it the weights of the answer's tokens
+        add up to 1, so that those of a step count its instances.
+        """
+        prefix = encoded.tokens[: encoded.steps[notes["prefix"] - 1][1]]
+        answer = encoded.tokens[slice(*encoded.answer)]
+        warm_up = notes["epoch"] < self.warmup_epochs
+        weights = np.full(len(answer), 1.0 if warm_up else 1 / len(answer), dtype=np.float32)
+        prompt = encoded.prompts[""]
+        if self.student.encoder_decoder:
+            start = self._start(encoded)
+            prompt = np.concatenate([prompt[:start], prefix, prompt[start:]])
+            return [Instance(id=encoded.id, prompt=prompt, tokens=answer, weights=weights)]
+        return [
+            Instance(
+                id=encoded.id,
+                prompt=prompt,
+                tokens=np.concatenate([prefix, answer]),
+                weights=np.concatenate([np.full(len(prefix), float(warm_up), dtype=np.float32), weights]),
+            )
+        ]
+
+    def _start(self, row: Encoded) -> int:
+        """Where the rationale begins in the model's input: behind the prompt, but before an end token of it."""
+        prompt = row.prompts[""]
+        ended = self.student.encoder_decoder and prompt[-1] == self.student.tokenizer.eos_token_id
+        return len(prompt) - ended
+
+    # ----------------------------------------------------------------------------------------- training
+
+    def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
+        """This micro-batch's share of the mean of L_p + alpha * L_m over the examples of the step."""
+        if self.current_epoch < self.warmup_epochs:
+            share, mean = self._warm_up(batch)
+        else:
+            answer_B, masks_B, mean = self.losses(batch)
+            share = (answer_B + self.price() * masks_B).sum() / batch.totals_K[0]
+            self.log("train/answer_nll", answer_B.detach().mean(), batch_size=len(batch.ids))
+        self.log("train/mean_weight", mean, prog_bar=True, batch_size=len(batch.ids))
+        return self.summed(share, batch, batch_idx)
+
+    def price(self) -> float:
+        """Alpha as it is now. It follows optimiser steps, so that accumulation and ranks change nothing."""
+        done = self.global_step / (self.steps_per_epoch or 1) - self.warmup_epochs
+        return self.alpha * min(1.0, max(0.0, done / self.ramp_epochs)) if self.ramp_epochs else self.alpha
+
+    def _warm_up(self, batch: Batch) -> tuple[Tensor, Tensor]:
+        """The share of a step's mean token NLL behind random masks; and the mean weight of all tokens."""
+        rows = [self._rows[id] for id in batch.ids]
+        logits_BR, inside_BR = self._logits(rows)
+        noise_BR = self._noise(batch.ids, logits_BR.shape[1] + 1)
+        masks_BR = (noise_BR[:, 1:] < 2 * noise_BR[:, :1]).float()  # half of the rationales whole
+        nll_N = self._masked_nll(batch, rows, masks_BR)
+        share = weighted_likelihood(nll_N, batch.weights_BL, batch.terms_B, batch.totals_K, self.term_weights)
+        idle = 0 * logits_BR.sum()  # DDP wants every weight in the graph
+        return share + idle, torch.sigmoid(logits_BR.detach()[inside_BR]).mean()
+
+    def losses(self, batch: Batch) -> tuple[Tensor, Tensor, Tensor]:
+        """L_p and L_m of every example, shape (B,), 0 for one at weight zero; and the mean weight of all tokens."""
+        rows = [self._rows[id] for id in batch.ids]
+        logits_BR, inside_BR = self._logits(rows)
+        masks_BR = relaxed_masks(logits_BR, self._noise(batch.ids, logits_BR.shape[1]), self.temperature)
+        nll_N = self._masked_nll(batch, rows, masks_BR)
+        chosen_BL = batch.weights_BL > 0
+        owner_N = torch.arange(len(rows), device=self.device)[:, None].expand_as(chosen_BL)[chosen_BL]
+        steps_B = nll_N.new_tensor([len(row.steps) for row in rows])
+        answer_B = torch.zeros_like(steps_B).index_add(0, owner_N, nll_N) * steps_B
+        masks_B = (masks_BR * inside_BR).sum(dim=1) * chosen_BL.any(dim=1)
+        return answer_B, masks_B, torch.sigmoid(logits_BR.detach()[inside_BR]).mean()
+
+    def _masked_nll(self, batch: Batch, rows: Sequence[Encoded], masks_BR: Tensor) -> Tensor:
+        """NLL of the target tokens behind the masked prefixes."""
+        starts_B = torch.tensor([self._start(row) for row in rows], device=self.device)
+        counts_B = self._shown(batch, rows)
+        assert self.generator is not None
+        hidden_D = self.generator.mask
+
+        def change(embeddings_BLD: Tensor) -> Tensor:
+            return masked(embeddings_BLD, spread(masks_BR, starts_B, counts_B, embeddings_BLD.shape[1]), hidden_D)
+
+        return self.student.token_nll(batch, change)
+
+    def _shown(self, batch: Batch, rows: Sequence[Encoded]) -> Tensor:
+        """Rationale tokens of every instance's prefix."""
+        prompts_B = torch.tensor([len(row.prompts[""]) for row in rows], device=self.device)
+        if batch.prompt_lengths_B is not None:
+            return batch.prompt_lengths_B - prompts_B
+        answers_B = torch.tensor([row.answer[1] - row.answer[0] for row in rows], device=self.device)
+        return batch.lengths_B - prompts_B - answers_B
+
+    def _logits(self, rows: Sequence[Encoded]) -> tuple[Tensor, Tensor]:
+        """Logits of the keep-probabilities of whole rationales, float32, shape (B, R), and where there is a token."""
+        assert self.generator is not None
+        lengths = [row.answer[0] for row in rows]
+        ids_BR = torch.full((len(rows), max(lengths)), self.student.pad_id)
+        for i, row in enumerate(rows):
+            ids_BR[i, : lengths[i]] = torch.from_numpy(row.tokens[: lengths[i]])
+        lengths_B = torch.tensor(lengths, device=self.device)
+        embeddings_BRD = self.student.embeddings(ids_BR.to(self.device)).detach()
+        inside_BR = torch.arange(ids_BR.shape[1], device=self.device)[None] < lengths_B[:, None]
+        return self.generator(embeddings_BRD, inside_BR).float(), inside_BR
+
+    def _noise(self, ids: Sequence[str], size: int) -> Tensor:
+        seed = os.environ.get("PL_GLOBAL_SEED", "0")
+        return uniform_noise([f"masks/{seed}/{self.current_epoch}/{id}" for id in ids], size).to(self.device)
+
+    def on_before_optimizer_step(self, optimizer: torch.optim.Optimizer) -> None:
+        """Leaves the transformer as the warm-up left it. (DDP wants it in the graph, so it has gradients till here.)"""
+        if not self.train_predictor and self.current_epoch >= self.warmup_epochs:
+            for parameter in self.student.parameters():
+                parameter.grad = None
+
+    def on_train_epoch_end(self) -> None:
+        """Says what tokens weigh, so that a collapse is seen while it comes."""
+        mean = float(self.trainer.callback_metrics["train/mean_weight"])
+        if self.current_epoch >= self.warmup_epochs:
+            self.say(f"token weights: mean {mean:.3f} after epoch {self.current_epoch}{_verdict(mean)}")
+
+    # ------------------------------------------------------------------------------------- its annotation
+
+    def on_fit_end(self) -> None:
+        """Writes the weights into the run folder."""
+        rows = self.annotate()
+        if self.trainer.is_global_zero:
+            write_jsonl(self.annotations.parent / "annotations.jsonl", rows)
+
+    def annotate(self) -> list[dict[str, Any]]:
+        """The weight of every rationale token of every training and validation example."""
+        assert self.codec is not None
+        examples = [*self.data.examples["train"], *self.data.examples["val"]]
+        val = [row for row in self.data.examples["val"] if self.data.splitter.spans(row.rationale.strip())]
+        encoded = [*self.data.encoded, *self.codec.encode(val)]
+        weights = self.weights(encoded)
+        mean = float(np.mean(np.concatenate(list(weights.values()))))
+        self.say(f"token weights: mean {mean:.3f} over {len(encoded):,} rationales{_verdict(mean)}")
+        return weight_rows(encoded, weights, {example.id: example.question for example in examples}, self.codec)
+
+    def weights(self, encoded: Sequence[Encoded]) -> dict[str, Any]:
+        """Keep-probabilities by example id; the batches, and so the bits, do not depend on order or ranks."""
+        order = sorted(encoded, key=lambda row: (-row.answer[0], row.id))
+        batches = [order[at : at + _BATCH] for at in range(0, len(order), _BATCH)]
+        mine = batches[self.global_rank :: self.trainer.world_size]
+        with frozen(self):
+            return gather(dict(self._weights(mine)))
+
+    def _weights(self, batches: Sequence[Sequence[Encoded]]) -> Iterator[tuple[str, Any]]:
+        for rows in tqdm(batches, desc="Token weights", delay=2, leave=False, disable=self.global_rank > 0):
+            logits_BR, _ = self._logits(rows)
+            for row, weights_R in zip(rows, torch.sigmoid(logits_BR).cpu().numpy(), strict=True):
+                yield row.id, weights_R[: row.answer[0]]
+
+
+def _verdict(mean: float) -> str:
+    """A warning where the masks have collapsed."""
+    if _COLLAPSED[0] < mean < _COLLAPSED[1]:
+        return ""
+    return (
+        "\nwarning: nearly every token has the same weight. The masks collapsed; "
+        f"{'lower' if mean < 0.5 else 'raise'} alpha, or train the transformer longer (warmup_epochs)."
+    )

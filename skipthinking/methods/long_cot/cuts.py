@@ -1,0 +1,302 @@
+"""Cutting long traces: how many of their steps are kept, by cutters that can be exchanged."""
+
+from __future__ import annotations
+
+import math
+import random
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Generator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from tqdm import tqdm
+
+from skipthinking.annotate.store import Journal, recalled
+from skipthinking.data.instances import instance
+from skipthinking.ranks import by_length, gather
+from skipthinking.records import UserError
+from skipthinking.students.prefixes import Prefixes
+from skipthinking.students.reading import keeps_keys
+from skipthinking.students.rollout import complete
+from skipthinking.students.scoring import frozen, score_tokens
+
+__all__ = ["BinaryCut", "Cutter", "FirstAnswer", "FullTrace", "Judge", "RandomCut", "Trace", "shortest_prefixes"]
+
+Tokens = NDArray[np.int64]
+Search = Generator[int, bool, int | None]
+"""Yields a number of steps, is sent whether that prefix is valid, returns the shortest one found valid, or None."""
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Trace:
+    """A long rationale in parts.
+
+    Attributes:
+        id: The example's id.
+        prompt: Prompt ids.
+        opening: Tokens that open the thinking; may be empty.
+        steps: Tokens of every step of the thinking.
+        closing: Tokens that close the thinking; may be empty.
+        conclusion: Tokens of what the teacher says behind the thinking, before the answer sentence; may be empty.
+        answer: Tokens of the answer sentence, EOS included.
+        phrase: How many of these come before the answer itself.
+    """
+
+    id: str
+    prompt: Tokens
+    opening: Tokens
+    steps: list[Tokens]
+    closing: Tokens
+    conclusion: Tokens
+    answer: Tokens
+    phrase: int
+
+    def completion(self, steps: int) -> Tokens:
+        """The trace with the first so many steps, and its conclusion."""
+        return np.concatenate([self.opening, *self.steps[:steps], self.closing, self.conclusion, self.answer])
+
+    def prefix(self, steps: int) -> Tokens:
+        """The first so many steps."""
+        return np.concatenate([self.opening, *self.steps[:steps]])
+
+    @property
+    def asking(self) -> Tokens:
+        """What leaves only the answer to be said; the conclusion, which may give it away, is left out."""
+        return np.concatenate([self.closing, self.answer[: self.phrase]])
+
+    def asked(self, steps: int) -> Tokens:
+        """The first so many steps, and what asks for the answer."""
+        return np.concatenate([self.prefix(steps), self.asking])
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Judge:
+    """Who judges, and how answers are graded.
+
+    Attributes:
+        student: The student, frozen by whoever scores with it.
+        right: Whether a text states the answer to the example of that id, in the task's answer sentence.
+        mentioned: Whether the last plausible answer in a text is that to the example of that id.
+        rank: This process.
+        ranks: Number of processes.
+        journal: Takes down what is found, block by block, and knows what was found before a kill.
+    """
+
+    student: Any
+    right: Callable[[str, list[int]], bool]
+    mentioned: Callable[[str, list[int]], bool]
+    rank: int = 0
+    ranks: int = 1
+    journal: Journal | None = None
+
+
+def bisection(steps: int) -> Search:
+    """Halves what is open: downward after a valid prefix, upward after an invalid one.
+
+    It takes at most ceil(log2(steps + 1)) validations. Whatever it returns was itself validated. Where validity is not
+    monotone (a longer prefix may be invalid though a shorter one is valid) it need not be the shortest valid one.
+    """
+    invalid, valid = 0, steps + 1  # one more than there are stands for "none is valid"
+    while valid - invalid > 1:
+        middle = (invalid + valid) // 2
+        if (yield middle):
+            valid = middle
+        else:
+            invalid = middle
+    return valid if valid <= steps else None
+
+
+def shortest_prefixes(
+    steps: Mapping[str, int],
+    ask: Callable[[Mapping[str, int]], Mapping[str, bool]],
+    search: Callable[[int], Search] = bisection,
+) -> tuple[dict[str, int | None], int]:
+    """The shortest prefix of every trace that a search finds valid.
+
+    All traces advance together: a round asks one question of each that is still open.
+
+    Args:
+        steps: Number of steps of every trace, at least 1, by example id.
+        ask: A round: from prefix lengths to whether they are valid, both by example id.
+        search: What to ask; bisection by default.
+
+    Returns:
+        Steps to keep by example id, None where no prefix was found valid; and the number of validations.
+    """
+    searches = {id: search(count) for id, count in steps.items()}
+    asked = {id: next(questions) for id, questions in searches.items()}
+    found: dict[str, int | None] = {}
+    validations = 0
+    while asked:
+        verdicts = ask(asked)
+        validations += len(asked)
+        following = {}
+        for id in asked:
+            try:
+                following[id] = searches[id].send(verdicts[id])
+            except StopIteration as end:
+                found[id] = end.value
+        asked = following
+    return {id: found[id] for id in steps}, validations
+
+
+class Cutter(ABC):
+    """Says how many steps of every trace are kept."""
+
+    @abstractmethod
+    def cut(self, traces: Sequence[Trace], judge: Judge) -> dict[str, int | None]:
+        """Steps to keep by example id; None to drop the example.
+
+        Args:
+            traces: The traces; each has at least one step.
+            judge: Who judges.
+        """
+
+    def settings(self) -> dict[str, Any]:
+        """What the result depends on, beside data and student."""
+        return {"cutter": type(self).__name__, **vars(self)}
+
+
+class BinaryCut(Cutter):
+    """The shortest prefix from which the student itself gives the answer (arXiv 2505.18440), found by bisection.
+
+    A prefix is valid if, behind the question, the prefix, the close of the thinking and the answer phrase, the student
+    goes on greedily with an answer that the grader accepts and that it is sure enough of. The gold answer is the draft:
+    only where the student disagrees with it is anything generated.
+
+    Each trace is read once. Its keys and values are those of all of its prefixes; a validation reads what closes the
+    prefix, and the answer. They are kept (56 KiB a token for Qwen2.5-7B), so traces go through all rounds in blocks of
+    so many tokens. A student whose keys and values do not serve (see :func:`keeps_keys`) reads every prefix anew, those
+    of all traces in a round together.
+
+    Args:
+        answer_tokens: Most tokens of an answer; a longer gold answer has its own length.
+        confidence: How likely the student must find what it answers, as a whole; 0 for the paper's search, where any
+            right answer counts, a lucky guess too (ours).
+    """
+
+    block_tokens: int = 16384
+    """Padded tokens of a block; a single longer trace is a block of its own."""
+
+    def __init__(self, answer_tokens: int = 32, confidence: float = 0.0) -> None:
+        if answer_tokens < 1:
+            raise UserError(f"Expected at least 1 token, got model.cutter: answer_tokens={answer_tokens}.")
+        if not 0 <= confidence < 1:
+            raise UserError(f"Expected a probability from 0 to below 1, got model.cutter: confidence={confidence}.")
+        self.answer_tokens, self.confidence = answer_tokens, confidence
+
+    def cut(self, traces: Sequence[Trace], judge: Judge) -> dict[str, int | None]:
+        """Bisection of all traces, or of those of a block, at once; a round is a batched pass."""
+        texts = {trace.id: np.concatenate([trace.prompt, trace.prefix(len(trace.steps))]) for trace in traces}
+        tails = (len(trace.asking) + max(self.answer_tokens, len(trace.answer)) for trace in traces)
+        if not keeps_keys(judge.student, max(map(len, texts.values())) + max(tails)):
+            return self._search(traces, judge, None, judge.rank > 0)
+        blocks = by_length(traces, lambda trace: len(texts[trace.id]), self.block_tokens)[judge.rank :: judge.ranks]
+        found: dict[str, int | None] = {}
+        with (
+            frozen(judge.student),
+            tqdm(total=sum(map(len, blocks)), desc="Cutting", delay=2, leave=False, disable=judge.rank > 0) as bar,
+        ):
+
+            def search(block: Sequence[Trace]) -> dict[str, int | None]:
+                prefixes = Prefixes(judge.student, {trace.id: texts[trace.id] for trace in block})
+                return self._search(block, judge, prefixes, True)
+
+            for block in blocks:
+                found |= recalled(judge.journal, block, search)
+                bar.update(len(block))
+        found = gather(found) if judge.ranks > 1 else found
+        return {trace.id: found[trace.id] for trace in traces}
+
+    def _search(
+        self, traces: Sequence[Trace], judge: Judge, prefixes: Prefixes | None, quiet: bool
+    ) -> dict[str, int | None]:
+        by_id = {trace.id: trace for trace in traces}
+        rounds = max(len(trace.steps) for trace in traces).bit_length()
+        with tqdm(total=rounds, desc="Cutting: round", delay=2, leave=False, disable=quiet) as bar:
+
+            def ask(asked: Mapping[str, int]) -> dict[str, bool]:
+                verdicts = self._valid({id: (by_id[id], steps) for id, steps in asked.items()}, judge, prefixes)
+                bar.update()
+                return verdicts
+
+            return shortest_prefixes({trace.id: len(trace.steps) for trace in traces}, ask)[0]
+
+    def _valid(
+        self, asked: Mapping[str, tuple[Trace, int]], judge: Judge, prefixes: Prefixes | None = None
+    ) -> dict[str, bool]:
+        drafts = {id: trace.answer[trace.phrase :] for id, (trace, _) in asked.items()}
+        rooms = {id: max(self.answer_tokens, len(draft)) for id, draft in drafts.items()}
+        doubts: Mapping[str, float] = {}
+        if prefixes is not None:
+            asking = {id: trace.asking for id, (trace, _) in asked.items()}
+            read = {id: len(trace.prompt) + len(trace.prefix(steps)) for id, (trace, steps) in asked.items()}
+            written = prefixes.complete(read, asking, drafts, rooms)
+            made, doubts = {id: row.tokens for id, row in written.items()}, {id: row.nll for id, row in written.items()}
+        else:
+            begun = {id: trace.asked(steps) for id, (trace, steps) in asked.items()}
+            made = complete(
+                judge.student,
+                {id: trace.prompt for id, (trace, _) in asked.items()},
+                begun,
+                drafts,
+                max_new_tokens={id: len(begun[id]) + rooms[id] for id in asked},
+                rank=judge.rank, ranks=judge.ranks, what=None,
+            )  # fmt: skip
+        right = {id: judge.right(id, [*trace.answer[: trace.phrase], *made[id]]) for id, (trace, _) in asked.items()}
+        if self.confidence and prefixes is None:  # only right answers are asked how sure they are
+            rows = [
+                instance(id, trace.prompt, [begun[id], np.array(made[id])], {1})
+                for id, (trace, _) in asked.items()
+                if right[id] and made[id]
+            ]
+            scores = score_tokens(judge.student, rows, rank=judge.rank, ranks=judge.ranks, what=None)
+            doubts = {id: float(row.nll.sum(dtype=np.float64)) for id, row in scores.items()}
+        return {id: ok and math.exp(-doubts.get(id, math.inf)) >= self.confidence for id, ok in right.items()}
+
+
+class RandomCut(BinaryCut):
+    """Control: the shares that BinaryCut keeps, dealt at random among the examples; those it drops stay dropped.
+
+    Args:
+        answer_tokens: See BinaryCut.
+        confidence: See BinaryCut.
+        seed: Seed of the deal.
+    """
+
+    def __init__(self, answer_tokens: int = 32, confidence: float = 0.0, seed: int = 0) -> None:
+        super().__init__(answer_tokens, confidence)
+        self.seed = seed
+
+    def cut(self, traces: Sequence[Trace], judge: Judge) -> dict[str, int | None]:
+        """BinaryCut, and the deal."""
+        found, sizes = super().cut(traces, judge), {trace.id: len(trace.steps) for trace in traces}
+        kept = {id: steps for id, steps in found.items() if steps is not None}
+        shares = [steps / sizes[id] for id, steps in kept.items()]
+        random.Random(f"cuts/{self.seed}").shuffle(shares)
+        return found | {id: max(1, round(share * sizes[id])) for id, share in zip(kept, shares, strict=True)}
+
+
+class FirstAnswer(Cutter):
+    """Control: up to the first step whose last plausible answer is the gold one, whatever the student makes of it."""
+
+    def cut(self, traces: Sequence[Trace], judge: Judge) -> dict[str, int | None]:
+        """Reads the text alone; a trace that never mentions the answer is dropped."""
+        return {trace.id: self._first(trace, judge) for trace in traces}
+
+    @staticmethod
+    def _first(trace: Trace, judge: Judge) -> int | None:
+        for place, step in enumerate(trace.steps):
+            if judge.mentioned(trace.id, step.tolist()):
+                return place + 1
+        return None
+
+
+class FullTrace(Cutter):
+    """Control: nothing is cut."""
+
+    def cut(self, traces: Sequence[Trace], judge: Judge) -> dict[str, int | None]:
+        """All steps."""
+        return {trace.id: len(trace.steps) for trace in traces}

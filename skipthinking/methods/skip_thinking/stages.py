@@ -1,0 +1,54 @@
+"""Stages of a rationale as tokens: the chunks, each after its marker, and the answer."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from functools import cache
+
+import numpy as np
+from numpy.typing import NDArray
+
+from skipthinking.records import Encoded, Span
+
+__all__ = ["Stages", "stage_tokens"]
+
+Tokens = NDArray[np.int64]
+
+
+def stage_tokens(encoded: Encoded, chunks: Sequence[Span], markers: Sequence[Tokens] = ()) -> list[Tokens]:
+    """The tokens of every stage: the chunks, each behind its marker, then the answer.
+
+    Args:
+        encoded: The example.
+        chunks: Step spans that cover all steps.
+        markers: Marker of every chunk; none by default. The answer stage opens with the answer phrase.
+    """
+    stages = [encoded.tokens[encoded.steps[i][0] : encoded.steps[j - 1][1]] for i, j in chunks]
+    if len(markers):
+        stages = [np.concatenate([marker, stage]) for marker, stage in zip(markers, stages, strict=False)]
+    return [*stages, encoded.tokens[slice(*encoded.answer)]]
+
+
+class Stages:
+    """How the stages of a rationale become tokens: which text opens them.
+
+    Args:
+        marker: Text that opens stage m, with one ``{}`` for m, counted from 1; None for no markers.
+        encode: Token ids of such a text between two words.
+    """
+
+    def __init__(self, marker: str | None, encode: Callable[[str], Tokens]) -> None:
+        self.marker = marker
+        self._encode = cache(lambda number: encode(str(marker).format(number)))
+
+    def markers(self, chunks: int) -> list[Tokens]:
+        """The marker tokens of stages 1..chunks; empty without markers."""
+        return [self._encode(m) for m in range(1, chunks + 1)] if self.marker else []
+
+    def tokens(self, encoded: Encoded, chunks: Sequence[Span]) -> list[Tokens]:
+        """The tokens of every stage, markers included."""
+        return stage_tokens(encoded, chunks, self.markers(len(chunks)))
+
+    def opening(self, stage: int, chunks: int) -> int:
+        """Tokens that name a stage: those of its marker; of the answer stage the first one of the answer phrase."""
+        return 1 if stage == chunks else len(self.markers(chunks)[stage]) if self.marker else 0

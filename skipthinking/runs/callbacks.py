@@ -1,0 +1,203 @@
+"""What a run says and leaves: what it trains on, its results, its answers."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, cast
+
+import lightning as L
+import torch
+from lightning.pytorch.callbacks import Callback
+from rich.console import Console
+
+from skipthinking.evaluation.metrics import by_group, scores
+from skipthinking.records import Prediction
+from skipthinking.files import write_json, write_jsonl
+from skipthinking.runs.folder import RunLogger
+
+if TYPE_CHECKING:
+    from skipthinking.methods import CWT, Distiller
+
+__all__ = ["Annotations", "Answers", "Results", "StartReport"]
+
+
+class StartReport(Callback):
+    """Says once what the run trains on, and shows one instance with its targets marked."""
+
+    def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Prints the report; a resumed run first drops the log rows that it is going to repeat."""
+        if not trainer.is_global_zero:
+            return
+        for logger in trainer.loggers:
+            if isinstance(logger, RunLogger):
+                logger.forget_from(trainer.global_step)
+        method = cast("Distiller", pl_module)
+        data = method.data
+        console = Console(highlight=False)
+        total = sum(p.numel() for p in method.student.parameters())
+        trained = sum(p.numel() for p in method.student.parameters() if p.requires_grad)
+        console.print(f"[bold]{type(method).__name__}[/] in {trainer.default_root_dir}")
+        console.print(f"student: {total:,} parameters, {trained:,} trained, {len(method.student.tokenizer):,} tokens")
+        for line in data.report:
+            console.print(line, markup=False)
+        if trainer.global_step:
+            console.print(f"resumed at step {trainer.global_step}, epoch {trainer.current_epoch}")
+        if data.first is not None:
+            console.print(f"an instance ({data.first.id}), its targets between « »:")
+            console.print(self._marked(method, data.first), markup=False, style="dim")
+
+    @staticmethod
+    def _marked(method: Any, instance: Any) -> str:
+        """The instance as text; every run of target tokens between guillemets."""
+        decode = method.student.tokenizer.decode
+        edges = [
+            0,
+            *(i for i in range(1, len(instance.tokens)) if (instance.weights[i] > 0) != (instance.weights[i - 1] > 0)),
+        ]
+        text = decode(instance.prompt.tolist())
+        for start, end in zip(edges, [*edges[1:], len(instance.tokens)], strict=True):
+            part = decode(instance.tokens[start:end].tolist())
+            text += f"«{part}»" if instance.weights[start] > 0 else part
+        return text
+
+
+class Results(Callback):
+    """Writes predictions.jsonl and summary.json after a test, and counts the wall time of training.
+
+    Args:
+        folder: The run folder.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.seconds, self._since = 0.0, 0.0
+
+    def state_dict(self) -> dict[str, Any]:
+        """The seconds trained so far."""
+        return {"seconds": self._elapsed()}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Goes on counting."""
+        self.seconds = state_dict["seconds"]
+
+    def _elapsed(self) -> float:
+        return self.seconds + (time.monotonic() - self._since if self._since else 0.0)
+
+    def on_fit_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Starts the clock, before what the first epoch searches for."""
+        self._since = time.monotonic()
+
+    def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Stops the clock."""
+        self.seconds, self._since = self._elapsed(), 0.0
+
+    def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """After ``validate``: predictions_val.jsonl."""
+        if trainer.is_global_zero and trainer.state.fn == "validate":
+            method = cast("Distiller", pl_module)
+            write_jsonl(self.folder / "predictions_val.jsonl", map(asdict, method.predictions))
+
+    def on_test_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """After a test: predictions.jsonl with every example once, and summary.json."""
+        if not trainer.is_global_zero:
+            return
+        method = cast("Distiller", pl_module)
+        data = method.data
+        set_of = {row.id: name for name, rows in data.test_sets.items() for row in rows}
+        order = {id: place for place, id in enumerate(set_of)}
+        predictions = sorted(method.predictions, key=lambda p: order[p.id])
+        write_jsonl(self.folder / "predictions.jsonl", ({"set": set_of[p.id], **asdict(p)} for p in predictions))
+        sets = by_group(predictions, set_of)
+        write_json(self.folder / "summary.json", {
+            "method": type(method).__name__,
+            "seed": int(os.environ.get("PL_GLOBAL_SEED", 0)),
+            "steps": trainer.global_step or method.steps_before,
+            "target_tokens": method.target_tokens,
+            "context_tokens": method.context_tokens,
+            "fit_seconds": round(self.seconds, 1),
+            "latency_seconds": method.latency,
+            "device": _device_name(method.device),
+            "test": {name: self._scores(data, name, rows) for name, rows in sets.items()},
+        })  # fmt: skip
+
+    @staticmethod
+    def _scores(data: Any, name: str, predictions: Sequence[Prediction]) -> dict[str, Any]:
+        values: dict[str, Any] = scores(predictions)
+        tasks = by_group(predictions, {p.id: p.task for p in predictions})
+        if len(tasks) > 1:
+            values["tasks"] = {task: scores(rows) for task, rows in tasks.items()}
+        known = [(row.id, row.question) for row in data.test_sets[name]]
+        told = [data.teacher[key][0] for key in known if key in data.teacher]
+        if told:
+            values["teacher_tokens"] = sum(told) / len(told)
+        return values
+
+
+class Answers(Callback):
+    """Shows the answers of ``predict``, stage by stage, and writes answers.jsonl when a file was asked.
+
+    Args:
+        folder: The run folder.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+
+    def on_predict_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Prints the first answers on the first rank, and writes all of them."""
+        from skipthinking.ranks import gather
+
+        method = cast("Distiller", pl_module)
+        data = method.data
+        if data.annotating:
+            return
+        answers = gather({row.id: row for row in method.predictions})
+        if not trainer.is_global_zero:
+            return
+        rows = [answers[example.id] for example in data.examples["predict"]]
+        console = Console(highlight=False)
+        for row in rows[:10]:
+            console.print(row.question, style="bold", markup=False)
+            for name, text in row.stages:
+                console.print(f"  {name:>9}  {text}", markup=False)
+            told = f"{row.new_tokens} new tokens" if row.new_tokens else "the question fills the student's context"
+            console.print(f"  {'answer':>9}  {row.extracted or row.extracted_lenient or 'none'} ({told})\n")
+        if data.splits.questions:
+            path = self.folder / "answers.jsonl"
+            write_jsonl(path, map(asdict, rows))
+            console.print(f"{len(rows)} answers in {path}")
+
+
+class Annotations(Callback):
+    """Writes annotations.jsonl for the command ``annotate``.
+
+    Args:
+        folder: The run folder.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+
+    def on_predict_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Annotates on all ranks, writes on the first."""
+        method = cast("CWT", pl_module)
+        if not method.data.annotating:
+            return
+        with trainer.precision_plugin.forward_context():
+            rows = method.annotate()
+        if trainer.is_global_zero:
+            path = self.folder / "annotations.jsonl"
+            write_jsonl(path, rows)
+            print(f"{len(rows)} annotated examples in {path}\nlook at some: python -m skipthinking show --file {path}")
+
+
+def _device_name(device: torch.device) -> str:
+    return (
+        torch.cuda.get_device_name(device)
+        if device.type == "cuda"
+        else f"{device.type}, {torch.get_num_threads()} threads"
+    )

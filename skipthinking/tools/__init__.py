@@ -1,1 +1,0 @@
-"""Commands that read and write data files without a student."""

@@ -1,0 +1,141 @@
+"""Chunk search: costs from prefix sums, the optimum, and what greedy and average chunks reach beside it."""
+
+from __future__ import annotations
+
+from itertools import combinations, pairwise
+from typing import Any
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from skipthinking.data.chunkers import AverageChunks
+from skipthinking.data.encoding import Codec, Plain
+from skipthinking.data.instances import instance
+from skipthinking.data.steps import Sentences
+from skipthinking.methods.skip_thinking.chunks import SearchChunks, chunk_costs, greedy_partition, objective
+from skipthinking.records import Encoded, Span, UserError
+from skipthinking.students import FromScratch
+from skipthinking.students.scoring import score_tokens
+from skipthinking.tasks import generate, get_task, task_names
+
+
+def _random(seed: int, steps: int) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
+    rng = np.random.default_rng(seed)
+    tokens = rng.integers(1, 20, steps)
+    return rng.gamma(1.0, 2.0, steps) * tokens, tokens
+
+
+def _encoded(tokens: NDArray[np.int64], id: str = "a") -> Encoded:
+    edges = [0, *np.cumsum(tokens).tolist()]
+    return Encoded(
+        id=id, task="gsm8k", prompts={"": np.zeros(3, dtype=np.int64)}, tokens=np.zeros(edges[-1] + 2, dtype=np.int64),
+        steps=tuple(pairwise(edges)), answer=(edges[-1], edges[-1] + 2),
+    )  # fmt: skip
+
+
+def _says(nll: NDArray[np.float64]) -> Any:
+    """A pass that finds these step losses."""
+    return lambda encoded, chunks: {"a": nll}
+
+
+def _all_partitions(steps: int, groups: int) -> list[tuple[Span, ...]]:
+    return [tuple(pairwise([0, *cut, steps])) for cut in combinations(range(1, steps), groups - 1)]
+
+
+def _plain_objective(chunks: tuple[Span, ...], nll: NDArray[np.float64], tokens: NDArray[np.int64]) -> float:
+    """J from the definition: each chunk scored by itself."""
+    return float(np.mean([nll[i:j].sum() / tokens[i:j].sum() for i, j in chunks]))
+
+
+def test_costs_from_prefix_sums_are_those_of_each_chunk_by_itself() -> None:
+    nll, tokens = _random(0, 9)
+    costs = chunk_costs(nll, tokens)
+    for i in range(9):
+        for j in range(i + 1, 10):
+            assert costs[i, j] == pytest.approx(nll[i:j].sum() / tokens[i:j].sum())
+
+
+@pytest.mark.parametrize("steps", range(1, 9))
+@pytest.mark.parametrize("n_chunks", [1, 2, 3, 4, 8])
+def test_exact_is_the_best_of_all_partitions(steps: int, n_chunks: int) -> None:
+    for seed in range(10):
+        nll, tokens = _random(seed, steps)
+        row = _encoded(tokens)
+        found = SearchChunks(n_chunks, search="exact").search([row], {}, _says(nll))["a"]
+        best = min(_plain_objective(cut, nll, tokens) for cut in _all_partitions(steps, min(n_chunks, steps)))
+        assert _plain_objective(found, nll, tokens) == pytest.approx(best, rel=1e-12)
+
+
+@pytest.mark.parametrize("improvement", [0.0, 0.01, 0.2])
+def test_exact_is_no_worse_than_greedy_and_greedy_than_average(improvement: float) -> None:
+    better = 0
+    for seed in range(60):
+        nll, tokens = _random(seed, 3 + seed % 10)
+        row, average = _encoded(tokens), AverageChunks(4)
+        greedy = SearchChunks(4, min_improvement=improvement).search([row], {}, _says(nll))["a"]
+        exact = SearchChunks(4, search="exact").search([row], {}, _says(nll))["a"]
+        j = [_plain_objective(cut, nll, tokens) for cut in (exact, greedy, average.chunk(row))]
+        assert j[0] <= j[1] + 1e-12
+        assert j[1] <= j[2] + 1e-12
+        better += j[1] < j[2]
+        for cut in (exact, greedy):  # every step in order, once
+            assert [step for i, j in cut for step in range(i, j)] == list(range(len(tokens)))
+            assert len(cut) == min(4, len(tokens))
+    assert better > 10
+
+
+def test_greedy_stops_where_no_border_saves_enough() -> None:
+    for seed in range(30):
+        nll, tokens = _random(seed, 9)
+        costs = chunk_costs(nll, tokens)
+        found = greedy_partition(AverageChunks(3).chunk(_encoded(tokens)), costs, 0.01)
+        for place in range(2):
+            left, right = found[place][0], found[place + 1][1]
+            for cut in range(left + 1, right):
+                moved = list(found)
+                moved[place : place + 2] = [(left, cut), (cut, right)]
+                assert objective(moved, costs) >= objective(found, costs) * 0.99 - 1e-12
+
+
+def test_a_search_is_due_every_so_many_epochs_and_never_at_the_start() -> None:
+    assert [epoch for epoch in range(10) if SearchChunks(refresh_every_n_epochs=3).due(epoch)] == [3, 6, 9]
+    assert not any(AverageChunks().due(epoch) for epoch in range(10))
+
+
+def test_chunks_are_average_before_the_first_search() -> None:
+    for seed in range(10):
+        row = _encoded(_random(seed, 7)[1])
+        assert SearchChunks(3).chunk(row) == AverageChunks(3).chunk(row)
+
+
+@pytest.mark.parametrize("wrong", [{"n_chunks": 0}, {"refresh_every_n_epochs": 0}, {"min_improvement": 1.0}])
+def test_settings_that_make_no_sense_are_refused(wrong: dict[str, float]) -> None:
+    with pytest.raises(UserError, match=next(iter(wrong))):
+        SearchChunks(**wrong)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("task", [name for name in task_names() if get_task(name).generator])
+def test_built_in_tasks_are_cut_better_from_average_to_exact(task: str) -> None:
+    rows = generate(task, split="train", size=12)
+    small = {"hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 1, "num_attention_heads": 1}
+    student = FromScratch("llama", small, vocab_size=600)
+    student.prepare([f"{row.question} {row.rationale}" for row in rows])
+    student.build()
+    encoded = list(Codec(tokenizer=student.tokenizer, template=Plain(), splitter=Sentences()).encode(rows))
+    scores = score_tokens(student, [instance(row.id, row.prompts[""], [row.tokens], {0}) for row in encoded], what=None)
+    for row in encoded:
+        assert len(row.steps) > 4
+        nll = np.array([scores[row.id].nll[i:j].sum(dtype=np.float64) for i, j in row.steps])
+        tokens = np.array([end - first for first, end in row.steps])
+        cuts = [
+            SearchChunks(4, search="exact").search([row], {}, lambda *_, nll=nll, row=row: {row.id: nll})[row.id],
+            SearchChunks(4, search="greedy").search([row], {}, lambda *_, nll=nll, row=row: {row.id: nll})[row.id],
+            AverageChunks(4).chunk(row),
+        ]
+        exact, greedy, average = (_plain_objective(cut, nll, tokens) for cut in cuts)
+        assert exact <= greedy + 1e-12
+        assert greedy <= average + 1e-12
+        if len(row.steps) <= 8:
+            best = min(_plain_objective(cut, nll, tokens) for cut in _all_partitions(len(row.steps), 4))
+            assert exact == pytest.approx(best, rel=1e-12)

@@ -1,0 +1,330 @@
+"""The skip search against plain references: one unbatched pass per variant, and plain greedy generation."""
+
+from __future__ import annotations
+
+import random
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from skipthinking.annotate.store import Journal
+from skipthinking.data.batches import collate
+from skipthinking.data.chunkers import AverageChunks
+from skipthinking.data.encoding import Codec, Plain
+from skipthinking.data.instances import instance
+from skipthinking.data.steps import Sentences
+from skipthinking.methods.skip_thinking import skips
+from skipthinking.methods.skip_thinking.skips import (
+    Answer,
+    Likelihood,
+    Rationale,
+    Rollout,
+    Scene,
+    Trial,
+    Verifier,
+    search_skips,
+    shuffled_skips,
+)
+from skipthinking.methods.skip_thinking.stages import Stages
+from skipthinking.records import Encoded, UserError
+from skipthinking.students import FromScratch
+from skipthinking.students.reading import PlainReader, Reader
+from skipthinking.tasks import generate, get_task
+
+ROWS = generate("coin_flip", split="train", size=6, levels=[2, 2])
+MARKER = " [{}]"
+
+
+class World:
+    """A small student that knows most of its examples by heart, with and without gaps."""
+
+    def __init__(self) -> None:
+        config = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 2,
+                  "max_position_embeddings": 512}  # fmt: skip
+        self.student: Any = FromScratch("llama", config, vocab_size=600)
+        texts = [f"{row.question} {row.rationale}" for row in ROWS]
+        self.student.prepare(texts, [MARKER.format(m) for m in range(1, 13)])
+        torch.manual_seed(0)
+        self.student.build()
+        self.codec = Codec(tokenizer=self.student.tokenizer, template=Plain(), splitter=Sentences())
+        self.encoded = list(self.codec.encode(ROWS))
+        self.stages = Stages(MARKER, self.codec.inline)
+        self.chunks = {row.id: AverageChunks(4).chunk(row) for row in self.encoded}
+        self._train()
+
+    def _train(self) -> None:
+        optimizer = torch.optim.AdamW(self.student.parameters(), lr=5e-3)
+        rng = random.Random(0)
+        for _ in range(100):
+            rows = []
+            for row in self.encoded[:5]:  # one is left unknown
+                stages = self.stages.tokens(row, self.chunks[row.id])
+                kept = [s for s in range(len(stages)) if s == len(stages) - 1 or rng.random() > 0.25]
+                rows.append(instance(row.id, row.prompts[""], [stages[s] for s in kept], range(len(kept))))
+            batch = collate(rows, pad_id=self.student.pad_id, encoder_decoder=False)
+            self.student.token_nll(batch).mean().backward()
+            optimizer.step()
+            optimizer.zero_grad()
+
+    def right(self, id: str, tokens: list[int]) -> bool:
+        row = next(row for row in ROWS if row.id == id)
+        text = self.codec.decode(tokens)
+        for m in range(1, 13):
+            text = text.replace(MARKER.format(m).strip(), "")
+        return get_task(row.task).grade(text, row.answer).correct
+
+    def scene(self, **other: Any) -> Scene:
+        return Scene(**{"student": self.student, "right": self.right, "max_new_tokens": 200, **other})
+
+    def search(self, verifier: Verifier, **other: Any) -> dict[str, list[int]]:
+        settings = {"stages": self.stages, "verifier": verifier, "scene": self.scene(), **other}
+        return search_skips(self.encoded, self.chunks, **settings)
+
+    @torch.no_grad()
+    def logits(self, row: Encoded, tokens: list[int]) -> tuple[torch.Tensor, torch.Tensor]:
+        """Log-probabilities at the positions that predict the tokens, and the tokens."""
+        self.student.eval()
+        ids = torch.tensor([[*row.prompts[""].tolist(), *tokens]])
+        shares = self.student.model(input_ids=ids).logits[0].double().log_softmax(-1)
+        return shares[len(row.prompts[""]) - 1 : -1], torch.tensor(tokens)
+
+
+@pytest.fixture(scope="module")
+def world() -> World:
+    return World()
+
+
+def _flat(stages: list[Any], kept: list[int]) -> list[int]:
+    return [int(token) for stage in kept for token in stages[stage]]
+
+
+def _plain_likelihood(world: World, row: Encoded, max_rise: float, cumulative: bool) -> list[int]:
+    """The rule from the text: two passes per chunk, one with it and one without, each by itself."""
+    stages = world.stages.tokens(row, world.chunks[row.id])
+    last = len(stages) - 1
+    kept = list(range(last + 1))
+
+    def scores(shown: list[int]) -> tuple[dict[int, Any], dict[int, Any]]:
+        shares, tokens = world.logits(row, _flat(stages, shown))
+        nll, hit = -shares[torch.arange(len(tokens)), tokens], shares.argmax(-1) == tokens
+        edges = np.cumsum([0, *(len(stages[s]) for s in shown)])
+        names = [1 if s == last else len(world.stages.markers(last)[s]) for s in shown]
+        spans = {s: slice(edges[i] + names[i], edges[i + 1]) for i, s in enumerate(shown)}
+        return {s: nll[span] for s, span in spans.items()}, {s: hit[span] for s, span in spans.items()}
+
+    whole = scores(kept)
+    if not whole[1][last].all():
+        return kept[:-1]
+    result = list(kept)
+    for drop in range(last):
+        shown = kept if cumulative else list(range(last + 1))
+        without = [s for s in shown if s != drop]
+        later = [s for s in without if s > drop]
+        before, after = scores(shown)[0], scores(without)
+        rise = torch.cat([after[0][s] - before[s] for s in later])
+        lost = (after[0][last] - whole[0][last] > max_rise).any()
+        for s in later[:-1]:
+            sure = whole[0][s] < np.log(2)
+            lost = lost or (after[0][s] - whole[0][s] > 10 * max_rise)[sure].any()
+        if after[1][last].all() and rise.mean() < max_rise and not lost:
+            result.remove(drop)
+            if cumulative:
+                kept = list(result)
+    return result[:-1]
+
+
+@pytest.mark.parametrize("cumulative", [True, False])
+@pytest.mark.parametrize("max_rise", [0.02, 0.05, 0.3, 2.0])
+def test_likelihood_search_is_the_plain_rule(max_rise: float, cumulative: bool, world: World) -> None:
+    found = world.search(Likelihood(max_rise), cumulative=cumulative)
+    for row in world.encoded:
+        assert found[row.id] == _plain_likelihood(world, row, max_rise, cumulative), row.id
+
+
+@pytest.mark.parametrize("gone", [True, False])
+def test_a_removal_is_compared_with_the_text_as_it_is(gone: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two removals that cost 0.08 nats a token each: the second is too much only where the first is not made."""
+    # Three chunks of a token each, none of them sure, and two tokens of the answer.
+    script = iter([[1, 1, 1, 1, 1], [1.16, 1.16, 1, 1], [1.4, 1, 1]])
+
+    class Scripted(PlainReader):
+        def score(self, texts: Any, first: Any, enough: Any = None) -> list[Any]:
+            nll = np.array(next(script), dtype=np.float32)
+            assert [len(nll)] == [len(text) - start for text, start in zip(texts, first, strict=True)]
+            return [np.stack([nll, np.ones_like(nll)], axis=-1)]
+
+    monkeypatch.setattr(skips, "reader", lambda student, prompts, longest: Scripted(student, prompts))
+    tokens = np.arange(5)
+    encoded = Encoded(
+        id="one", task="arithmetic", prompts={"": tokens}, tokens=tokens, steps=((0, 1), (1, 2), (2, 3)), answer=(3, 5)
+    )
+    row = Rationale(encoded=encoded, stages=[tokens[:1], tokens[1:2], tokens[2:3], tokens[3:]], openings=[0] * 4)
+    trials = [[Trial(row=row, before=[], drop=drop, after=list(range(drop + 1, 4)))] for drop in (0, 1)]
+    verifier = Likelihood(0.1)
+    assert verifier.begin([row], Scene(student=None, right=lambda id, tokens: True, max_new_tokens=9)) == [True]
+    assert verifier.verify(trials[0]) == [True]
+    verifier.settle(trials[0], [gone])
+    assert verifier.verify(trials[1]) == [gone]
+
+
+def test_some_chunks_go_and_a_looser_bound_lets_more_go(world: World) -> None:
+    left = [sum(map(len, world.search(Likelihood(rise)).values())) for rise in (1e-6, 0.05, 1.0)]
+    assert left[0] > left[2]
+    assert left[0] >= left[1] >= left[2]
+
+
+@torch.no_grad()
+def _greedy(world: World, row: Encoded, begun: list[int], limit: int) -> list[int]:
+    world.student.eval()
+    made = list(begun)
+    while len(made) < limit and (not made or made[-1] != world.student.tokenizer.eos_token_id):
+        ids = torch.tensor([[*row.prompts[""].tolist(), *made]])
+        made.append(int(world.student.model(input_ids=ids).logits[0, -1].argmax()))
+    return made
+
+
+def test_rollout_search_is_that_of_plain_generation(world: World) -> None:
+    found = world.search(Rollout(), scene=world.scene(max_new_tokens=150))
+    decisions = set()
+    for row in world.encoded:
+        stages = world.stages.tokens(row, world.chunks[row.id])
+        kept = list(range(len(stages)))
+        if world.right(row.id, _greedy(world, row, [], 150)):
+            for drop in range(len(stages) - 1):
+                without = [s for s in kept if s != drop]
+                following = next(s for s in without if s > drop)
+                name = 1 if following == len(stages) - 1 else len(world.stages.markers(len(stages) - 1)[following])
+                begun = _flat(stages, [s for s in without if s < drop]) + stages[following][:name].tolist()
+                good = world.right(row.id, _greedy(world, row, begun, 150))
+                decisions.add(good)
+                kept = without if good else kept
+        assert found[row.id] == kept[:-1], row.id
+    assert decisions == {True, False}
+
+
+def test_answer_search_asks_for_the_answer_alone(world: World) -> None:
+    found = world.search(Answer())
+    for row in world.encoded:
+        stages = world.stages.tokens(row, world.chunks[row.id])
+        last = len(stages) - 1
+        kept = list(range(last + 1))
+
+        def hits(shown: list[int]) -> torch.Tensor:
+            shares, tokens = world.logits(row, _flat(stages, shown))  # noqa: B023
+            return (shares.argmax(-1) == tokens)[1 - len(stages[last]) :]  # noqa: B023
+
+        if hits(kept).all():
+            for drop in range(last):
+                without = [s for s in kept if s != drop]
+                if hits(without).all():
+                    kept = without
+        assert found[row.id] == kept[:-1], row.id
+
+
+@pytest.mark.parametrize("verifier", [Likelihood(9.0), Rollout(), Answer()], ids=lambda v: type(v).__name__)
+def test_nothing_is_skipped_when_no_answer_is_ever_correct(verifier: Verifier, world: World) -> None:
+    weight = world.student.model.get_output_embeddings().weight
+    before = weight.detach().clone()
+    try:
+        with torch.no_grad():  # a student that says EOS to everything
+            weight.zero_()
+            weight[0, 0] = 0.0
+        found = world.search(verifier, scene=world.scene(right=lambda id, tokens: False))
+        assert found == {row.id: list(range(len(world.chunks[row.id]))) for row in world.encoded}
+    finally:
+        with torch.no_grad():
+            weight.copy_(before)
+
+
+def test_examples_that_the_student_gets_wrong_keep_every_chunk(world: World) -> None:
+    found = world.search(Rollout(), scene=world.scene(right=lambda id, tokens: id != ROWS[0].id))
+    assert found[ROWS[0].id] == list(range(len(world.chunks[ROWS[0].id])))
+    assert found[ROWS[1].id] == []  # and whoever is always right needs none: the answer stage is all that is left
+
+
+def test_any_number_of_ranks_finds_the_same(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Likelihood, "block_tokens", 300)  # several blocks
+    whole = world.search(Likelihood())
+    parts = [world.search(Likelihood(), scene=world.scene(rank=rank, ranks=2)) for rank in range(2)]
+    assert all(parts)
+    assert not parts[0].keys() & parts[1].keys()
+    assert parts[0] | parts[1] == whole
+
+
+@pytest.mark.parametrize("verifier", [Likelihood(), Rollout(), Answer()], ids=lambda v: type(v).__name__)
+def test_who_is_searched_together_changes_nothing(
+    verifier: Verifier, world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    together = world.search(verifier)
+    monkeypatch.setattr(type(verifier), "block_tokens", 1)  # one by one
+    assert world.search(verifier) == together
+
+
+def test_a_search_leaves_no_keys_behind(world: World) -> None:
+    for verifier in (Likelihood(), Answer()):
+        world.search(verifier)
+        assert not any(isinstance(value, Reader) for value in vars(verifier).values())
+
+
+def test_random_skips_take_as_many_chunks_from_each_example() -> None:
+    kept = {f"e{n}": list(range(n % 6)) for n in range(300)}
+    counts = dict.fromkeys(kept, 6)
+    found = shuffled_skips(kept, counts, seed=0)
+    assert {id: len(left) for id, left in found.items()} == {id: len(left) for id, left in kept.items()}
+    assert all(left == sorted(set(left)) and set(left) <= set(range(6)) for left in found.values())
+    assert found == shuffled_skips(kept, counts, seed=0)
+    assert found != shuffled_skips(kept, counts, seed=1)
+    share = np.bincount([chunk for left in found.values() for chunk in left], minlength=6)
+    assert share.min() > 0.8 * share.mean()  # every place alike
+
+
+def test_a_rise_of_nothing_is_refused() -> None:
+    with pytest.raises(UserError, match="max_rise"):
+        Likelihood(0.0)
+
+
+def test_reading_everything_each_time_finds_the_same(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    cached = [world.search(verifier) for verifier in (Likelihood(0.3), Answer())]
+    monkeypatch.setattr(
+        "skipthinking.methods.skip_thinking.skips.reader", lambda student, prompts, _: PlainReader(student, prompts)
+    )
+    assert [world.search(verifier) for verifier in (Likelihood(0.3), Answer())] == cached
+
+
+@pytest.mark.parametrize("verifier", [Likelihood(9.0), Rollout(), Answer()], ids=lambda v: type(v).__name__)
+def test_encoder_decoder_students_are_searched(verifier: Verifier, world: World) -> None:
+    config = {"d_model": 16, "d_ff": 32, "d_kv": 8, "num_layers": 1, "num_heads": 2}
+    student: Any = FromScratch("t5", config, vocab_size=600)
+    student.prepare([row.question for row in ROWS], [MARKER.format(m) for m in range(1, 13)])
+    student.build()
+    codec = Codec(tokenizer=student.tokenizer, template=Plain(), splitter=Sentences())
+    encoded = list(codec.encode(ROWS))
+    chunks = {row.id: AverageChunks(4).chunk(row) for row in encoded}
+    scene = world.scene(student=student, right=lambda id, tokens: id != ROWS[0].id, max_new_tokens=60)
+    found = search_skips(encoded, chunks, stages=Stages(MARKER, codec.inline), verifier=verifier, scene=scene)
+    assert found.keys() == chunks.keys()
+    assert found[ROWS[0].id] == list(range(len(chunks[ROWS[0].id])))  # a random student is wrong
+
+
+def test_a_killed_search_finds_the_same(world: World, tmp_path: Path) -> None:
+    class Blocks(Likelihood):
+        block_tokens = 1  # every rationale is one
+        left = 3
+        begun = 0
+
+        def begin(self, rows: Any, scene: Any) -> list[bool]:
+            if self.begun == self.left:
+                raise KeyboardInterrupt
+            self.begun += 1
+            return super().begin(rows, scene)
+
+    expected = world.search(Likelihood())
+    verifiers = [Blocks(), Blocks()]
+    path = tmp_path / "skips.jsonl"
+    with pytest.raises(KeyboardInterrupt):
+        world.search(verifiers[0], scene=world.scene(journal=Journal(path, "key")))
+    assert world.search(verifiers[1], scene=world.scene(journal=Journal(path, "key"))) == expected
+    assert [verifier.begun for verifier in verifiers] == [3, len(ROWS) - 3]
