@@ -21,6 +21,7 @@ from torch import Tensor, nn
 from skipthinking.data.batches import Batch
 from skipthinking.records import UserError
 from skipthinking.students.heads import nll_and_hit, target_nll, target_scores
+from skipthinking.students.sharding import gathered
 
 __all__ = ["Choose", "LoRA", "Student"]
 
@@ -209,6 +210,28 @@ class Student(nn.Module, ABC):
             "decoder_input_ids": torch.cat([start, batch.tokens_BL[:, :-1]], dim=1),
         }
         return keep_BL, batch.tokens_BL[keep_BL], inputs
+
+    def disable_dropout(self) -> None:
+        """Sets every dropout probability to zero, for good; gradient checkpointing goes on."""
+        for module in self.modules():
+            if isinstance(module, nn.Dropout):
+                module.p = 0.0
+            # Attention layers hand their probability to the kernel as a plain number.
+            for name, value in vars(module).items():
+                if "dropout" in name and isinstance(value, float):
+                    setattr(module, name, 0.0)
+
+    @contextmanager
+    def frozen(self) -> Iterator[None]:
+        """Evaluation mode with whole weights and without gradients; the mode of every layer is restored afterwards."""
+        modes = {module: module.training for module in self.modules()}
+        self.eval()
+        try:
+            with torch.no_grad(), gathered(self):
+                yield
+        finally:
+            for module, mode in modes.items():
+                module.training = mode
 
     @torch.no_grad()
     def generate(
