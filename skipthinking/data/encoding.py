@@ -118,14 +118,14 @@ class Codec:
         template: The prompt template.
         splitter: Splits rationales into steps.
         prefixes: Texts that the method puts in front of the question (multi-task methods have several).
-        conclusions: Whether an example's conclusion is encoded, between the last step and the answer.
+        encodes_conclusion: Whether the conclusion of an example is encoded, between the last step and the answer.
     """
 
     tokenizer: Any
     template: Template
     splitter: StepSplitter
     prefixes: tuple[str, ...] = ("",)
-    conclusions: bool = False
+    encodes_conclusion: bool = False
 
     def __post_init__(self) -> None:
         if not getattr(self.tokenizer, "is_fast", False):
@@ -220,7 +220,7 @@ class Codec:
 
     def _conclusion(self, example: Example, rationales: bool) -> str:
         """The example's conclusion as it stands behind the steps; empty without one."""
-        found = example.conclusion.strip() if self.conclusions and rationales else ""
+        found = example.conclusion.strip() if self.encodes_conclusion and rationales else ""
         return found and f"\n\n{found}"
 
     def _behind_anchor(

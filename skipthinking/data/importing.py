@@ -1,4 +1,4 @@
-"""From located rows to examples: format, gold answer, ids, duplicates, and the line for the start report."""
+"""Turns rows into examples: format, check of the gold answer, ids, duplicates, and a line for the start report."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Any, Literal
 
 from skipthinking.data.fields import UnreadableAnswer
 from skipthinking.data.formats import Format, detect_format, get_format
-from skipthinking.data.readers import Located
+from skipthinking.data.rows import Located
 from skipthinking.records import DataError, Example, UserError
 from skipthinking.tasks import Task
 
@@ -23,13 +23,13 @@ _ID_KEYS = ("id", "ID", "qid", "idx", "unique_id")
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Loaded:
-    """What a source holds.
+    """The contents of a source.
 
     Attributes:
-        examples: The examples, in the order of the source, ids unique.
-        description: One line for the start report: where from, how many rows, their format, what was left out.
-        duplicates: Number of exact duplicates that were left out.
-        unreadable: Number of rows that were left out because their answer could not be read.
+        examples: The examples in the order of the source; ids are unique.
+        description: One line for the start report: the source, the number of rows, their format, and what was left out.
+        duplicates: Number of exact duplicates, which were left out.
+        unreadable: Number of rows without a readable answer, which were left out.
     """
 
     examples: list[Example]
@@ -39,13 +39,13 @@ class Loaded:
 
 
 class Importer:
-    """Turns located rows into examples.
+    """Turns the rows of a source into examples.
 
     Args:
-        task: Decides how answers are read.
+        task: The task, whose grader must be able to read the answers.
         format: Name of the rows' format, or "auto".
-        limit: Take the first rows only, this many.
-        unreadable: What to do with a row whose answer cannot be found or read.
+        limit: Number of rows to import; None imports all.
+        unreadable: Whether a row without a readable answer is an error, or left out.
     """
 
     def __init__(self, task: Task, format: str, limit: int | None, unreadable: Unreadable) -> None:
@@ -61,11 +61,11 @@ class Importer:
         self._rows = self._used = self._left_out = self._duplicates = 0
 
     def add(self, rows: Sequence[Located]) -> None:
-        """Reads the rows of one file; the first one decides on the format."""
+        """Imports the rows of one file; "auto" detects their format from the first one."""
         self._rows += len(rows)
-        room = len(rows) if self._limit is None else self._limit - self._used
+        remaining = len(rows) if self._limit is None else self._limit - self._used
         format = self._format or (detect_format(*rows[0]) if rows else None)
-        for row, where in rows[: max(room, 0)]:
+        for row, where in rows[: max(remaining, 0)]:
             assert format is not None
             self._used += 1
             self._formats[format.name] += 1
@@ -82,9 +82,7 @@ class Importer:
         fields = format.read(row, where)
         _check_unicode((fields.question, fields.rationale, fields.answer, fields.conclusion), where)
         if row.get("task", self._task.name) != self._task.name and "task" in format.optional:
-            raise DataError(
-                f"Expected task {self._task.name}, got {row['task']!r} ({where}). Set task to the rows' task."
-            )
+            raise DataError(f"Expected task {self._task.name}, got {row['task']!r} ({where}). Change the setting task.")
         try:
             self._task.check_gold(fields.answer, where)
         except DataError as error:
@@ -126,13 +124,13 @@ class Importer:
             self._places[example.id] = where
 
     def loaded(self, shown: str) -> Loaded:
-        """What has been read so far."""
+        """Returns the examples of all rows so far; ``shown`` names the source."""
         if not self._examples:
-            raise DataError(f"Expected at least one usable row, got none of {self._rows} ({shown}). Mend the answers.")
+            raise DataError(f"Expected at least one usable row, got none of {self._rows} ({shown}). Fix the answers.")
         rows = count(self._rows, "row")
         parts = [rows if self._used == self._rows else f"first {self._used} of {rows}"]
-        how = "detected" if self._format is None else "given"
-        parts.append(f"format {' and '.join(sorted(self._formats))} ({how})")
+        origin = "detected" if self._format is None else "given"
+        parts.append(f"format {' and '.join(sorted(self._formats))} ({origin})")
         if self._duplicates:
             parts.append(f"{count(self._duplicates, 'exact duplicate')} left out")
         if self._left_out:
@@ -151,13 +149,13 @@ def _check_unicode(texts: Sequence[str], where: str) -> None:
             text.encode()
         except UnicodeEncodeError as error:
             raise DataError(
-                f"Expected text, got half of a character, {text[error.start]!r}, at place {error.start} ({where}). "
-                "Mend the row."
+                f"Expected text, got half of a character, {text[error.start]!r}, at position {error.start} ({where}). "
+                "Fix the row."
             ) from error
 
 
 def count(number: int, noun: str) -> str:
-    """A number with its noun, in the plural where it needs one."""
+    """Returns a number with its noun in the singular or plural."""
     return f"{number} {noun}{'' if number == 1 else 's'}"
 
 
