@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -55,10 +54,9 @@ class Importer:
             raise UserError(f"Expected error or leave_out, got {unreadable!r} (unreadable). Choose one of them.")
         self._task, self._limit, self._unreadable = task, limit, unreadable
         self._format = None if format == "auto" else get_format(format)
-        self._examples: dict[str, Example] = {}
-        self._places: dict[str, str] = {}
-        self._formats: Counter[str] = Counter()
-        self._rows = self._used = self._left_out = self._duplicates = 0
+        self._examples: dict[str, tuple[Example, str]] = {}  # with the place of the row, by id
+        self._formats: set[str] = set()
+        self._rows = self._used = self._left_out = 0
 
     def add(self, rows: Sequence[Located]) -> None:
         """Imports the rows of one file; "auto" detects their format from the first one."""
@@ -68,7 +66,7 @@ class Importer:
         for row, where in rows[: max(remaining, 0)]:
             assert format is not None
             self._used += 1
-            self._formats[format.name] += 1
+            self._formats.add(format.name)
             try:
                 example = self._example(format, row, where)
             except UnreadableAnswer as error:
@@ -76,7 +74,7 @@ class Importer:
                     raise DataError(f"{error} To leave such rows out, set unreadable: leave_out.") from error
                 self._left_out += 1
                 continue
-            self._keep(example, where)
+            self._examples.setdefault(example.id, (example, where))
 
     def _example(self, format: Format, row: dict[str, Any], where: str) -> Example:
         fields = format.read(row, where)
@@ -90,8 +88,9 @@ class Importer:
         known = {*format.keys, *format.optional, *_ID_KEYS}
         nested = row.get("meta") if "meta" in format.optional else None
         meta = {**(nested if isinstance(nested, dict) else {}), **{k: v for k, v in row.items() if k not in known}}
+        digest = hashlib.sha1((fields.question + fields.rationale + fields.answer).encode()).hexdigest()[:12]
         return Example(
-            id=self._id(row, where) or _digest_id(self._task.name, fields.question, fields.rationale, fields.answer),
+            id=self._id(row, where) or f"{self._task.name}-{digest}",
             question=fields.question,
             rationale=fields.rationale,
             answer=fields.answer,
@@ -111,34 +110,28 @@ class Importer:
             )
         if str(value) in self._examples:
             raise DataError(
-                f'Expected unique ids, got "{key}" {value!r} twice ({self._places[str(value)]} and {where}). '
+                f'Expected unique ids, got "{key}" {value!r} twice ({self._examples[str(value)][1]} and {where}). '
                 "Rename one, or remove the key from all rows."
             )
         return str(value)
-
-    def _keep(self, example: Example, where: str) -> None:
-        if example.id in self._examples:
-            self._duplicates += 1
-        else:
-            self._examples[example.id] = example
-            self._places[example.id] = where
 
     def loaded(self, shown: str) -> Loaded:
         """Returns the examples of all rows so far; ``shown`` names the source."""
         if not self._examples:
             raise DataError(f"Expected at least one usable row, got none of {self._rows} ({shown}). Fix the answers.")
+        duplicates = self._used - self._left_out - len(self._examples)
         rows = count(self._rows, "row")
         parts = [rows if self._used == self._rows else f"first {self._used} of {rows}"]
         origin = "detected" if self._format is None else "given"
         parts.append(f"format {' and '.join(sorted(self._formats))} ({origin})")
-        if self._duplicates:
-            parts.append(f"{count(self._duplicates, 'exact duplicate')} left out")
+        if duplicates:
+            parts.append(f"{count(duplicates, 'exact duplicate')} left out")
         if self._left_out:
             parts.append(f"{count(self._left_out, 'row')} without a readable answer left out")
         return Loaded(
-            examples=list(self._examples.values()),
+            examples=[example for example, _ in self._examples.values()],
             description=f"{shown}: {', '.join(parts)}",
-            duplicates=self._duplicates,
+            duplicates=duplicates,
             unreadable=self._left_out,
         )
 
@@ -157,7 +150,3 @@ def _check_unicode(texts: Sequence[str], where: str) -> None:
 def count(number: int, noun: str) -> str:
     """Returns a number with its noun in the singular or plural."""
     return f"{number} {noun}{'' if number == 1 else 's'}"
-
-
-def _digest_id(task: str, question: str, rationale: str, answer: str) -> str:
-    return f"{task}-{hashlib.sha1((question + rationale + answer).encode()).hexdigest()[:12]}"

@@ -9,16 +9,9 @@ from typing import NamedTuple
 from skipthinking.tasks.graders import boxed
 
 __all__ = [
-    "Stated",
-    "closing",
-    "plain_question",
-    "question_key",
-    "split_thoughts",
-    "strip_closing",
-    "thoughts",
-    "unended",
+    "Stated", "closing", "plain_question", "question_key", "split_thoughts", "strip_closing", "thoughts", "unended",
     "with_choices",
-]
+]  # fmt: skip
 
 _PHRASE = re.compile(
     # "40 kgThe answer is": some data sets lost the line break before "The".

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from skipthinking.data.importing import Loaded
@@ -124,16 +125,12 @@ def join(loaded: Sequence[Loaded]) -> list[Example]:
     for source in loaded:
         for example in source.examples:
             first, place = joined.setdefault(example.id, (example, source.description))
-            if _content(first) != _content(example):
+            if replace(first, meta={}) != replace(example, meta={}):
                 raise DataError(
                     f"Expected unique ids, got {example.id!r} for two different examples ({place}; and "
                     f"{source.description}). Rename the ids of one source."
                 )
     return [example for example, _ in joined.values()]
-
-
-def _content(example: Example) -> tuple[str, ...]:
-    return example.question, example.rationale, example.conclusion, example.answer, example.task
 
 
 def split_validation(examples: Sequence[Example], size: int | float, seed: int) -> tuple[list[Example], list[Example]]:

@@ -153,20 +153,7 @@ def split_of(name: str, content: object) -> Split:
 def draw_examples(
     name: str, generator: Generator[Any], *, split: Split, size: int, seed: int, levels: Sequence[int] | None
 ) -> list[Example]:
-    """Draws ``size`` different problems of one split.
-
-    Args:
-        name: The task's name.
-        generator: The task's generator.
-        split: Which part of the problem space to draw from.
-        size: Number of examples, at least 1.
-        seed: Another seed gives other examples of the same split.
-        levels: Lowest and highest number of operations; by default the generator's, longer for "ood".
-
-    Raises:
-        UserError: The size, the split or the levels make no sense.
-        DataError: The split has fewer than ``size`` problems.
-    """
+    """Draws different problems of one split; see :func:`skipthinking.tasks.generate`."""
     low, high = _checked(name, generator, split, size, levels)
     space = sum(generator.count(level) for level in range(low, high + 1))
     if size > space:
