@@ -195,7 +195,7 @@ class Codec:
         return self.tokenizer.decode(ids, skip_special_tokens=True).strip()
 
     def token_texts(self, ids: Sequence[int] | NDArray[np.int64]) -> list[str]:
-        """The text of every token as it stands after another one: alone, SentencePiece would drop its blank."""
+        """Returns the text of every token after another token: SentencePiece drops the space of a first one."""
         before = self.tokenizer("a", add_special_tokens=False)["input_ids"]
         start = len(self.tokenizer.decode(before))
         texts = {int(id): self.tokenizer.decode([*before, int(id)])[start:] for id in set(map(int, ids))}

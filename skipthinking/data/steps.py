@@ -71,13 +71,12 @@ class StepSplitter(ABC):
         """
         if not text.strip():
             return []
-        cuts = [0]
-        for start in sorted(set(self.starts(text))):
-            # A cut moves to the front of the white space before it, so no span consists of white space.
-            cut = len(text[:start].rstrip())
-            if cut > cuts[-1] and text[cut:].strip():
-                cuts.append(cut)
-        return list(zip(cuts, [*cuts[1:], len(text)], strict=True))
+        starts = [0]
+        for offset in sorted(set(self.starts(text))):
+            start = len(text[:offset].rstrip())  # with the white space before the step, so that no step is blank
+            if start > starts[-1] and text[start:].strip():
+                starts.append(start)
+        return list(zip(starts, [*starts[1:], len(text)], strict=True))
 
 
 class Sentences(StepSplitter):

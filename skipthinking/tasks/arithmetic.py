@@ -10,7 +10,7 @@ import random
 from functools import cache
 
 from skipthinking.tasks.base import Task
-from skipthinking.tasks.generation import Deck, Generator, Step, Story, Teacher
+from skipthinking.tasks.generation import Deck, Generator, Story, Teacher
 from skipthinking.tasks.numbers import Numbers
 from skipthinking.tasks.words import NAMES, PLACES, THINGS
 
@@ -132,7 +132,16 @@ class Arithmetic(Generator[Content]):
         events = events_of(rng, operations, slots)
         slots["place"] = rng.choice(PLACES)
         question, values = question_of(rng, start, slots, events), results_of(content)
-        return Story(question, _rationale(rng, slots, values, operations, events), str(values[-1]))
+        teacher = Teacher(rng, openings=_OPENINGS, moves=_MOVES, interims=_INTERIM, endings=_ENDINGS)
+        restated, worked = Deck(rng, _RESTATED), Deck(rng, _WORKED)
+        teacher.say("transition", _GOALS, 0.6, **slots)
+        teacher.say("transition", _STARTING, 0.6, n=values[0], **slots)
+        for (sign, n), event, a, b in zip(operations, events, values, values[1:], strict=False):
+            teacher.move_on()
+            teacher.say("transition", restated, 0.4, event=event)
+            teacher.say("reasoning", worked, event=event, a=a, b=b, sign=sign, n=n, **slots)
+            teacher.sum_up(b=b, **slots)
+        return Story(question, teacher.close(b=values[-1], **slots), str(values[-1]))
 
 
 def events_of(rng: random.Random, operations: tuple[tuple[str, int], ...], slots: dict[str, str]) -> list[str]:
@@ -158,25 +167,6 @@ def results_of(content: Content) -> list[int]:
     for sign, n in operations:
         values.append(apply(sign, values[-1], n))
     return values
-
-
-def _rationale(
-    rng: random.Random,
-    slots: dict[str, str],
-    values: list[int],
-    operations: tuple[tuple[str, int], ...],
-    events: list[str],
-) -> list[Step]:
-    teacher = Teacher(rng, openings=_OPENINGS, moves=_MOVES, interims=_INTERIM, endings=_ENDINGS)
-    restated, worked = Deck(rng, _RESTATED), Deck(rng, _WORKED)
-    teacher.say("transition", _GOALS, 0.6, **slots)
-    teacher.say("transition", _STARTING, 0.6, n=values[0], **slots)
-    for (sign, n), event, a, b in zip(operations, events, values, values[1:], strict=False):
-        teacher.move_on()
-        teacher.say("transition", restated, 0.4, event=event)
-        teacher.say("reasoning", worked, event=event, a=a, b=b, sign=sign, n=n, **slots)
-        teacher.sum_up(b=b, **slots)
-    return teacher.close(b=values[-1], **slots)
 
 
 def apply(sign: str, value: int, n: int) -> int:

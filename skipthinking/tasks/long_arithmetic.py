@@ -53,27 +53,15 @@ class LongArithmetic(Arithmetic):
         slots = {"name": name, "other": other, "things": rng.choice(THINGS), "place": rng.choice(PLACES)}
         events = events_of(rng, operations, slots)
         question, values = question_of(rng, start, slots, events), results_of(content)
-        needed = _needed(rng, slots, values, operations, events)
-        return Story(question, needed + _needless(rng, slots, values, operations), str(values[-1]))
-
-
-def _needed(
-    rng: random.Random,
-    slots: dict[str, str],
-    values: list[int],
-    operations: tuple[tuple[str, int], ...],
-    events: list[str],
-) -> list[Step]:
-    """Writes the paragraphs up to the last result."""
-    steps = [Step("transition", rng.choice(_OPENINGS), opens=True)]
-    steps.append(Step("transition", rng.choice(_STARTING).format(n=values[0], **slots)))
-    for (sign, n), event, a, b in zip(operations, events, values, values[1:], strict=False):
-        moved = rng.random() < 0.6
-        if moved:
-            steps.append(Step("transition", rng.choice(_MOVES), opens=True))
-        worked = rng.choice(_WORKED).format(event=event, a=a, b=b, sign=sign, n=n, **slots)
-        steps.append(Step("reasoning", worked, opens=not moved))
-    return steps
+        steps = [Step("transition", rng.choice(_OPENINGS), opens=True)]
+        steps.append(Step("transition", rng.choice(_STARTING).format(n=start, **slots)))
+        for (sign, n), event, a, b in zip(operations, events, values, values[1:], strict=False):
+            moved = rng.random() < 0.6
+            if moved:
+                steps.append(Step("transition", rng.choice(_MOVES), opens=True))
+            worked = rng.choice(_WORKED).format(event=event, a=a, b=b, sign=sign, n=n, **slots)
+            steps.append(Step("reasoning", worked, opens=not moved))
+        return Story(question, steps + _needless(rng, slots, values, operations), str(values[-1]))
 
 
 def _needless(
