@@ -1,4 +1,4 @@
-"""Chunkers: how the steps of a rationale are grouped into chunks."""
+"""Chunkers group the steps of a rationale into chunks."""
 
 from __future__ import annotations
 
@@ -58,23 +58,23 @@ class Chunker(ABC):
         """Returns half-open spans of step indices that cover all steps in order; none is empty."""
 
     def due(self, epoch: int) -> bool:
-        """Whether an epoch begins with new chunks, found with the student."""
+        """Whether a search is due at the start of an epoch."""
         return False
 
     def search(
         self, encoded: Sequence[Encoded], chunks: Mapping[str, Sequence[Span]], step_losses: StepLosses
     ) -> dict[str, tuple[Span, ...]]:
-        """New chunks for every example.
+        """Returns new chunks for every example.
 
         Args:
             encoded: The examples.
-            chunks: Their chunks so far, which say where stage markers stand in the pass.
-            step_losses: The pass of the student: the summed NLL of every step.
+            chunks: Current chunks of the examples, which place the stage markers in the student's input.
+            step_losses: Runs the student and returns the summed NLL of every step.
         """
         raise NotImplementedError
 
     def settings(self) -> dict[str, Any]:
-        """What the result of a search depends on, beside data and student."""
+        """Returns all settings that the result of a search depends on, besides data and student."""
         return {}
 
 

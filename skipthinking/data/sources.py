@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any, Literal
 
-from skipthinking.data.importing import Importer, Loaded, Unreadable, count
-from skipthinking.data.rows import find_files, read_rows
+from skipthinking.data.importing import Loaded, Unreadable, count, import_rows
+from skipthinking.data.rows import Located, find_files, read_rows
 from skipthinking.records import UserError
 from skipthinking.tasks import Task, generate, get_task
 
@@ -88,13 +88,13 @@ class Files(Source):
 
     def load(self) -> Loaded:
         """Reads the files."""
-        importer = Importer(get_task(self.task), self.format, self.limit, self.unreadable)
-        paths = self.paths()
-        for path in paths:
-            importer.add(read_rows(path))
+        task, paths = get_task(self.task), self.paths()
         names = [_short_name(path) for path in paths]
-        shown = names[0] if len(names) == 1 else f"{len(names)} files ({', '.join(names)})"
-        return importer.loaded(shown)
+        name = names[0] if len(names) == 1 else f"{len(names)} files ({', '.join(names)})"
+        return import_rows(
+            map(read_rows, paths),
+            name=name, task=task, format=self.format, limit=self.limit, unreadable=self.unreadable,
+        )  # fmt: skip
 
 
 class Hub(Source):
@@ -129,11 +129,11 @@ class Hub(Source):
         """Downloads the rows, or reads them from the cache of ``datasets``."""
         task = get_task(self.task)
         name, config, split = self._place(task)
-        importer = Importer(task, self.format, self.limit, self.unreadable)
         shown = f"{name}{f'/{config}' if config else ''}, split {split}"
-        rows = _download(name, config, split, self.revision, shown)
-        importer.add([(dict(row), f"{shown}: row {number}") for number, row in enumerate(rows, 1)])
-        return importer.loaded(shown)
+        return import_rows(
+            _download(name, config, split, self.revision, shown),
+            name=shown, task=task, format=self.format, limit=self.limit, unreadable=self.unreadable,
+        )  # fmt: skip
 
     def _place(self, task: Task) -> tuple[str, str | None, str]:
         if self.name is not None:
@@ -152,7 +152,8 @@ class Hub(Source):
         return task.hub.path, self.config or task.hub.config, split
 
 
-def _download(name: str, config: str | None, split: str, revision: str | None, shown: str) -> Iterable[dict[str, Any]]:
+def _download(name: str, config: str | None, split: str, revision: str | None, shown: str) -> Iterator[list[Located]]:
+    """Yields the rows of one split."""
     import datasets
     import huggingface_hub.errors
 
@@ -170,7 +171,7 @@ def _download(name: str, config: str | None, split: str, revision: str | None, s
             f"Expected a data set on the hub, got {type(error).__name__}: {reason} ({shown}). Check the name, split "
             "and the network, or read a local copy with the source Files."
         ) from error
-    return rows
+    yield [(dict(row), f"{shown}: row {number}") for number, row in enumerate(rows, 1)]
 
 
 def _short_name(path: Path) -> str:
