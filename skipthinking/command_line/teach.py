@@ -11,11 +11,11 @@ from skipthinking.data.importing import count
 from skipthinking.data.sources import Files, Source
 from skipthinking.records import UserError
 from skipthinking.teacher.choosing import Keep, Shortest
+from skipthinking.teacher.client import Client, Sampling
 from skipthinking.teacher.endpoint import Endpoint
 from skipthinking.teacher.job import Job
 from skipthinking.teacher.local import Local
 from skipthinking.teacher.prompts import Prompt, ZeroShot
-from skipthinking.teacher.requests import Client, Sampling
 
 _PROMPT, _KEEP = lazy_instance(ZeroShot), lazy_instance(Shortest)
 

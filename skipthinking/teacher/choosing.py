@@ -11,7 +11,7 @@ from typing import Literal
 from skipthinking.data.phrases import question_key, strip_closing, thoughts, unended
 from skipthinking.records import Example, UserError
 from skipthinking.tasks import get_task
-from skipthinking.teacher.requests import Completion
+from skipthinking.teacher.client import Completion
 
 __all__ = ["Candidate", "Correct", "Diverse", "Everything", "Keep", "Shortest", "Verdict", "judge"]
 

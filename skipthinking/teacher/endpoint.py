@@ -12,7 +12,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from skipthinking.records import UserError
-from skipthinking.teacher.requests import Client, Completion, RefusedError, Reply, Request
+from skipthinking.teacher.client import Client, Completion, RefusedError, Reply, Request
 from skipthinking.teacher.retries import Patience, TransientError, retry_after
 
 __all__ = ["Endpoint"]

@@ -15,11 +15,11 @@ from tqdm import tqdm
 from skipthinking.data.importing import count
 from skipthinking.files import write_json, write_jsonl
 from skipthinking.records import Example, UserError
-from skipthinking.teacher.asking import Outcome, ask
 from skipthinking.teacher.choosing import Keep, judge
+from skipthinking.teacher.client import Client, Request, Sampling, request_for
+from skipthinking.teacher.completion_log import Place, RecordFile, answered, failed, index
+from skipthinking.teacher.dispatch import Outcome, ask
 from skipthinking.teacher.prompts import Prompt
-from skipthinking.teacher.records import Place, RecordFile, answered, failed, index
-from skipthinking.teacher.requests import Client, Request, Sampling, request_for
 from skipthinking.teacher.tally import Tally, rationales
 
 __all__ = ["Job"]

@@ -12,8 +12,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from skipthinking.records import UserError
+from skipthinking.teacher.client import Client, Completion, RefusedError, Reply, Request
 from skipthinking.teacher.prompts import Message
-from skipthinking.teacher.requests import Client, Completion, RefusedError, Reply, Request
 
 if TYPE_CHECKING:
     from torch import Tensor

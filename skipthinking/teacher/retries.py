@@ -11,7 +11,7 @@ from collections.abc import Awaitable, Callable, Mapping
 from typing import TypeVar
 
 from skipthinking.records import UserError
-from skipthinking.teacher.requests import RefusedError
+from skipthinking.teacher.client import RefusedError
 
 __all__ = ["Patience", "TransientError", "retry_after"]
 

@@ -10,8 +10,8 @@ from typing import Any
 from skipthinking.data.importing import count
 from skipthinking.records import Example
 from skipthinking.teacher.choosing import Candidate, Keep, Verdict, judge
-from skipthinking.teacher.records import Place, RecordFile
-from skipthinking.teacher.requests import Request
+from skipthinking.teacher.client import Request
+from skipthinking.teacher.completion_log import Place, RecordFile
 
 __all__ = ["Tally", "rationales"]
 

@@ -21,7 +21,7 @@ from skipthinking.teacher.choosing import (
     judge,
     trigrams,
 )
-from skipthinking.teacher.requests import Completion
+from skipthinking.teacher.client import Completion
 
 
 def _example(task: str = "gsm8k", answer: str = "18") -> Example:

@@ -20,10 +20,10 @@ from skipthinking.__main__ import main
 from skipthinking.records import Example, UserError
 from skipthinking.students import Student
 from skipthinking.tasks import generate
-from skipthinking.teacher.asking import Outcome, ask
+from skipthinking.teacher.client import Sampling, request_for
+from skipthinking.teacher.dispatch import Outcome, ask
 from skipthinking.teacher.local import Local
 from skipthinking.teacher.prompts import ZeroShot
-from skipthinking.teacher.requests import Sampling, request_for
 
 OWN = "Question: {question}\nAnswer:"  # what a student of the Plain template was trained on
 

@@ -11,9 +11,9 @@ import pytest
 
 from skipthinking.records import Example
 from skipthinking.teacher.choosing import Shortest
+from skipthinking.teacher.client import Client, Completion, Reply, Request, Sampling
 from skipthinking.teacher.job import Job
 from skipthinking.teacher.prompts import ZeroShot
-from skipthinking.teacher.requests import Client, Completion, Reply, Request, Sampling
 
 COUNT, LONG = 800, "We add the numbers, one after the other. " * 36  # 1.5 kB
 

@@ -9,9 +9,9 @@ from typing import Any
 import pytest
 
 from skipthinking.records import Example, UserError
-from skipthinking.teacher.asking import Outcome, ask
+from skipthinking.teacher.client import Client, Completion, RefusedError, Reply, Request, Sampling, request_for
+from skipthinking.teacher.dispatch import Outcome, ask
 from skipthinking.teacher.prompts import ZeroShot
-from skipthinking.teacher.requests import Client, Completion, RefusedError, Reply, Request, Sampling, request_for
 
 
 class Teacher(Client):

@@ -14,7 +14,7 @@ from typing import Any
 from filelock import lock_descriptor
 
 from skipthinking.records import DataError, UserError
-from skipthinking.teacher.requests import Completion, Reply, Request
+from skipthinking.teacher.client import Completion, Reply, Request
 
 __all__ = ["Place", "RecordFile", "answered", "failed", "index"]
 

@@ -12,8 +12,8 @@ import pytest
 from loopback import Loopback, questions, rows, teach
 
 from skipthinking.records import DataError, UserError
-from skipthinking.teacher import records
-from skipthinking.teacher.records import RecordFile
+from skipthinking.teacher import completion_log as records
+from skipthinking.teacher.completion_log import RecordFile
 
 pytest.importorskip("openai")
 
@@ -64,7 +64,7 @@ def test_of_several_lines_the_last_counts(tmp_path: Path) -> None:
 def test_an_open_file_is_refused_to_others_and_free_after_a_kill(tmp_path: Path) -> None:
     path, _ = _bytes(tmp_path)
     code = (
-        "import sys, time; from pathlib import Path; from skipthinking.teacher.records import RecordFile\n"
+        "import sys, time; from pathlib import Path; from skipthinking.teacher.completion_log import RecordFile\n"
         "file = RecordFile(Path(sys.argv[1])); print('open', flush=True); time.sleep(60)"
     )
     holder = subprocess.Popen([sys.executable, "-c", code, str(path)], stdout=subprocess.PIPE, text=True)

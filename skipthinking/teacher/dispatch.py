@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
 from skipthinking.records import UserError
-from skipthinking.teacher.requests import Client, RefusedError, Reply, Request
+from skipthinking.teacher.client import Client, RefusedError, Reply, Request
 
 __all__ = ["Outcome", "ask"]
 
