@@ -1,4 +1,4 @@
-"""One request to the teacher, one reply, and the fingerprint by which a completion is found again."""
+"""What every teacher has in common: requests, replies, and the fingerprint that identifies a completion."""
 
 from __future__ import annotations
 
@@ -12,21 +12,21 @@ from typing import Any
 from skipthinking.records import Example, UserError
 from skipthinking.teacher.prompts import Message, Prompt
 
-__all__ = ["Client", "Completion", "RefusedError", "Reply", "Request", "Sampling", "request_for"]
+__all__ = ["Client", "Completion", "RefusedError", "Reply", "Request", "Sampling", "make_request"]
 
 
 class RefusedError(Exception):
-    """This question gets no completion; others may."""
+    """The teacher gives no completion for this question; it may for others."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Sampling:
-    """How completions are drawn.
+    """How completions are sampled.
 
     Attributes:
         samples: Completions per question.
-        temperature: 0 is greedy.
-        max_tokens: Most new tokens of a completion.
+        temperature: Sampling temperature; 0 is greedy.
+        max_tokens: Maximum new tokens per completion.
         seed: Another seed gives other samples.
     """
 
@@ -44,45 +44,43 @@ class Sampling:
             raise UserError(f"Expected a temperature of 0 or more, got {self.temperature} (temperature).")
         if self.temperature == 0 and self.samples > 1:
             raise UserError(
-                f"Expected 1 sample at temperature 0, where all are the same, got samples={self.samples}. "
+                f"Expected 1 sample at temperature 0, where all samples are equal, got samples={self.samples}. "
                 "Raise the temperature."
             )
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Request:
-    """What is asked of the teacher at once: one question, one or more samples.
+    """One question and the samples wanted for it.
 
     Attributes:
-        example: The example.
+        example: The question.
         messages: The chat to continue.
-        sampling: How completions are drawn.
-        missing: Numbers of the samples that are wanted, from 0.
-        keys: Their fingerprints.
+        sampling: How completions are sampled.
+        samples: Fingerprint of each wanted sample, by the index of the sample.
     """
 
     example: Example
     messages: list[Message]
     sampling: Sampling
-    missing: tuple[int, ...]
-    keys: tuple[str, ...]
+    samples: dict[int, str]
 
     @property
     def seed(self) -> int:
-        """Seed of the first sample: another one for every example and sample, below 2**31."""
-        text = f"{self.sampling.seed}/{self.example.id}/{self.missing[0]}"
+        """Seed of the first sample: below 2**31, different for every example and sample."""
+        text = f"{self.sampling.seed}/{self.example.id}/{next(iter(self.samples))}"
         return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=4).digest(), "big") >> 1
 
-    def parts(self, size: int | None) -> Iterator[Request]:
-        """The same in requests of so many samples at most; none where no sample is missing."""
-        size = size or len(self.keys) or 1
-        for at in range(0, len(self.keys), size):
-            yield replace(self, missing=self.missing[at : at + size], keys=self.keys[at : at + size])
+    def select(self, wanted: Callable[[str], bool]) -> Request:
+        """The request for only those samples whose fingerprint is wanted."""
+        return replace(self, samples={i: fingerprint for i, fingerprint in self.samples.items() if wanted(fingerprint)})
 
-    def only(self, wanted: Callable[[str], bool]) -> Request:
-        """The same for those samples whose fingerprints are wanted."""
-        left = [i for i, key in enumerate(self.keys) if wanted(key)]
-        return replace(self, missing=tuple(self.missing[i] for i in left), keys=tuple(self.keys[i] for i in left))
+    def split(self, size: int | None) -> Iterator[Request]:
+        """Requests for at most ``size`` samples each; none if no sample is wanted."""
+        items = list(self.samples.items())
+        size = size or len(items) or 1
+        for i in range(0, len(items), size):
+            yield replace(self, samples=dict(items[i : i + size]))
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -90,8 +88,8 @@ class Completion:
     """One text of the teacher.
 
     Attributes:
-        text: The text; it may be empty.
-        finish: Why it ended, in the server's word: "stop", "length", ...; None if it does not tell.
+        text: The text; may be empty.
+        finish: Why the text ended, in the server's words: "stop", "length", ...; None if the server does not say.
     """
 
     text: str
@@ -100,13 +98,13 @@ class Completion:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Reply:
-    """What comes back: at least one completion, at most as many as were asked for.
+    """The reply to a request: at least one completion, at most one per wanted sample.
 
     Attributes:
-        completions: For the first of the missing samples, in order.
-        prompt_tokens: Tokens read; None if the server does not tell.
-        completion_tokens: Tokens written, all completions together; None likewise.
-        seconds: From request to reply, without earlier attempts.
+        completions: Completions of the first wanted samples, in order.
+        prompt_tokens: Tokens of the prompt; None if the server does not say.
+        completion_tokens: Tokens of all completions together; None if the server does not say.
+        seconds: Duration of the attempt that succeeded.
     """
 
     completions: tuple[Completion, ...]
@@ -116,58 +114,53 @@ class Reply:
 
 
 class Client(ABC):
-    """Someone who can be asked: an endpoint or a local model."""
+    """A teacher: an endpoint or a local model."""
 
-    width: int
-    """Requests that are under way at once."""
+    concurrency: int
+    """Number of requests in flight at once."""
     samples_per_request: int | None
-    """Most samples of one request; None for no limit."""
+    """Maximum number of samples per request; None for no limit."""
 
     @property
     def retries(self) -> int:
-        """Attempts beyond the first so far."""
+        """Number of repeated attempts so far."""
         return 0
 
     @property
     @abstractmethod
     def identity(self) -> Mapping[str, Any]:
-        """What decides on a completion beside messages and sampling: the model, not where or how fast it runs."""
-
-    @abstractmethod
-    async def complete(self, request: Request) -> Reply:
-        """Asks.
-
-        Raises:
-            RefusedError: There is no completion for this question.
-            UserError: There will be none for any.
-        """
+        """What determines a completion besides messages and sampling: the model, but not where or how fast it runs."""
 
     @abstractmethod
     async def open(self) -> None:
-        """Gets ready to be asked.
+        """Prepares for requests.
 
         Raises:
             UserError: Something is missing.
         """
 
     @abstractmethod
+    async def complete(self, request: Request) -> Reply:
+        """Sends a request and waits for the reply.
+
+        Raises:
+            RefusedError: There is no completion for this question.
+            UserError: There will be no completion for any question.
+        """
+
+    @abstractmethod
     async def close(self) -> None:
-        """Lets go of connections or memory."""
+        """Releases connections or memory."""
 
 
-def request_for(client: Client, prompt: Prompt, example: Example, sampling: Sampling) -> Request:
+def make_request(client: Client, prompt: Prompt, example: Example, sampling: Sampling) -> Request:
     """The request for all samples of an example.
 
-    A fingerprint is of all that decides on the text. So more samples, another address or more requests at once leave
-    the old ones valid; another model, prompt, temperature, limit or seed does not.
+    A fingerprint hashes everything that determines the text. More samples, another address and another concurrency keep
+    earlier completions valid; another model, prompt, temperature, token limit or seed does not.
     """
-    messages, numbers = prompt.messages(example), range(sampling.samples)
-    common = [dict(client.identity), example.id, messages, sampling.temperature, sampling.max_tokens, sampling.seed]
-    text = json.dumps(common, sort_keys=True)
-    return Request(
-        example=example,
-        messages=messages,
-        sampling=sampling,
-        missing=tuple(numbers),
-        keys=tuple(hashlib.blake2b(f"{text}/{n}".encode(), digest_size=12).hexdigest() for n in numbers),
-    )
+    messages = prompt.messages(example)
+    settings = [dict(client.identity), example.id, messages, sampling.temperature, sampling.max_tokens, sampling.seed]
+    text = json.dumps(settings, sort_keys=True)
+    samples = {i: hashlib.blake2b(f"{text}/{i}".encode(), digest_size=12).hexdigest() for i in range(sampling.samples)}
+    return Request(example=example, messages=messages, sampling=sampling, samples=samples)

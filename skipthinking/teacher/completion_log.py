@@ -1,180 +1,167 @@
-"""The record file: one line per completion, written at once, never changed. It is what a killed run goes on from."""
+"""The log of completions, ``NAME.records``: one JSON line per completion, which a stopped run resumes from.
+
+    {"key": "590060d6...", "id": "q1", "sample": 0, "text": "1 + 2 = 3. Therefore, ...", "finish": "stop", ...}
+    {"key": "32173380...", "id": "q1", "sample": 1, "error": "HTTP 400: context length exceeded"}
+
+``key`` is the fingerprint of :func:`skipthinking.teacher.client.make_request`. Lines are appended and synced, never
+changed; of several lines with the same key the last one counts.
+
+Why not sqlite3: users read this file when a prompt fails (an error message points to it), ``--dry_run`` reads it while
+a run writes, and a kill can damage only its last line. In sqlite3 a journal would belong to the file, an exclusive lock
+would shut readers out, and the parser of JSON lines would remain to import the completions that were paid for earlier.
+"""
 
 from __future__ import annotations
 
 import json
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
-from io import FileIO
+from io import BufferedReader, FileIO
 from pathlib import Path
-from types import TracebackType
-from typing import Any
+from typing import Any, NamedTuple
 
 from filelock import lock_descriptor
 
 from skipthinking.records import DataError, UserError
-from skipthinking.teacher.client import Completion, Reply, Request
+from skipthinking.teacher.client import Completion
+from skipthinking.teacher.dispatch import Outcome
 
-__all__ = ["Place", "RecordFile", "answered", "failed", "index"]
+__all__ = ["CompletionLog", "Position", "open_log", "read_positions", "rows_of"]
 
-_START = b'{"key": "'
+_LINE_START = b'{"key": "'
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Place:
-    """Where a completion stands.
-
-    Attributes:
-        offset: First byte of its line.
-        failed: Whether the line tells a failure in place of a text.
-    """
+class Position(NamedTuple):
+    """Where the line of a completion starts, in bytes, and whether the line holds an error in place of a text."""
 
     offset: int
     failed: bool
 
 
-def answered(request: Request, reply: Reply) -> list[dict[str, Any]]:
-    """The lines of a reply. What the whole request took stands on the first of them."""
-    rows: list[dict[str, Any]] = []
-    for key, sample, completion in zip(request.keys, request.missing, reply.completions, strict=False):
-        row = {"key": key, "id": request.example.id, "sample": sample}
-        row |= {"text": completion.text, "finish": completion.finish}
-        if not rows:
-            row |= {"prompt_tokens": reply.prompt_tokens, "completion_tokens": reply.completion_tokens}
-            row["seconds"] = round(reply.seconds, 3)
-        rows.append(row)
-    return rows
+@dataclass
+class CompletionLog:
+    """An open log, locked by this process.
 
-
-def failed(request: Request, cause: str) -> list[dict[str, Any]]:
-    """The lines of a request that got no completion."""
-    return [
-        {"key": key, "id": request.example.id, "sample": sample, "error": cause}
-        for key, sample in zip(request.keys, request.missing, strict=True)
-    ]
-
-
-class RecordFile:
-    """A record file that belongs to this process while it is open.
-
-    Args:
-        path: The file; it is made if there is none.
-
-    Raises:
-        UserError: Another process has it open, or it cannot be written.
-        DataError: It holds something other than records.
+    Attributes:
+        path: The file.
+        positions: Position of the completion of every fingerprint, as of :func:`open_log` or :meth:`refresh`.
+        writer: The file, unbuffered: a failed write must not be repeated when the file is closed.
+        reader: The same file for reading.
     """
 
-    def __init__(self, path: Path) -> None:
-        self.path = path
-        path.parent.mkdir(parents=True, exist_ok=True)
-        self._file = FileIO(path, "a+")
-        if not self._own():
-            self._file.close()
-            raise UserError(
-                f"Expected to write alone, got a record file that another process writes ({path}). Wait for it, or "
-                "give another --out."
-            )
-        self._mend()
-        self._lines = path.open("rb")
+    path: Path
+    positions: dict[str, Position]
+    writer: FileIO
+    reader: BufferedReader
 
-    def __enter__(self) -> RecordFile:
-        return self
+    def append(self, rows: Sequence[dict[str, Any]]) -> None:
+        """Appends lines and syncs them to disk. Positions are not updated, so that memory does not grow.
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self._lines.close()
-        if not self.path.stat().st_size:
-            self.path.unlink()
-        self._file.close()  # and the lock is gone
-
-    def append(self, rows: Sequence[Mapping[str, Any]]) -> None:
-        """Writes lines; when this returns they are on the disk."""
+        Raises:
+            UserError: The disk is full, or the file can't be written.
+        """
         data = memoryview("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows).encode())
         try:
             while data:
-                data = data[self._file.write(data) :]
-            os.fsync(self._file.fileno())
+                data = data[self.writer.write(data) :]
+            os.fsync(self.writer.fileno())
         except OSError as error:
             raise UserError(
-                f"Expected room for more completions, got: {error.strerror} ({self.path}). Make some; the same command "
-                "goes on from here."
+                f"Can't write {self.path}: {error.strerror}. Free disk space, then run the same command to resume."
             ) from error
 
-    def index(self) -> dict[str, Place]:
-        """What :func:`index` says of the file."""
-        return index(self.path)
+    def refresh(self) -> None:
+        """Reads the positions again, with those of the appended lines."""
+        self.positions, _ = read_positions(self.path)
 
-    def read(self, place: Place) -> tuple[Completion | None, dict[str, Any]]:
-        """The completion at a place, None for a failure, and its whole line."""
-        self._lines.seek(place.offset)
-        row = json.loads(self._lines.readline())
-        return (None if place.failed else Completion(text=row["text"], finish=row.get("finish"))), row
-
-    def _own(self) -> bool:
-        """Takes the lock; False if another process has it, or has just taken an empty file away."""
-        found = lock_descriptor(self._file.fileno(), blocking=False) and self.path.exists()
-        return found and os.path.samestat(os.fstat(self._file.fileno()), self.path.stat())
-
-    def _mend(self) -> None:
-        """Drops a last line that a kill cut short; one that lacks nothing but its end is kept.
-
-        Raises:
-            DataError: It is no line of ours.
-        """
-        end = size = self._file.seek(0, os.SEEK_END)
-        tail = b""
-        while end and b"\n" not in tail:
-            begin = max(0, end - 65536)
-            self._file.seek(begin)
-            tail = self._file.read(end - begin) + tail
-            end = begin
-        torn = tail.rpartition(b"\n")[2]
-        if not torn:
-            return
-        if torn[: len(_START)] != _START[: len(torn)]:
-            raise DataError(
-                f"Expected a record file, got another one ({self.path}). Move it away, or give another --out."
-            )
-        try:
-            json.loads(torn)
-        except ValueError:
-            self._file.truncate(size - len(torn))
-        else:
-            self._file.write(b"\n")
+    def read(self, position: Position) -> tuple[Completion | None, dict[str, Any]]:
+        """The completion at a position, None for a failure, and its row."""
+        self.reader.seek(position.offset)
+        row = json.loads(self.reader.readline())
+        return (None if position.failed else Completion(text=row["text"], finish=row.get("finish"))), row
 
 
-def index(path: Path) -> dict[str, Place]:
-    """Where the completion of every fingerprint stands; of several lines the last counts. A torn last line is left out.
+@contextmanager
+def open_log(path: Path) -> Iterator[CompletionLog]:
+    """Opens, locks and repairs a log. A log that stays empty is removed.
 
     Raises:
-        DataError: The file holds something other than records.
+        UserError: Another process has the log open.
+        DataError: The file is not a log.
     """
-    places: dict[str, Place] = {}
-    offset = 0
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with FileIO(path, "a+") as writer:
+        if not _lock(writer, path):
+            raise UserError(
+                f"Expected a record file for this process alone, got one that another process writes ({path}). Wait "
+                "for that process, or give another --out."
+            )
+        positions, end = read_positions(path)
+        writer.truncate(end)  # drops a last line that a kill cut short
+        with path.open("rb") as reader:
+            reader.seek(max(0, end - 1))
+            if reader.read() not in (b"", b"\n"):  # the last line lacks only its end
+                writer.write(b"\n")
+            try:
+                yield CompletionLog(path, positions, writer, reader)
+            finally:
+                if not path.stat().st_size:
+                    path.unlink()
+
+
+def _lock(file: FileIO, path: Path) -> bool:
+    """Locks the file; False if another process holds the lock, or has removed the empty file since it was opened."""
+    locked = lock_descriptor(file.fileno(), blocking=False)
+    return locked and path.exists() and os.path.samestat(os.fstat(file.fileno()), path.stat())
+
+
+def read_positions(path: Path) -> tuple[dict[str, Position], int]:
+    """Position of the completion of every fingerprint, and the size of the log without an incomplete last line.
+
+    Raises:
+        DataError: The file is not a log.
+    """
+    positions: dict[str, Position] = {}
+    end = 0
     with path.open("rb") as lines:
         for number, line in enumerate(lines, 1):
-            if line.endswith(b"\n"):
-                row = _parsed(line, f"{path}:{number}")
-                places[row["key"]] = Place(offset=offset, failed="error" in row)
-                offset += len(line)
-    return places
+            # Only a kill leaves a line without its end. Such a line starts like ours, or the file is someone else's.
+            unended = not line.endswith(b"\n") and line.startswith(_LINE_START[: len(line)])
+            try:
+                row = json.loads(line)
+            except ValueError as error:
+                if unended:
+                    break
+                raise DataError(
+                    f"Expected a JSON object, got {' '.join(str(error).split())} ({path}:{number}). Remove the line; "
+                    "its completion is requested again. If the file is no record file, give another --out."
+                ) from error
+            values = [row.get("key"), row.get("text", row.get("error"))] if isinstance(row, dict) else [None]
+            if not all(isinstance(value, str) for value in values):
+                raise DataError(
+                    f"Expected a record file, got a line without key and text ({path}:{number}). Give another --out, "
+                    "or move the file away."
+                )
+            positions[row["key"]] = Position(end, "error" in row)
+            end += len(line)
+    return positions, end
 
 
-def _parsed(line: bytes, where: str) -> dict[str, Any]:
-    try:
-        row = json.loads(line)
-    except ValueError as error:
-        raise DataError(
-            f"Expected a JSON object, got {' '.join(str(error).split())} ({where}). Remove the line; its question is "
-            "asked again."
-        ) from error
-    said = (row.get("key"), row.get("text", row.get("error"))) if isinstance(row, dict) else (None,)
-    if not all(isinstance(value, str) for value in said):
-        raise DataError(
-            f"Expected a record file, got a line without key and text ({where}). Give another --out, or move the file "
-            "away."
-        )
-    return row
+def rows_of(outcome: Outcome) -> list[dict[str, Any]]:
+    """The rows of an outcome, one per completion or failed sample. The first row has the costs of the request."""
+    request, reply = outcome.request, outcome.reply
+    rows: list[dict[str, Any]] = [
+        {"key": fingerprint, "id": request.example.id, "sample": sample}
+        for sample, fingerprint in request.samples.items()
+    ]
+    if reply is None:
+        return [row | {"error": outcome.error} for row in rows]
+    rows = [
+        row | {"text": completion.text, "finish": completion.finish}
+        for row, completion in zip(rows, reply.completions, strict=False)
+    ]
+    rows[0] |= {"prompt_tokens": reply.prompt_tokens, "completion_tokens": reply.completion_tokens}
+    rows[0] |= {"seconds": round(reply.seconds, 3)}
+    return rows

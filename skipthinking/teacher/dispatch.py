@@ -1,4 +1,4 @@
-"""Asks many questions at once, and hands on every reply as it comes."""
+"""Sends many requests concurrently and hands over every outcome as it arrives."""
 
 from __future__ import annotations
 
@@ -10,65 +10,69 @@ from dataclasses import dataclass
 from skipthinking.records import UserError
 from skipthinking.teacher.client import Client, RefusedError, Reply, Request
 
-__all__ = ["Outcome", "ask"]
+__all__ = ["Outcome", "dispatch"]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Outcome:
-    """What became of a request.
+    """The result of a request.
 
     Attributes:
         request: The request.
-        reply: What came back, for as many of its samples as it has completions; None for a failure.
-        cause: Why there is none.
+        reply: The reply; its completions belong to the first samples of the request. None for a failure.
+        error: Reason of the failure; empty if there is a reply.
     """
 
     request: Request
     reply: Reply | None = None
-    cause: str = ""
+    error: str = ""
 
 
-async def ask(
-    client: Client, requests: Iterable[Request], keep: Callable[[list[Outcome]], None], stop_after: int
+async def dispatch(
+    client: Client, requests: Iterable[Request], record: Callable[[list[Outcome]], None], stop_after: int
 ) -> None:
-    """Sends requests, ``client.width`` at a time, and takes the next from the stream as one is done.
+    """Sends requests, ``client.concurrency`` at a time, and draws the next one when one is done.
 
-    Of requests nothing is held but those under way, and the rest of those whose reply had fewer completions than were
-    asked for.
+    Only requests in flight are held in memory, and the remainders of requests whose reply had fewer completions than
+    samples.
 
     Args:
-        client: Whom to ask; it is open.
-        requests: The stream.
-        keep: Gets the outcomes that came in since the last call. What it was given is never asked again.
-        stop_after: Failures in a row, with no reply between, after which the next questions would fare no better.
+        client: The teacher; it is open.
+        requests: The requests, drawn as there is room.
+        record: Receives the outcomes since the last call. A recorded request is not sent again.
+        stop_after: Number of consecutive failures after which the run stops.
 
     Raises:
-        UserError: The client says that nobody will get a reply, or too many requests failed in a row. All replies
-            before that have been kept.
+        UserError: The client reports that no request will succeed, or ``stop_after`` requests failed in a row. All
+            earlier outcomes have been recorded.
     """
-    stream, rest = iter(requests), deque[Request]()
+    stream, remainders = iter(requests), deque[Request]()
     pending: set[asyncio.Task[Outcome]] = set()
     failures = 0
     try:
         while True:
-            while len(pending) < client.width and (request := rest.popleft() if rest else next(stream, None)):
+            while len(pending) < client.concurrency and (
+                request := remainders.popleft() if remainders else next(stream, None)
+            ):
                 pending.add(asyncio.create_task(_send(client, request)))
             if not pending:
                 return
             done, pending = await asyncio.wait(pending, return_when=asyncio.FIRST_COMPLETED)
             outcomes = [task.result() for task in done if not task.exception()]
-            keep(outcomes)
+            record(outcomes)
             for task in done:
-                task.result()  # raises what ends the run, now that the others are kept
+                task.result()  # raises the error that ends the run, now that the other outcomes are recorded
             for outcome in outcomes:
-                if outcome.reply is None:
-                    failures += 1
-                    _check(failures, stop_after, outcome.cause)
-                    continue
-                failures = 0
-                left = outcome.request.keys[len(outcome.reply.completions) :]
-                if left:
-                    rest.append(outcome.request.only(left.__contains__))
+                failures = failures + 1 if outcome.reply is None else 0
+                if failures >= stop_after:
+                    raise UserError(
+                        f"{failures} requests failed in a row, the last one with: {outcome.error.rstrip('.')}. Fix the "
+                        "cause, then run the same command to resume, with --retry_failed true to repeat what failed."
+                    )
+                if outcome.reply is not None:
+                    missing = list(outcome.request.samples.values())[len(outcome.reply.completions) :]
+                    if missing:
+                        remainders.append(outcome.request.select(missing.__contains__))
     finally:
         for task in pending:
             task.cancel()
@@ -79,12 +83,4 @@ async def _send(client: Client, request: Request) -> Outcome:
     try:
         return Outcome(request=request, reply=await client.complete(request))
     except RefusedError as error:
-        return Outcome(request=request, cause=str(error))
-
-
-def _check(failures: int, stop_after: int, cause: str) -> None:
-    if failures >= stop_after:
-        raise UserError(
-            f"Expected replies, got {failures} failures in a row, the last of them: {cause.rstrip('.')}. Mend that; "
-            "then the same command goes on, and with --retry_failed true it asks again what failed."
-        )
+        return Outcome(request=request, error=str(error))
