@@ -12,7 +12,7 @@ import pytest
 from conftest import ROOT
 
 sys.path.insert(0, str(ROOT / "tests" / "teacher"))
-from loopback import Loopback, line, rows
+from loopback import Loopback, arguments, rows
 
 pytest.importorskip("openai")
 
@@ -28,7 +28,7 @@ def _resident(process: int) -> float:
 def test_ten_thousand_questions_take_no_more_memory_than_a_thousand(tmp_path: Path) -> None:
     with Loopback() as server:
         server.remember = False
-        words = [*line(tmp_path, server.url, COUNT), "--client.concurrency", "32"]
+        words = [*arguments(tmp_path, server.url, COUNT), "--client.concurrency", "32"]
         env = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
         start = time.monotonic()
         command = [sys.executable, "-m", "skipthinking", "teach", *words]
