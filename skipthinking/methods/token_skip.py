@@ -45,7 +45,7 @@ class TokenSkip(Distiller):
         kwargs: See Distiller.
     """
 
-    def __init__(self, ratio: float = 0.5, importance: Annotator[Any] | None = None, **kwargs: Any) -> None:
+    def __init__(self, ratio: float = 0.5, importance: Annotator | None = None, **kwargs: Any) -> None:
         super().__init__(**kwargs)
         if ratio not in PREFIXES:
             raise UserError(f"Expected a ratio of {', '.join(map(str, PREFIXES))}, got model.ratio={ratio}.")
