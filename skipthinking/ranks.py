@@ -1,4 +1,4 @@
-"""Work that is shared by several processes: who does which rows, and how their parts are joined."""
+"""Work that several processes share: which rows each one does, and how the parts are joined."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Any, Protocol, TypeVar
 
 import torch.distributed
 
-__all__ = ["by_length", "gather"]
+__all__ = ["broadcast", "by_length", "gather", "rank", "ranks"]
 
 
 class _HasId(Protocol):
@@ -18,22 +18,40 @@ class _HasId(Protocol):
 T = TypeVar("T", bound=_HasId)
 
 
+def rank() -> int:
+    """Number of this process, from 0."""
+    return torch.distributed.get_rank() if _several() else 0
+
+
+def ranks() -> int:
+    """Number of processes."""
+    return torch.distributed.get_world_size() if _several() else 1
+
+
 def gather(part: dict[str, Any]) -> dict[str, Any]:
-    """Joins the parts of all ranks."""
-    if not (torch.distributed.is_available() and torch.distributed.is_initialized()):
+    """Joins the parts of all ranks; every rank gets the whole."""
+    if not _several():
         return part
-    parts: list[dict[str, Any]] = [{} for _ in range(torch.distributed.get_world_size())]
+    parts: list[dict[str, Any]] = [{} for _ in range(ranks())]
     torch.distributed.all_gather_object(parts, part)
     return {id: value for rank_part in parts for id, value in rank_part.items()}
 
 
+def broadcast(value: Any) -> Any:
+    """The first rank's value, on every rank."""
+    values = [value]
+    if _several():
+        torch.distributed.broadcast_object_list(values)
+    return values[0]
+
+
 def by_length(rows: Sequence[T], length: Callable[[T], int], tokens: int) -> list[list[T]]:
-    """Groups rows of like length, the longest first.
+    """Groups rows of similar length, the longest first.
 
     Args:
-        rows: What has an id.
+        rows: Records with an id, which breaks ties.
         length: Tokens of a row.
-        tokens: Padded tokens per group at most; a single longer row gets a group of its own.
+        tokens: Most padded tokens of a group; a single longer row is a group by itself.
     """
     groups: list[list[T]] = []
     for row in sorted(rows, key=lambda row: (-length(row), row.id)):
@@ -41,3 +59,7 @@ def by_length(rows: Sequence[T], length: Callable[[T], int], tokens: int) -> lis
             groups.append([])
         groups[-1].append(row)
     return groups
+
+
+def _several() -> bool:
+    return torch.distributed.is_available() and torch.distributed.is_initialized()

@@ -59,8 +59,7 @@ class Encoded:
     """One tokenization of an example: prompt ids, completion ids, and where each step and the answer lie.
 
     Attributes:
-        id: The example's id.
-        task: The example's task.
+        example: The example: question, gold answer and task travel with the tokens.
         prompts: Prompt ids per prompt prefix that the method asked for (``""`` is the plain prompt), special tokens
             included. On the encoder side for encoder-decoder students.
         tokens: Completion ids, shape (T,): all steps, then the answer sentence, then EOS.
@@ -69,12 +68,21 @@ class Encoded:
             answer is the teacher's conclusion.
     """
 
-    id: str
-    task: str
+    example: Example
     prompts: Mapping[str, NDArray[np.int64]]
     tokens: NDArray[np.int64]
     steps: tuple[Span, ...]
     answer: Span
+
+    @property
+    def id(self) -> str:
+        """The example's id."""
+        return self.example.id
+
+    @property
+    def length(self) -> int:
+        """Tokens of the longest prompt and the whole completion."""
+        return max(map(len, self.prompts.values())) + len(self.tokens)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)

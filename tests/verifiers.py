@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from typing import Any
 
-from skipthinking.methods.skip_thinking.skips import Verifier
+from skipthinking.methods.skip_thinking.verifiers import Verifier
 
 
 class EveryOther(Verifier):
     """Allows the removal of every chunk with an odd index."""
 
-    def begin(self, rows: Any, scene: Any) -> list[bool]:
+    def begin(self, rows: Any, context: Any) -> list[bool]:
         """Says that the student answers every example right."""
         return [True] * len(rows)
 

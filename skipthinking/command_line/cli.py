@@ -193,7 +193,7 @@ class SkipCLI(LightningCLI):
         if first:
             _check_writable(self.folder)
         config = json.loads(self.parser.dump(self.config, format="json", skip_unset=False))["fit"]
-        before = self.model.first_run(config, self.folder, self.datamodule)
+        before = self.model.prior_run(config, self.folder, self.datamodule)
         if before is not None and self.config_init["fit"]["ckpt_path"] is None:
             self._run_first(before, resume=given == "last")
 
@@ -226,14 +226,7 @@ class SkipCLI(LightningCLI):
         self.datamodule.load("predict")
         self.before_validate()
 
-    def before_annotate(self) -> None:
-        """The same, for a method that annotates."""
-        if not hasattr(self.model, "annotate"):
-            raise UserError(
-                f"Expected a method with annotations (CWT, STT, KPOD, KeypointWeighter, LongCoT), got "
-                f"{type(self.model).__name__}. Choose one of them."
-            )
-        self.before_validate()
+    before_annotate = before_validate
 
     @staticmethod
     def subcommands() -> dict[str, set[str]]:
@@ -294,7 +287,7 @@ class SkipCLI(LightningCLI):
             self.trainer.test(self.model, datamodule=self.datamodule, verbose=False)
         state = whole_state(self.model.student.model)
         if self.trainer.is_global_zero:
-            self.model.student.export(self.folder / "student", state, self.model.stage_marks)
+            self.model.student.export(self.folder / "student", state, self.model.completion_marks)
             if tested:
                 self._summarise()
             _say(self._next_commands())

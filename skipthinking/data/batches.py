@@ -17,7 +17,16 @@ from torch.utils.data import DataLoader, Dataset, Sampler
 from skipthinking.data.planning import Plan
 from skipthinking.records import Instance
 
-__all__ = ["Batch", "Counts", "EvalBatch", "PlannedBatches", "ResumableLoader", "collate", "instance_length"]
+__all__ = [
+    "Batch",
+    "Counts",
+    "EvalBatch",
+    "PlannedBatches",
+    "ResumableLoader",
+    "collate",
+    "context_needed",
+    "instance_length",
+]
 
 
 class Counts(NamedTuple):
@@ -88,6 +97,12 @@ class EvalBatch(NamedTuple):
 def instance_length(instance: Instance) -> int:
     """Tokens of an instance, prompt included."""
     return len(instance.prompt) + len(instance.tokens)
+
+
+def context_needed(instance: Instance, *, encoder_decoder: bool) -> int:
+    """Positions that an instance takes: a causal student reads prompt and completion in one row, T5 in two."""
+    sides = len(instance.prompt), len(instance.tokens)
+    return max(sides) if encoder_decoder else sum(sides)
 
 
 def _pad(rows: Sequence[NDArray[Any]], fill: float, dtype: torch.dtype) -> Tensor:

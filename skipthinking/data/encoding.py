@@ -183,8 +183,7 @@ class Codec:
                         f"its text (example {rows[i].id!r}). Remove it, or leave the example out."
                     )
                 yield Encoded(
-                    id=rows[i].id,
-                    task=rows[i].task,
+                    example=rows[i],
                     prompts={prefix: ids[i] for prefix, ids in prompts.items()},
                     tokens=np.append(tokens, self.tokenizer.eos_token_id),
                     steps=spans[: -2 if self._conclusion(rows[i], rationales) else -1],
@@ -194,6 +193,13 @@ class Codec:
     def decode(self, ids: Sequence[int]) -> str:
         """The text of generated ids, special tokens left out."""
         return self.tokenizer.decode(ids, skip_special_tokens=True).strip()
+
+    def token_texts(self, ids: Sequence[int] | NDArray[np.int64]) -> list[str]:
+        """The text of every token as it stands after another one: alone, SentencePiece would drop its blank."""
+        before = self.tokenizer("a", add_special_tokens=False)["input_ids"]
+        start = len(self.tokenizer.decode(before))
+        texts = {int(id): self.tokenizer.decode([*before, int(id)])[start:] for id in set(map(int, ids))}
+        return [texts[int(id)] for id in ids]
 
     def _completion(self, example: Example, rationales: bool) -> tuple[str, list[int]]:
         """The completion's text, and the first character of every step, of a conclusion, and of the answer sentence."""

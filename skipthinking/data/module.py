@@ -1,11 +1,12 @@
-"""RationaleDataModule: owns the examples, their encoding, the chunks, the stage sampling and the batches."""
+"""RationaleDataModule: owns the examples, their encoding, the annotations, the stage sampling and the batches."""
 
 from __future__ import annotations
 
 import os
 from collections import Counter
-from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any, Literal, cast
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Literal, cast
 
 import lightning as L
 import numpy as np
@@ -14,20 +15,19 @@ from lightning.pytorch.callbacks import GradientAccumulationScheduler
 from torch.utils.data import DataLoader, Dataset
 from tqdm import tqdm
 
-from skipthinking.annotate.notes import StageSampling, draw_stage
-from skipthinking.data.batches import EvalBatch, PlannedBatches, ResumableLoader, instance_length
+from skipthinking.annotate.runner import Runner
+from skipthinking.annotate.sampling import StageSampling
+from skipthinking.checkpoints import read_checkpoint
+from skipthinking.data.batches import EvalBatch, PlannedBatches, ResumableLoader, context_needed, instance_length
 from skipthinking.data.chunkers import AverageChunks, Chunker
 from skipthinking.data.encoding import Codec, Plain, Template
 from skipthinking.data.planning import padding_share, plan_epoch
+from skipthinking.data.protocol import Method
 from skipthinking.data.sources import Source
 from skipthinking.data.splits import Splits
 from skipthinking.data.steps import Sentences, StepSplitter
-from skipthinking.records import DataError, Encoded, Example, Instance, Span, UserError
-from skipthinking.students.sharding import gathered
+from skipthinking.records import DataError, Encoded, Example, Instance, UserError
 from skipthinking.tasks import get_task
-
-if TYPE_CHECKING:
-    from skipthinking.methods import CWT, Distiller
 
 __all__ = ["RationaleDataModule"]
 
@@ -35,7 +35,8 @@ __all__ = ["RationaleDataModule"]
 class RationaleDataModule(L.LightningDataModule):
     """Examples in, batches of training instances and of prompts out.
 
-    The method (the LightningModule) says how an instance is cut; everything before and after the cut is done here.
+    The method (the LightningModule) makes instances from encoded examples and their notes; what comes before and after
+    is done here. The annotation runner is held here too: searches run when the loader of an epoch is built.
 
     Args:
         train: Sources of training examples; several are joined.
@@ -50,7 +51,8 @@ class RationaleDataModule(L.LightningDataModule):
         batch_tokens: Padded tokens per micro-batch; null batches by count alone.
         eval_batch_size: Prompts per batch of generation.
         bucket: Whether instances of like length share a batch.
-        max_length: Longest instance in tokens; the student's context by default. Longer ones are dropped and counted.
+        max_length: Longest instance in tokens; the student's context by default. Longer ones are left out and counted.
+            For an encoder-decoder student it bounds prompt and completion separately.
         without_steps: What to do with a training example whose rationale has no steps, for methods that need some: stop
             with an error, or leave it out and count it.
         num_workers: Processes that build batches; the result does not depend on it.
@@ -105,13 +107,12 @@ class RationaleDataModule(L.LightningDataModule):
         self.encoded: list[Encoded] = []
         self.report = self.splits.report
         self.codec: Codec | None = None
+        self.runner = Runner([])
         self.annotating = False  # set by the command annotate
-        self._chunks: dict[str, tuple[Span, ...]] = {}
-        self._stage_losses: tuple[int, dict[str, list[float]]] | None = None
-        self._searched: int | None = None  # epoch of the last chunk search
         self._prompts: dict[str, list[np.ndarray]] = {}
-        # Tokens and chunks of evaluated examples that come with a rationale; ids may come in two splits.
-        self.teacher: dict[tuple[str, str], tuple[int, int]] = {}
+        # Evaluated examples that come with a rationale, in tokens; ids may come in two splits.
+        self.teacher: dict[tuple[str, str], Encoded] = {}
+        self.without_rationale = 0
         self.first: Instance | None = None
 
     def load(self, stage: str) -> None:
@@ -132,52 +133,62 @@ class RationaleDataModule(L.LightningDataModule):
         """The test sets by name."""
         return self.splits.test_sets
 
-    @property
-    def chunks(self) -> Mapping[str, tuple[Span, ...]]:
-        """The chunks of every training example, as the last search left them."""
-        return self._chunks
-
     # ---------------------------------------------------------------------------------------- tokens
 
     @property
-    def method(self) -> Distiller:
-        """The method that this data is cut for."""
+    def method(self) -> Method:
+        """The method that instances are made for."""
         assert self.trainer is not None
-        return cast("Distiller", self.trainer.lightning_module)
+        return cast("Method", self.trainer.lightning_module)
 
     @property
-    def staged(self) -> CWT:
-        """The same where it needs chunks or stages, which says that it is of this kind."""
-        return cast("CWT", self.method)
+    def limit(self) -> int:
+        """Most tokens of an instance."""
+        context: int = self.method.student.context_length
+        return min(self.max_length or context, context)
 
     def setup(self, stage: str) -> None:
         """Loads and encodes what the stage needs; the student trains its tokenizer first, if it has none."""
         stage = "annotate" if self.annotating else stage
         self.load(stage)
         method = self.method
-        method.prepare_student(self._texts, getattr(self.chunker, "n_chunks", 32))
-        self.codec = Codec(
-            tokenizer=method.student.tokenizer,
-            template=self.template,
-            splitter=self.splitter,
-            prefixes=method.prefixes,
-            conclusions=method.concludes,
-        )
-        method.use_codec(self.codec)
+        if self.codec is None:
+            method.prepare_student(self._texts, getattr(self.chunker, "n_chunks", 32))
+            self.codec = Codec(
+                tokenizer=method.student.tokenizer,
+                template=self.template,
+                splitter=self.splitter,
+                prefixes=method.prompt_prefixes,
+                conclusions=method.encodes_conclusion,
+            )
+            self.runner = Runner(method.connect(self.codec, self.chunker, self.stage_sampling))
         if stage in {"fit", "annotate"} and not self.encoded:
             self._encode_train()
-            if "chunks" in method.needs and self.chunker.searches:
-                learned = self.staged.learned_chunks(self.encoded, self._chunks)
-                if learned is not None:
-                    self._chunks, self._searched = learned, -1
-                    self.report.append(f"chunks: those of {method.start_from}")
+            self._attach_runner()
         for name, rows in self.examples.items():
             if name != "train" and name not in self._prompts:
-                self._prompts[name] = self.codec.prompts(rows, method.answering_prefix)
-                told = [row for row in rows if self.splitter.spans(row.rationale.strip())]
-                for row, encoded in zip(told, self.codec.encode(told), strict=True):
-                    chunks = len(self.chunker.chunk(encoded)) if "chunks" in method.needs else 0
-                    self.teacher[row.id, row.question] = len(encoded.tokens), chunks
+                self._prompts[name] = self.codec.prompts(rows, method.prompt_prefixes[0])
+                with_rationale = [row for row in rows if self.splitter.spans(row.rationale.strip())]
+                for encoded in self.codec.encode(with_rationale):
+                    self.teacher[encoded.id, encoded.example.question] = encoded
+
+    def _attach_runner(self) -> None:
+        trainer, method = self.trainer, self.method
+        assert trainer is not None
+        start = method.start_from
+        earlier = read_checkpoint(start, "model.start_from").get(type(self).__qualname__, {}) if start else {}
+        self.runner.attach(
+            self.encoded,
+            module=trainer.lightning_module,
+            student=method.student,
+            codec=self.codec,
+            folder=Path(trainer.default_root_dir),
+            seed=self.seed,
+            stage_sampling=self.stage_sampling,
+            limit=self.limit,
+            earlier=earlier.get("annotations"),
+            earlier_name=str(start),
+        )
 
     def _texts(self) -> list[str]:
         self.splits.load_train()
@@ -192,94 +203,76 @@ class RationaleDataModule(L.LightningDataModule):
 
     def _encode_train(self) -> None:
         assert self.codec is not None
+        assert self.trainer is not None
         method, rows = self.method, self.examples["train"]
-        limit = min(self.max_length or method.student.context_length, method.student.context_length)
-        dropped: Counter[str] = Counter()
         usable = rows
         if self.without_steps == "leave_out" and method.needs_rationale:
             usable = [row for row in rows if self.splitter.spans(row.rationale.strip())]
-            dropped["no steps"] = len(rows) - len(usable)
+        self.without_rationale = len(rows) - len(usable)
         stream = tqdm(
             self.codec.encode(usable, rationales=method.needs_rationale),
-            total=len(usable), desc="Tokenizing", delay=3, leave=False, disable=method.global_rank > 0,
+            total=len(usable), desc="Tokenizing", delay=3, leave=False, disable=self.trainer.global_rank > 0,
         )  # fmt: skip
-        unk = -1 if self.codec.tokenizer.unk_token_id is None else self.codec.tokenizer.unk_token_id
-        unknown = 0
-        for encoded in stream:
-            chunks = self.chunker.chunk(encoded) if "chunks" in method.needs else ()
-            if method.room(encoded, chunks) > limit:
-                dropped[f"longer than {limit} tokens"] += 1
-                continue
-            unknown += int((encoded.tokens[:-1] == unk).sum())  # the last one is EOS, which some take for both
-            self._chunks[encoded.id] = chunks
-            self.encoded.append(encoded)
-        if not self.encoded:
-            raise DataError(
-                f"Expected training examples of at most {limit} tokens, got {len(rows)} and all are longer. "
-                "Raise data.max_length or use a student with a longer context."
-            )
-        self.report.append(
-            f"kept {len(self.encoded)} of {len(rows)} training examples"
-            + "".join(f"; dropped {n} ({n / len(rows):.1%}): {why}" for why, n in (+dropped).items())
-        )
+        self.encoded = list(stream)
+        unk = self.codec.tokenizer.unk_token_id
+        # The last token is EOS, which some tokenizers use for unknown ones too.
+        unknown = sum(int((row.tokens[:-1] == unk).sum()) for row in self.encoded) if unk is not None else 0
         if unknown:
             self.report.append(f"{unknown} completion tokens are unknown to the tokenizer and cannot be learned")
 
     # -------------------------------------------------------------------------------------- training
 
-    def notes(self, epoch: int) -> dict[str, dict[str, Any]]:
-        """What the method's cut may look at, per example id: chunks and the epoch's stage, as it needs them."""
-        method, needs = self.staged, self.method.needs
-        if self._searched is not None:
-            method.know(self.encoded)
-        if "chunks" in needs and self._search_is_due(epoch) and self._searched != epoch:
-            self._chunks = method.search_chunks(self.chunker, self.encoded, self._chunks)
-            self._searched = epoch
-        if epoch == 0 and "chunks" in needs and self.chunker.searches and not self._searches_chunks():
-            method.say("chunk search: none falls into the epochs of this run, so chunks stay of average length")
-        kept = method.keep(epoch, self.encoded, self._chunks)
-        losses = self._losses(epoch) if "stage" in needs and self.stage_sampling == "loss" else {}
-        own = method.own_notes(epoch, self.encoded)
-        notes: dict[str, dict[str, Any]] = {}
-        for encoded in self.encoded:
-            note: dict[str, Any] = {"epoch": epoch, **own.get(encoded.id, {})}
-            if "chunks" in needs:
-                note["chunks"] = self._chunks[encoded.id]
-                note["kept"] = None if kept is None else kept[encoded.id]
-            if "stage" in needs:
-                shown = note["chunks"] if note["kept"] is None else note["kept"]
-                note["stage"] = draw_stage(
-                    self.stage_sampling, len(shown) + 1,
-                    seed=self.seed, epoch=epoch, id=encoded.id, losses=_of_shown(losses.get(encoded.id), note["kept"]),
-                )  # fmt: skip
-            notes[encoded.id] = note
-        return notes
-
-    def _searches_chunks(self) -> bool:
-        """Whether chunks have been searched, or will be in a run of this many epochs."""
-        assert self.trainer is not None
-        epochs = self.trainer.max_epochs
-        return self._searched is not None or epochs in (None, -1) or any(map(self._search_is_due, range(epochs or 0)))
-
-    def _search_is_due(self, epoch: int) -> bool:
-        return self.chunker.due(epoch) and self.staged.may_search_chunks(epoch)
-
-    def searched_chunks(self) -> dict[str, tuple[Span, ...]]:
-        """The chunks of the last search; of one with the student as it is, if the chunker searches and has not yet."""
-        if self._searched is None and self.chunker.searches:
-            self._chunks, self._searched = self.staged.search_chunks(self.chunker, self.encoded, self._chunks), -1
-        return self._chunks
-
-    def _losses(self, epoch: int) -> Mapping[str, Sequence[float]]:
-        """Stage losses under the student as it is at the start of the epoch; kept in checkpoints."""
-        if self._stage_losses is None or self._stage_losses[0] != epoch:
-            self._stage_losses = (epoch, self.staged.stage_losses(self.encoded, self._chunks))
-        return self._stage_losses[1]
-
     def instances(self, epoch: int) -> list[Instance]:
-        """All training instances of an epoch, the same on every rank."""
-        notes, method = self.notes(epoch), self.method
-        return [instance for encoded in self.encoded for instance in method.cut(encoded, notes[encoded.id])]
+        """All training instances of an epoch, the same on every rank; those longer than the limit are left out."""
+        self.runner.update(epoch)
+        method, limit = self.method, self.limit
+        sides = method.student.encoder_decoder
+        made: list[Instance] = []
+        too_long: list[str] = []
+        for encoded in self.encoded:
+            if self.runner.lacks(encoded):
+                too_long.append(encoded.id)
+                continue
+            own = method.make_instances(encoded, self.runner.notes(encoded, epoch))
+            fitting = [row for row in own if context_needed(row, encoder_decoder=sides) <= limit]
+            if len(fitting) < len(own):
+                too_long.append(encoded.id)
+                if any(row.reference is not None for row in own):
+                    fitting = []  # half of a preference pair teaches nothing
+            made += fitting
+        if too_long and len(too_long) == len(self.encoded) and not made:
+            raise DataError(
+                f"Expected training examples of at most {limit} tokens, got {len(self.encoded)} and all are longer. "
+                "Raise data.max_length or use a student with a longer context."
+            )
+        if self.first is None:
+            self._report_kept(len(too_long), limit)
+        return made
+
+    def annotation_rows(self) -> list[dict[str, Any]]:
+        """A row per training example with everything that is found out about it, see :meth:`Runner.drawings`.
+
+        Raises:
+            UserError: The method finds out nothing.
+        """
+        if not self.runner.annotators:
+            name = type(self.method).__name__
+            raise UserError(
+                f"Expected a method with annotations, got {name}, which needs none. Choose another --model, for "
+                "example CWT, STT, KPOD or LongCoT."
+            )
+        self.runner.run_all()
+        extra = [self.teacher.get((row.id, row.question)) for row in self.examples.get("val", ())]
+        drawn = [row for row in extra if row] if any(a.for_validation for a in self.runner.annotators) else []
+        return self.runner.drawings([*self.encoded, *drawn])
+
+    def _report_kept(self, too_long: int, limit: int) -> None:
+        total = len(self.examples["train"])
+        dropped = Counter({"no steps": self.without_rationale, f"longer than {limit} tokens": too_long})
+        self.report.append(
+            f"kept {total - dropped.total()} of {total} training examples"
+            + "".join(f"; dropped {n} ({n / total:.1%}): {why}" for why, n in (+dropped).items())
+        )
 
     def train_dataloader(self) -> ResumableLoader:
         """The loader of the trainer's current epoch; Lightning asks for a new one every epoch."""
@@ -293,11 +286,10 @@ class RationaleDataModule(L.LightningDataModule):
                 "normalised over planned optimiser steps. Use trainer.accumulate_grad_batches."
             )
         epoch = trainer.current_epoch
-        # For what is searched: whole weights, in the precision of training.
-        with trainer.precision_plugin.forward_context(), gathered(method.student):
+        with trainer.precision_plugin.forward_context():  # searches see the student in the precision of training
             instances = self.instances(epoch)
         lengths = np.array([instance_length(instance) for instance in instances])
-        group = method.grouped(epoch)
+        group = 2 if instances and instances[0].reference is not None else 1  # preference pairs share a micro-batch
         plan = plan_epoch(
             lengths.reshape(-1, group).max(axis=1), seed=self.seed, epoch=epoch, batch_size=self.batch_size,
             batch_tokens=None if self.batch_tokens is None else max(1, self.batch_tokens // group),
@@ -318,19 +310,21 @@ class RationaleDataModule(L.LightningDataModule):
         return ResumableLoader(batches, epoch, self.num_workers)
 
     def state_dict(self) -> dict[str, Any]:
-        """What the student said: the chunks of the last search, and the stage losses of the running epoch."""
-        chunks = (
-            {id: [list(span) for span in spans] for id, spans in self._chunks.items()}
-            if self._searched is not None
-            else None
-        )
-        return {"stage_losses": self._stage_losses, "searched": self._searched, "chunks": chunks}
+        """The annotations, so that a resumed run neither searches again nor differs."""
+        return {"annotations": self.runner.state_dict()}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Restores both, so that a resumed run neither searches again nor differs."""
-        self._stage_losses, self._searched = state_dict["stage_losses"], state_dict["searched"]
-        if state_dict["chunks"] is not None:
-            self._chunks |= {id: tuple((i, j) for i, j in spans) for id, spans in state_dict["chunks"].items()}
+        """Restores them, where training examples are read.
+
+        Raises:
+            UserError: The checkpoint is of an earlier version, whose annotations had another form.
+        """
+        if self.encoded and "annotations" not in state_dict:
+            raise UserError(
+                "Expected a checkpoint of this version, got one of an earlier version, whose annotations have another "
+                "form. Finish that run with its own version; this one tests and exports its student."
+            )
+        self.runner.load_state_dict(state_dict.get("annotations", {}) if self.encoded else {})
 
     # ------------------------------------------------------------------------------------ evaluation
 
@@ -364,8 +358,3 @@ class RationaleDataModule(L.LightningDataModule):
     def predict_dataloader(self) -> DataLoader[EvalBatch]:
         """Prompts of the questions asked; none to annotate."""
         return self._prompt_loader([] if self.annotating else ["predict"])
-
-
-def _of_shown(losses: Sequence[float] | None, kept: Sequence[int] | None) -> Sequence[float] | None:
-    """The losses of the stages that are shown: the chunks that are kept, and the answer."""
-    return losses if losses is None or kept is None else [*(losses[chunk] for chunk in kept), losses[-1]]

@@ -1,4 +1,8 @@
-"""The methods, each a LightningModule that differs only in how it cuts an instance."""
+"""The methods: each is a LightningModule that makes instances from examples and their notes.
+
+Start with ``base.py`` (the hooks), then ``full_cot.py`` (ten lines), ``step_entropy.py`` (a method with a search of its
+own), and the rooms ``skip_thinking/``, ``kpod/`` and ``long_cot/``. May import everything up to evaluation.
+"""
 
 from skipthinking.methods.base import Distiller
 from skipthinking.methods.full_cot import AnswerOnly, FullCoT

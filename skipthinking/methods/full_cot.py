@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any
-
+from skipthinking.annotate.annotator import Notes
 from skipthinking.data.instances import instance
 from skipthinking.methods.base import Distiller
 from skipthinking.records import Encoded, Instance
@@ -15,7 +13,7 @@ __all__ = ["AnswerOnly", "FullCoT"]
 class FullCoT(Distiller):
     """x -> r, y: fine-tuning on the whole rationale and the answer (Fine-tune-CoT, Ho et al., arXiv 2212.10071)."""
 
-    def cut(self, encoded: Encoded, notes: Mapping[str, Any]) -> list[Instance]:
+    def make_instances(self, encoded: Encoded, notes: Notes) -> list[Instance]:
         """One instance; every completion token is a target."""
         return [instance(encoded.id, encoded.prompts[""], [encoded.tokens], {0})]
 
@@ -25,6 +23,6 @@ class AnswerOnly(Distiller):
 
     needs_rationale = False
 
-    def cut(self, encoded: Encoded, notes: Mapping[str, Any]) -> list[Instance]:
+    def make_instances(self, encoded: Encoded, notes: Notes) -> list[Instance]:
         """One instance; the answer sentence is the target."""
         return [instance(encoded.id, encoded.prompts[""], [encoded.tokens[slice(*encoded.answer)]], {0})]

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 
+from skipthinking.annotate.annotator import Notes
 from skipthinking.data.instances import instance
 from skipthinking.methods.base import Distiller
 from skipthinking.records import Encoded, Instance, UserError
@@ -27,8 +27,7 @@ class MultiTask(Distiller):
         kwargs: See Distiller.
     """
 
-    prefixes = (LABEL, RATIONALE)
-    answering_prefix = LABEL
+    prompt_prefixes = (LABEL, RATIONALE)
 
     def __init__(self, rationale_weight: float = 1.0, **kwargs: Any) -> None:
         super().__init__(**kwargs)
@@ -36,7 +35,7 @@ class MultiTask(Distiller):
             raise UserError(f"Expected a weight of at least 0, got model.rationale_weight={rationale_weight}.")
         self.term_weights = (1.0, rationale_weight)
 
-    def cut(self, encoded: Encoded, notes: Mapping[str, Any]) -> list[Instance]:
+    def make_instances(self, encoded: Encoded, notes: Notes) -> list[Instance]:
         """Two instances: the answer sentence (term 0), and the steps with EOS (term 1)."""
         answer = encoded.tokens[slice(*encoded.answer)]
         rationale = np.append(encoded.tokens[: encoded.answer[0]], encoded.tokens[-1])

@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import math
-from typing import Literal
+from collections.abc import Iterable
+from typing import Any, Literal
 
+import lightning as L
+from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
+from torch import nn
 from torch.optim import Optimizer
-from torch.optim.lr_scheduler import LambdaLR
+from torch.optim.lr_scheduler import LambdaLR, ReduceLROnPlateau
 
 from skipthinking.records import UserError
 
-__all__ = ["Warmup"]
+__all__ = ["Warmup", "begin_epoch", "begin_run", "optimizers", "steps_of_epoch"]
 
 
 class Warmup(LambdaLR):
@@ -85,3 +89,63 @@ class Warmup(LambdaLR):
         done = min(1.0, (at - rise) / max(1.0, total - rise))
         left = {"constant": 1.0, "linear": 1 - done, "cosine": (1 + math.cos(math.pi * done)) / 2}[self.decay]
         return self.floor + (1 - self.floor) * left
+
+
+def optimizers(
+    parameters: Iterable[nn.Parameter],
+    optimizer: OptimizerCallable,
+    scheduler: LRSchedulerCallable | None,
+    trainer: L.Trainer,
+) -> Any:
+    """What ``configure_optimizers`` returns: the optimizer, and its schedule stepped after every optimizer step.
+
+    Raises:
+        UserError: The optimizer refuses its settings, a plateau schedule names no monitor, or Warmup has no end.
+    """
+    try:
+        made = optimizer(parameters)
+    except ValueError as error:
+        raise UserError(f"Expected settings that fit the optimizer, got: {error}. Fix model.optimizer.") from error
+    if scheduler is None:
+        return made
+    schedule = scheduler(made)
+    if isinstance(schedule, ReduceLROnPlateau):
+        monitor = getattr(schedule, "monitor", None)
+        if monitor is None:
+            raise UserError(
+                "Expected a plateau schedule that names its monitor, got torch's own. Set model.scheduler to "
+                "lightning.pytorch.cli.ReduceLROnPlateau with a monitor, for example val/accuracy."
+            )
+        return {"optimizer": made, "lr_scheduler": {"scheduler": schedule, "monitor": monitor}}
+    if isinstance(schedule, Warmup) and max(trainer.max_steps, trainer.max_epochs or -1) < 0:
+        schedule.set_run_length(None)  # a run without an end is refused before anything is written
+    return {"optimizer": made, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
+
+
+def steps_of_epoch(trainer: L.Trainer) -> int:
+    """Optimizer steps of the running epoch."""
+    return math.ceil(trainer.num_training_batches / trainer.accumulate_grad_batches)
+
+
+def begin_run(trainer: L.Trainer, steps_per_epoch: int) -> None:
+    """Tells the warm-up schedules how long the run is, from the number of optimizer steps of its first epoch.
+
+    Lightning's own estimate would build the loader before a resumed run knows where it is.
+    """
+    bounds = [trainer.max_steps, steps_per_epoch * (trainer.max_epochs or -1)]
+    total = min((bound for bound in bounds if bound > 0), default=None)
+    for schedule in _warmups(trainer):
+        schedule.set_run_length(total)
+
+
+def begin_epoch(trainer: L.Trainer, steps_per_epoch: int) -> None:
+    """Tells the warm-up schedules how long the epoch is, where epochs and not steps end the run."""
+    epochs, steps = trainer.max_epochs or -1, trainer.max_steps
+    if epochs > 0 and not 0 < steps < steps_per_epoch * epochs:
+        for schedule in _warmups(trainer):
+            schedule.begin_epoch(trainer.current_epoch, steps_of_epoch(trainer), steps_per_epoch)
+
+
+def _warmups(trainer: L.Trainer) -> list[Warmup]:
+    schedules = [config.scheduler for config in trainer.lr_scheduler_configs]
+    return [schedule for schedule in schedules if isinstance(schedule, Warmup)]

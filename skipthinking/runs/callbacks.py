@@ -7,7 +7,7 @@ import time
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, cast
+from typing import Any, cast
 
 import lightning as L
 import torch
@@ -15,12 +15,12 @@ from lightning.pytorch.callbacks import Callback
 from rich.console import Console
 
 from skipthinking.evaluation.metrics import by_group, scores
+from skipthinking.ranks import gather
 from skipthinking.records import Prediction
 from skipthinking.files import write_json, write_jsonl
+from skipthinking.methods.base import Distiller
 from skipthinking.runs.folder import RunLogger
 
-if TYPE_CHECKING:
-    from skipthinking.methods import CWT, Distiller
 
 __all__ = ["Annotations", "Answers", "Results", "StartReport"]
 
@@ -131,7 +131,7 @@ class Results(Callback):
         if len(tasks) > 1:
             values["tasks"] = {task: scores(rows) for task, rows in tasks.items()}
         known = [(row.id, row.question) for row in data.test_sets[name]]
-        told = [data.teacher[key][0] for key in known if key in data.teacher]
+        told = [len(data.teacher[key].tokens) for key in known if key in data.teacher]
         if told:
             values["teacher_tokens"] = sum(told) / len(told)
         return values
@@ -149,8 +149,6 @@ class Answers(Callback):
 
     def on_predict_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Prints the first answers on the first rank, and writes all of them."""
-        from skipthinking.ranks import gather
-
         method = cast("Distiller", pl_module)
         data = method.data
         if data.annotating:
@@ -184,11 +182,11 @@ class Annotations(Callback):
 
     def on_predict_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Annotates on all ranks, writes on the first."""
-        method = cast("CWT", pl_module)
-        if not method.data.annotating:
+        data = cast("Distiller", pl_module).data
+        if not data.annotating:
             return
         with trainer.precision_plugin.forward_context():
-            rows = method.annotate()
+            rows = data.annotation_rows()
         if trainer.is_global_zero:
             path = self.folder / "annotations.jsonl"
             write_jsonl(path, rows)

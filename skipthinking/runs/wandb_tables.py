@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, cast
+from typing import Any, cast
 
 import lightning as L
 from lightning.pytorch.callbacks import Callback
 from lightning.pytorch.loggers import WandbLogger
 
+from skipthinking.methods.base import Distiller
 from skipthinking.records import UserError
-
-if TYPE_CHECKING:
-    from skipthinking.methods import CWT, Distiller
 
 __all__ = ["ChunkTables", "PredictionTables"]
 
@@ -37,14 +35,15 @@ class ChunkTables(Callback):
     def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Scores them on all ranks, and sends them from the first."""
         loggers = [logger for logger in trainer.loggers if isinstance(logger, WandbLogger)]
-        if not loggers or not hasattr(pl_module, "chunkings"):
+        method = cast("Distiller", pl_module)
+        if not loggers or not method.data.runner.annotators:
             return
-        method = cast("CWT", pl_module)
-        rows = method.chunkings(method.data.encoded[: self.rationales])
+        rows = method.data.runner.drawings(method.data.encoded[: self.rationales])
         data: list[list[Any]] = [
             [row["id"], row["question"], number, number - 1 not in row["kept"], step + 1, row["steps"][step],
              row["tokens"][step], row["nll"][step]]
             for row in rows
+            if "nll" in row and "chunks" in row
             for number, span in enumerate(row["chunks"], 1)
             for step in range(*span)
         ]  # fmt: skip

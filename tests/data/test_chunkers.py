@@ -11,7 +11,7 @@ from typing import Any, Literal
 import numpy as np
 import pytest
 
-from skipthinking.annotate.notes import draw_stage
+from skipthinking.annotate.sampling import draw_stage
 from skipthinking.data.chunkers import AverageChunks, best_partition
 from skipthinking.records import Encoded, Span, UserError
 

@@ -8,11 +8,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from skipthinking.annotate.annotator import Annotator, Context, Drawing
 from skipthinking.data.instances import instance
+from skipthinking.methods.kpod.weights import TokenWeights, weight_drawing
 from skipthinking.records import Encoded, Span
 from skipthinking.students.scoring import score_tokens
 
-__all__ = ["difficulties", "step_difficulty"]
+__all__ = ["Difficulty", "step_difficulty"]
 
 
 def step_difficulty(nll: NDArray[Any], weights: NDArray[Any], steps: Sequence[Span]) -> NDArray[np.float64]:
@@ -35,22 +37,33 @@ def step_difficulty(nll: NDArray[Any], weights: NDArray[Any], steps: Sequence[Sp
     return np.array(found)
 
 
-def difficulties(
-    student: Any, encoded: Sequence[Encoded], weights: Mapping[str, NDArray[Any]] | None, *, rank: int, ranks: int
-) -> dict[str, list[float]]:
-    """Difficulty of every step of every example under the student as it is, from one teacher-forced pass.
+class Difficulty(Annotator[NDArray[np.float64]]):
+    """Difficulty of every step under the student before it is trained (Eq. 8), from one teacher-forced pass.
 
     Args:
-        student: The student; its training state is untouched.
-        encoded: The examples.
-        weights: Weight of every rationale token, by example id; None weighs all alike.
-        rank: This process.
-        ranks: Number of processes; each scores its share, all get the whole.
+        weights: The token weights; None weighs all tokens alike.
     """
-    whole = [instance(row.id, row.prompts[""], [row.tokens[: row.answer[0]]], {0}) for row in encoded]
-    scores = score_tokens(student, whole, rank=rank, ranks=ranks, what="Step difficulty")
-    found = {}
-    for row in encoded:
-        own = np.zeros(row.answer[0]) if weights is None else weights[row.id]
-        found[row.id] = step_difficulty(scores[row.id].nll, own, row.steps).tolist()
-    return found
+
+    name = "difficulty"
+    title = "Step difficulty"
+
+    def __init__(self, weights: TokenWeights | None) -> None:
+        self.weights = weights
+        self.needs = (weights.name,) if weights else ()
+
+    def annotate(self, rows: Sequence[Encoded], context: Context) -> Mapping[str, NDArray[np.float64]]:
+        """One pass of the student over the rationales."""
+        full = [instance(row.id, row.prompts[""], [row.tokens[: row.answer[0]]], {0}) for row in rows]
+        scores = score_tokens(context.student, full, what=None)
+        result = {}
+        for row in rows:
+            weights = context.notes[row.id][self.weights] if self.weights else np.zeros(row.answer[0])
+            result[row.id] = step_difficulty(scores[row.id].nll, weights, row.steps)
+        return result
+
+    def draw(self, value: NDArray[np.float64], encoded: Encoded, codec: Any) -> Drawing:
+        """A number after every step; without token weights all tokens have the same color."""
+        numbers: Drawing = {"difficulty": [round(float(step), 4) for step in value]}
+        if self.weights is None:
+            return {**weight_drawing(encoded, np.ones(encoded.answer[0], dtype=np.float32), codec), **numbers}
+        return numbers

@@ -2,29 +2,25 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import yaml
-from numpy.typing import NDArray
 
-from skipthinking.annotate.store import fingerprint, remembered
+from skipthinking.annotate.annotator import Annotator, Notes
+from skipthinking.data.module import RationaleDataModule
 from skipthinking.methods.base import Distiller
-from skipthinking.methods.kpod.clusters import check_clusters, cluster, glove_embeddings, input_embeddings
-from skipthinking.methods.kpod.difficulty import difficulties
-from skipthinking.methods.kpod.schedule import Schedule, plan_inputs
+from skipthinking.methods.kpod.clusters import check_clusters, glove_embeddings
+from skipthinking.methods.kpod.difficulty import Difficulty
+from skipthinking.methods.kpod.given import GivenSteps
+from skipthinking.methods.kpod.schedule import Schedule
 from skipthinking.methods.kpod.weighter import KeypointWeighter
-from skipthinking.methods.kpod.weights import check_weights, pack, read_weights, unpack, weight_rows
-from skipthinking.ranks import gather
+from skipthinking.methods.kpod.weights import TokenWeights, check_weights
 from skipthinking.records import Encoded, Instance, UserError
 from skipthinking.students import Student
-
-if TYPE_CHECKING:
-    from skipthinking.data.module import RationaleDataModule
 
 __all__ = ["KPOD"]
 
@@ -103,9 +99,8 @@ class KPOD(Distiller):
             diversity=diversity,
             steps_per_stage=steps_per_stage,
         )
-        self.token_weights: dict[str, NDArray[np.float32]] | None = None
-        self.difficulty: dict[str, NDArray[np.float64]] | None = None
-        self.plan: dict[str, NDArray[np.int64]] | None = None
+        self.token_weights: TokenWeights | None = None
+        self.given: GivenSteps | None = None
 
     # ------------------------------------------------------------------------------ what comes before
 
@@ -114,7 +109,7 @@ class KPOD(Distiller):
         """Whether any part looks at token weights."""
         return self.weigh_tokens or (self.progressive and self.weigh_difficulty)
 
-    def first_run(self, config: dict[str, Any], folder: Path, data: RationaleDataModule) -> dict[str, Any] | None:
+    def prior_run(self, config: dict[str, Any], folder: Path, data: RationaleDataModule) -> dict[str, Any] | None:
         """The run that learns the token weights: on the same data, with the same trainer, from this run's own config.
 
         It is a run by itself, so that it is logged, killed, resumed and spread over processes as any other; it ends
@@ -125,7 +120,7 @@ class KPOD(Distiller):
             self._schedule(config["trainer"]["max_epochs"])
             check_clusters(self.clusters, len(data.examples["train"]))
             if self.glove is not None:
-                self._embeddings({row.id: row.question for row in data.examples["train"]})
+                glove_embeddings(Path(self.glove), {row.id: row.question for row in data.examples["train"]})
         if not self.needs_weights:
             return None
         path = self._weights_path(folder)
@@ -194,106 +189,38 @@ class KPOD(Distiller):
             )
         return replace(self.schedule, stages=stages)
 
-    # ------------------------------------------------------------------------------------ annotations
+    # ---------------------------------------------------------------------------------- annotations
 
-    def own_notes(self, epoch: int, encoded: Sequence[Encoded]) -> Mapping[str, Mapping[str, Any]]:
-        """The token weights of every example, and how many steps of it are given in this epoch."""
-        self.know(encoded)
-        if self.needs_weights and self.token_weights is None:
-            self.token_weights = read_weights(self._weights_path(Path(self.trainer.default_root_dir)), encoded)
-        if self.progressive and self.plan is None:
-            self._make_plan(encoded)
-        weights = self.token_weights if self.weigh_tokens else None
-        return {
-            row.id: {
-                "weights": None if weights is None else weights[row.id],
-                "given": 0 if self.plan is None else int(self.plan[row.id][min(epoch, len(self.plan[row.id]) - 1)]),
-            }
-            for row in encoded
-        }
+    def annotators(self) -> Sequence[Annotator[Any]]:
+        """Token weights, step difficulty, and how many steps are given per progress stage, as far as they are used."""
+        found: list[Annotator[Any]] = []
+        if self.needs_weights:
+            self.token_weights = TokenWeights(self._weights_path(Path(self.trainer.default_root_dir)))
+            found.append(self.token_weights)
+        if self.progressive:
+            difficulty = Difficulty(self.token_weights if self.weigh_difficulty else None)
+            self.given = GivenSteps(self._schedule(self.trainer.max_epochs), difficulty, self.clusters, self.glove)
+            found += [difficulty, self.given]
+        return found
 
-    def _make_plan(self, encoded: Sequence[Encoded]) -> None:
-        """Difficulty, clusters and schedule; in the order of the ids, so that the data's own plays no role."""
-        rows = sorted(encoded, key=lambda row: row.id)
-        schedule = self._schedule(self.trainer.max_epochs)
-        self.difficulty = {id: np.array(steps) for id, steps in self._difficulty(rows).items()}
-        questions = {row.id: row.question for row in self.data.examples["train"]}
-        vectors = self._embeddings({row.id: questions[row.id] for row in rows})
-        # One process clusters: sums over threads may differ in the last bit, and with them a border between clusters.
-        found = gather(cluster(vectors, self.clusters, self.data.seed) if self.trainer.is_global_zero else {})
-        given = plan_inputs(
-            [self.difficulty[row.id] for row in rows],
-            np.array([found[row.id] for row in rows]),
-            schedule,
-            quiet=not self.trainer.is_global_zero,
-        )
-        self.plan = {row.id: given[:, place] for place, row in enumerate(rows)}
-        asked = 1 - given[0].sum() / sum(len(row.steps) for row in rows)
-        self.say(f"schedule: {schedule.stages} stages from {asked:.1%} of all steps to all of them")
-
-    def _difficulty(self, rows: Sequence[Encoded]) -> dict[str, list[float]]:
-        weights = self.token_weights if self.weigh_difficulty else None
-        told = hashlib.blake2b(digest_size=16)
-        for row in rows:
-            told.update(b"" if weights is None else weights[row.id].tobytes())
-        return remembered(
-            self.annotations / "difficulty.jsonl",
-            fingerprint(rows, {"weights": told.hexdigest()}, self.student),
-            lambda: difficulties(
-                self.student, rows, weights, rank=self.global_rank, ranks=self.trainer.world_size
-            ),
-        )  # fmt: skip
-
-    def _embeddings(self, questions: Mapping[str, str]) -> dict[str, NDArray[np.float32]]:
-        if self.glove is not None:
-            return glove_embeddings(Path(self.glove), questions)
-        return input_embeddings(self.student, questions)
-
-    def annotate(self) -> list[dict[str, Any]]:
-        """Token weights, step difficulty and schedule of every training example, as the run had them."""
-        notes, codec = self.own_notes(0, self.data.encoded), self.codec
-        assert codec is not None
-        ones = {row.id: np.ones(row.answer[0], dtype=np.float32) for row in self.data.encoded}
-        questions = {row.id: row.question for row in self.data.examples["train"]}
-        rows = weight_rows(self.data.encoded, self.token_weights or ones, questions, codec)
-        assert len(notes) == len(rows)
-        for row in rows:
-            if self.difficulty is not None and self.plan is not None:
-                row["difficulty"] = [round(float(step), 4) for step in self.difficulty[row["id"]]]
-                row["given"] = self.plan[row["id"]].tolist()
-        return rows
-
-    # ------------------------------------------------------------------------------------ the instances
-
-    def cut(self, encoded: Encoded, notes: Mapping[str, Any]) -> list[Instance]:
+    def make_instances(self, encoded: Encoded, notes: Notes) -> list[Instance]:
         """One instance: the steps that are given, then the rest with their tokens' weights, then the answer."""
         weights = np.ones(len(encoded.tokens), dtype=np.float32)
-        if notes["weights"] is not None:
-            weights[: encoded.answer[0]] = self.floor + (1 - self.floor) * notes["weights"]
-        if notes["given"]:
-            weights[: encoded.steps[notes["given"] - 1][1]] = 0
+        if self.weigh_tokens and self.token_weights is not None:
+            weights[: encoded.answer[0]] = self.floor + (1 - self.floor) * notes[self.token_weights]
+        if self.given is not None:
+            stages = notes[self.given]
+            given = int(stages[min(notes.epoch, len(stages) - 1)])
+            if given:
+                weights[: encoded.steps[given - 1][1]] = 0
         return [Instance(id=encoded.id, prompt=encoded.prompts[""], tokens=encoded.tokens, weights=weights)]
-
-    # ------------------------------------------------------------------------------------- checkpoints
-
-    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Adds weights, difficulty and schedule."""
-        super().on_save_checkpoint(checkpoint)
-        kept = {"weights": self.token_weights, "difficulty": self.difficulty, "plan": self.plan}
-        checkpoint["skipthinking"]["kpod"] = {name: value and pack(value) for name, value in kept.items()}
-
-    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Restores them, so that a resumed run neither computes them again nor differs."""
-        super().on_load_checkpoint(checkpoint)
-        kept = {name: value and unpack(value) for name, value in checkpoint["skipthinking"]["kpod"].items()}
-        self.token_weights, self.difficulty, self.plan = kept["weights"], kept["difficulty"], kept["plan"]
 
 
 def _check_same(run: Mapping[str, Any], path: Path) -> None:
-    """Sees that the weights of an earlier start of this run were learned as they would be now.
+    """Checks that the weights of an earlier start of this run were learned as they would be now.
 
     Raises:
-        UserError: They were not.
+        UserError: They were learned otherwise.
     """
     if not path.exists():
         return
@@ -308,7 +235,7 @@ def _check_same(run: Mapping[str, Any], path: Path) -> None:
     if other:
         raise UserError(
             f"Expected token weights that were learned with these settings, got those of {path.parent}, where "
-            f"{', '.join(other)} differs. Remove that folder to learn them anew, or give another --run."
+            f"{', '.join(other)} differs. Remove that folder to learn them again, or give another --run."
         )
 
 

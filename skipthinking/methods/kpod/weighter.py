@@ -3,34 +3,31 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
-from tqdm import tqdm
 
-from skipthinking.annotate.notes import draw_stage
+from skipthinking.annotate.annotator import Annotator, Context, Drawing, Notes
+from skipthinking.annotate.runner import say
+from skipthinking.annotate.sampling import draw_stage
 from skipthinking.data.batches import Batch
+from skipthinking.data.module import RationaleDataModule
 from skipthinking.files import write_jsonl
 from skipthinking.losses import weighted_likelihood
 from skipthinking.methods.base import Distiller
 from skipthinking.methods.kpod.masks import MaskGenerator, masked, relaxed_masks, spread, uniform_noise
-from skipthinking.methods.kpod.weights import weight_rows
-from skipthinking.ranks import gather
+from skipthinking.methods.kpod.weights import weight_drawing
 from skipthinking.records import Encoded, Instance, UserError
 from skipthinking.students import Student
-from skipthinking.students.scoring import frozen
-
-if TYPE_CHECKING:
-    from skipthinking.data.module import RationaleDataModule
 
 __all__ = ["KeypointWeighter"]
 
 _COLLAPSED = (0.01, 0.99)  # a mean weight beyond these says nothing about tokens
-_BATCH = 32
 
 
 class KeypointWeighter(Distiller):
@@ -96,8 +93,8 @@ class KeypointWeighter(Distiller):
             if not self.train_predictor and not self.warmup_epochs:
                 self.student.requires_grad_(False)
 
-    def first_run(self, config: dict[str, Any], folder: Path, data: RationaleDataModule) -> None:
-        """Sees that masks will be learned; no run is needed before this one.
+    def prior_run(self, config: dict[str, Any], folder: Path, data: RationaleDataModule) -> None:
+        """Checks that masks will be learned; no run is needed before this one.
 
         Raises:
             UserError: The run ends before.
@@ -111,39 +108,41 @@ class KeypointWeighter(Distiller):
 
     # ------------------------------------------------------------------------------------ the instances
 
-    def own_notes(self, epoch: int, encoded: Sequence[Encoded]) -> Mapping[str, Mapping[str, Any]]:
-        """How many steps the epoch's prefix has."""
-        self._rows = {row.id: row for row in encoded}
-        return {row.id: {"prefix": self._prefix(row, epoch)} for row in encoded}
+    def annotators(self) -> Sequence[Annotator[Any]]:
+        """The weights that have been learned, for drawings."""
+        return [LearnedWeights(self._logits)]
 
-    def _prefix(self, row: Encoded, epoch: int) -> int:
-        drawn = draw_stage("cycle", len(row.steps), seed=self.data.seed, epoch=epoch, id=row.id)
+    def on_train_start(self) -> None:
+        """Keeps the examples by id: a batch names those whose whole rationales the generator reads."""
+        super().on_train_start()
+        self._rows = {row.id: row for row in self.data.encoded}
+
+    def make_instances(self, encoded: Encoded, notes: Notes) -> list[Instance]:
+        """One instance: the question and a prefix of the rationale, then the answer; every prefix as often as any."""
+        drawn = draw_stage("cycle", len(encoded.steps), seed=notes.seed, epoch=notes.epoch, id=encoded.id)
         assert drawn is not None
-        return drawn + 1
+        return [self.prefix_instance(encoded, drawn + 1, warm_up=notes.epoch < self.warmup_epochs)]
 
-    def cut(self, encoded: Encoded, notes: Mapping[str, Any]) -> list[Instance]:
-        """One instance: the question and a prefix of the rationale, then the answer.
+    def prefix_instance(self, encoded: Encoded, steps: int, *, warm_up: bool) -> Instance:
+        """The instance with a prefix of so many steps.
 
         In the warm-up the prefix is a target too, on the decoder's side. After it the weights of the answer's tokens
         add up to 1, so that those of a step count its instances.
         """
-        prefix = encoded.tokens[: encoded.steps[notes["prefix"] - 1][1]]
+        prefix = encoded.tokens[: encoded.steps[steps - 1][1]]
         answer = encoded.tokens[slice(*encoded.answer)]
-        warm_up = notes["epoch"] < self.warmup_epochs
         weights = np.full(len(answer), 1.0 if warm_up else 1 / len(answer), dtype=np.float32)
         prompt = encoded.prompts[""]
         if self.student.encoder_decoder:
             start = self._start(encoded)
             prompt = np.concatenate([prompt[:start], prefix, prompt[start:]])
-            return [Instance(id=encoded.id, prompt=prompt, tokens=answer, weights=weights)]
-        return [
-            Instance(
-                id=encoded.id,
-                prompt=prompt,
-                tokens=np.concatenate([prefix, answer]),
-                weights=np.concatenate([np.full(len(prefix), float(warm_up), dtype=np.float32), weights]),
-            )
-        ]
+            return Instance(id=encoded.id, prompt=prompt, tokens=answer, weights=weights)
+        return Instance(
+            id=encoded.id,
+            prompt=prompt,
+            tokens=np.concatenate([prefix, answer]),
+            weights=np.concatenate([np.full(len(prefix), float(warm_up), dtype=np.float32), weights]),
+        )
 
     def _start(self, row: Encoded) -> int:
         """Where the rationale begins in the model's input: behind the prompt, but before an end token of it."""
@@ -162,7 +161,7 @@ class KeypointWeighter(Distiller):
             share = (answer_B + self.price() * masks_B).sum() / batch.totals_K[0]
             self.log("train/answer_nll", answer_B.detach().mean(), batch_size=len(batch.ids))
         self.log("train/mean_weight", mean, prog_bar=True, batch_size=len(batch.ids))
-        return self.summed(share, batch, batch_idx)
+        return self.scale_and_log(share, batch, batch_idx)
 
     def price(self) -> float:
         """Alpha as it is now. It follows optimiser steps, so that accumulation and ranks change nothing."""
@@ -231,6 +230,7 @@ class KeypointWeighter(Distiller):
 
     def on_before_optimizer_step(self, optimizer: torch.optim.Optimizer) -> None:
         """Leaves the transformer as the warm-up left it. (DDP wants it in the graph, so it has gradients till here.)"""
+        super().on_before_optimizer_step(optimizer)
         if not self.train_predictor and self.current_epoch >= self.warmup_epochs:
             for parameter in self.student.parameters():
                 parameter.grad = None
@@ -239,40 +239,45 @@ class KeypointWeighter(Distiller):
         """Says what tokens weigh, so that a collapse is seen while it comes."""
         mean = float(self.trainer.callback_metrics["train/mean_weight"])
         if self.current_epoch >= self.warmup_epochs:
-            self.say(f"token weights: mean {mean:.3f} after epoch {self.current_epoch}{_verdict(mean)}")
+            say(f"token weights: mean {mean:.3f} after epoch {self.current_epoch}{_verdict(mean)}")
 
-    # ------------------------------------------------------------------------------------- its annotation
-
-    def on_fit_end(self) -> None:
-        """Writes the weights into the run folder."""
-        rows = self.annotate()
+    def on_train_end(self) -> None:
+        """Writes the weights of training and validation examples into the run folder."""
+        rows = self.data.annotation_rows()
         if self.trainer.is_global_zero:
-            write_jsonl(self.annotations.parent / "annotations.jsonl", rows)
+            write_jsonl(Path(self.trainer.default_root_dir) / "annotations.jsonl", rows)
 
-    def annotate(self) -> list[dict[str, Any]]:
-        """The weight of every rationale token of every training and validation example."""
-        assert self.codec is not None
-        examples = [*self.data.examples["train"], *self.data.examples["val"]]
-        val = [row for row in self.data.examples["val"] if self.data.splitter.spans(row.rationale.strip())]
-        encoded = [*self.data.encoded, *self.codec.encode(val)]
-        weights = self.weights(encoded)
-        mean = float(np.mean(np.concatenate(list(weights.values()))))
-        self.say(f"token weights: mean {mean:.3f} over {len(encoded):,} rationales{_verdict(mean)}")
-        return weight_rows(encoded, weights, {example.id: example.question for example in examples}, self.codec)
 
-    def weights(self, encoded: Sequence[Encoded]) -> dict[str, Any]:
-        """Keep-probabilities by example id; the batches, and so the bits, do not depend on order or ranks."""
-        order = sorted(encoded, key=lambda row: (-row.answer[0], row.id))
-        batches = [order[at : at + _BATCH] for at in range(0, len(order), _BATCH)]
-        mine = batches[self.global_rank :: self.trainer.world_size]
-        with frozen(self):
-            return gather(dict(self._weights(mine)))
+class LearnedWeights(Annotator[NDArray[np.float32]]):
+    """The keep-probability of every rationale token, as the generator now gives it.
 
-    def _weights(self, batches: Sequence[Sequence[Encoded]]) -> Iterator[tuple[str, Any]]:
-        for rows in tqdm(batches, desc="Token weights", delay=2, leave=False, disable=self.global_rank > 0):
-            logits_BR, _ = self._logits(rows)
-            for row, weights_R in zip(rows, torch.sigmoid(logits_BR).cpu().numpy(), strict=True):
-                yield row.id, weights_R[: row.answer[0]]
+    Args:
+        logits: The generator: from B examples to logits of shape (B, R).
+    """
+
+    name = "weights"
+    title = "Token weights"
+    dtype = "float32"
+    for_display = True
+    for_validation = True
+
+    def __init__(self, logits: Callable[[Sequence[Encoded]], tuple[Tensor, Tensor]]) -> None:
+        self.logits = logits
+
+    def annotate(self, rows: Sequence[Encoded], context: Context) -> Mapping[str, NDArray[np.float32]]:
+        """One pass of the generator."""
+        logits_BR, _ = self.logits(rows)
+        weights_BR = torch.sigmoid(logits_BR).cpu().numpy()
+        return {row.id: weights[: row.answer[0]] for row, weights in zip(rows, weights_BR, strict=True)}
+
+    def report(self, values: Mapping[str, NDArray[np.float32]], rows: Sequence[Encoded], context: Context) -> str:
+        """The mean weight, and whether the masks have collapsed."""
+        mean = float(np.mean(np.concatenate(list(values.values()))))
+        return f"token weights: mean {mean:.3f} over {len(rows):,} rationales{_verdict(mean)}"
+
+    def draw(self, value: NDArray[np.float32], encoded: Encoded, codec: Any) -> Drawing:
+        """Tokens colored by weight."""
+        return weight_drawing(encoded, value, codec)
 
 
 def _verdict(mean: float) -> str:

@@ -7,56 +7,50 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 
-from skipthinking.data.encoding import Codec
+from skipthinking.annotate.annotator import Annotator, Context, Drawing
 from skipthinking.data.readers import from_json
 from skipthinking.records import DataError, Encoded, UserError
 
-__all__ = ["check_weights", "pack", "read_weights", "unpack", "weight_rows"]
+__all__ = ["TokenWeights", "check_weights", "read_weights", "weight_drawing"]
 
 Floats = NDArray[np.float32]
 
 
-def weight_rows(
-    encoded: Sequence[Encoded], weights: Mapping[str, Floats], questions: Mapping[str, str], codec: Codec
-) -> list[dict[str, Any]]:
-    """Rows of an annotation file: per example its rationale tokens, as text and as ids, and a weight for each.
+class TokenWeights(Annotator[Floats]):
+    """The weight of every rationale token, from a file that a run of KeypointWeighter left.
 
     Args:
-        encoded: The examples.
-        weights: Weight of every rationale token, by example id.
-        questions: Questions by example id.
-        codec: Says what a token's text is.
+        path: The file.
     """
-    texts = _Texts(codec.tokenizer)
-    return [
-        {
-            "id": row.id,
-            "question": questions[row.id],
-            "ids": row.tokens[: row.answer[0]].tolist(),
-            "tokens": [texts[id] for id in row.tokens[: row.answer[0]].tolist()],
-            "weights": [float(f"{weight:.5g}") for weight in weights[row.id]],
-            "steps": [list(span) for span in row.steps],
-            "answer": codec.decode(row.tokens[slice(*row.answer)].tolist()),
-        }
-        for row in encoded
-    ]
+
+    name = "weights"
+    block_tokens = None
+    dtype = "float32"
+    uses_student = False
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def annotate(self, rows: Sequence[Encoded], context: Context) -> Mapping[str, Floats]:
+        """Reads the file."""
+        return read_weights(self.path, rows)
+
+    def draw(self, value: Floats, encoded: Encoded, codec: Any) -> Drawing:
+        """Tokens colored by weight."""
+        return weight_drawing(encoded, value, codec)
 
 
-class _Texts(dict[int, str]):
-    """Text of a token as it stands behind another one: alone, SentencePiece would drop its blank."""
-
-    def __init__(self, tokenizer: Any) -> None:
-        super().__init__()
-        self.tokenizer = tokenizer
-        self.before = tokenizer("a", add_special_tokens=False)["input_ids"]
-        self.length = len(tokenizer.decode(self.before))
-
-    def __missing__(self, id: int) -> str:
-        self[id] = self.tokenizer.decode([*self.before, id])[self.length :]
-        return self[id]
+def weight_drawing(encoded: Encoded, weights: Floats, codec: Any) -> Drawing:
+    """Rationale tokens as texts and as ids, and a weight for each."""
+    ids = encoded.tokens[: encoded.answer[0]].tolist()
+    return {
+        "ids": ids,
+        "tokens": codec.token_texts(ids),
+        "weights": [float(f"{weight:.5g}") for weight in weights],
+        "steps": [list(span) for span in encoded.steps],
+    }
 
 
 def read_weights(path: Path, encoded: Sequence[Encoded]) -> dict[str, Floats]:
@@ -78,14 +72,14 @@ def read_weights(path: Path, encoded: Sequence[Encoded]) -> dict[str, Floats]:
         if ids != rows[id].tokens[: rows[id].answer[0]].tolist():
             raise DataError(
                 f"Expected the {rows[id].answer[0]} rationale tokens of example {id!r}, got {len(ids)} that are "
-                f"not these ({place}). The weights belong to another tokenizer, template or rationale: learn them anew."
+                f"not these ({place}). They belong to another tokenizer, template or rationale. Learn them again."
             )
         found[id] = weights
     missing = [row.id for row in encoded if row.id not in found]
     if missing:
         raise DataError(
             f"Expected weights for all {len(encoded)} training examples, got none for {len(missing)} of them, for "
-            f"example {missing[0]!r} ({path}). They belong to other data: learn them anew."
+            f"example {missing[0]!r} ({path}). They belong to other data: learn them again."
         )
     return found
 
@@ -100,7 +94,7 @@ def check_weights(path: Path, ids: set[str]) -> None:
     if not ids & {id for _, id, _, _ in _lines(path)}:
         raise DataError(
             f"Expected weights for the training examples, got none for any of {len(ids)} ({path}). They belong to "
-            "other data: learn them anew."
+            "other data: learn them again."
         )
 
 
@@ -109,7 +103,7 @@ def _lines(path: Path) -> Iterator[tuple[str, str, list[int], Floats]]:
     if not path.is_file():
         what = "is a folder" if path.is_dir() else "does not exist"
         raise UserError(
-            f"Expected token weights, got {str(path)!r}, which {what}. Mend model.weights, or leave it out to have "
+            f"Expected token weights, got {str(path)!r}, which {what}. Fix model.weights, or leave it out to have "
             "them learned."
         )
     with path.open("rb") as lines:
@@ -125,24 +119,8 @@ def _parsed(line: bytes, place: str) -> tuple[str, list[int], Floats]:
     except (ValueError, KeyError, TypeError) as error:
         raise DataError(
             f"Expected a row with id, ids and weights, got {type(error).__name__}: {error} ({place}). Learn the "
-            "weights anew."
+            "weights again."
         ) from error
     if weights.shape != (len(ids),) or not ((weights >= 0) & (weights <= 1)).all():
-        raise DataError(f"Expected {len(ids)} weights from 0 to 1, got others ({place}). Learn the weights anew.")
+        raise DataError(f"Expected {len(ids)} weights from 0 to 1, got others ({place}). Learn the weights again.")
     return id, ids, weights
-
-
-def pack(values: Mapping[str, NDArray[Any]]) -> dict[str, Any]:
-    """Arrays by example id as two tensors, which a checkpoint holds and loads quickly."""
-    arrays = list(values.values())
-    return {
-        "ids": list(values),
-        "lengths": torch.tensor([len(array) for array in arrays]),
-        "values": torch.from_numpy(np.concatenate(arrays)),
-    }
-
-
-def unpack(packed: Mapping[str, Any]) -> dict[str, NDArray[Any]]:
-    """The arrays that :func:`pack` put together."""
-    ends = np.cumsum(packed["lengths"].numpy())[:-1]
-    return dict(zip(packed["ids"], np.split(packed["values"].numpy(), ends), strict=True))

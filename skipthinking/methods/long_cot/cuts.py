@@ -11,18 +11,17 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from tqdm import tqdm
 
-from skipthinking.annotate.store import Journal, recalled
 from skipthinking.data.instances import instance
-from skipthinking.ranks import by_length, gather
+from skipthinking.evaluation.answers import SearchContext
+from skipthinking.ranks import by_length
 from skipthinking.records import UserError
 from skipthinking.students.prefixes import Prefixes
 from skipthinking.students.reading import keeps_keys
 from skipthinking.students.rollout import complete
-from skipthinking.students.scoring import frozen, score_tokens
+from skipthinking.students.scoring import score_tokens
 
-__all__ = ["BinaryCut", "Cutter", "FirstAnswer", "FullTrace", "Judge", "RandomCut", "Trace", "shortest_prefixes"]
+__all__ = ["BinaryCut", "Cutter", "FirstAnswer", "FullTrace", "RandomCut", "Trace", "shortest_prefixes"]
 
 Tokens = NDArray[np.int64]
 Search = Generator[int, bool, int | None]
@@ -69,27 +68,6 @@ class Trace:
     def asked(self, steps: int) -> Tokens:
         """The first so many steps, and what asks for the answer."""
         return np.concatenate([self.prefix(steps), self.asking])
-
-
-@dataclass(frozen=True, kw_only=True, eq=False)
-class Judge:
-    """Who judges, and how answers are graded.
-
-    Attributes:
-        student: The student, frozen by whoever scores with it.
-        right: Whether a text states the answer to the example of that id, in the task's answer sentence.
-        mentioned: Whether the last plausible answer in a text is that to the example of that id.
-        rank: This process.
-        ranks: Number of processes.
-        journal: Takes down what is found, block by block, and knows what was found before a kill.
-    """
-
-    student: Any
-    right: Callable[[str, list[int]], bool]
-    mentioned: Callable[[str, list[int]], bool]
-    rank: int = 0
-    ranks: int = 1
-    journal: Journal | None = None
 
 
 def bisection(steps: int) -> Search:
@@ -145,14 +123,26 @@ def shortest_prefixes(
 class Cutter(ABC):
     """Says how many steps of every trace are kept."""
 
+    block_tokens: int = 16384
+    """Most padded tokens of the traces that are cut together; a single longer trace is a block by itself."""
+
     @abstractmethod
-    def cut(self, traces: Sequence[Trace], judge: Judge) -> dict[str, int | None]:
+    def cut(self, traces: Sequence[Trace], context: SearchContext) -> dict[str, int | None]:
         """Steps to keep by example id; None to drop the example.
 
         Args:
             traces: The traces; each has at least one step.
-            judge: Who judges.
+            context: The student, and how its answers are graded.
         """
+
+    def finish(self, cuts: dict[str, int | None], steps: Mapping[str, int]) -> dict[str, int | None]:
+        """Changes the cuts of all traces together.
+
+        Args:
+            cuts: Steps to keep by example id; None for dropped examples.
+            steps: Steps of every trace.
+        """
+        return cuts
 
     def settings(self) -> dict[str, Any]:
         """What the result depends on, beside data and student."""
@@ -177,9 +167,6 @@ class BinaryCut(Cutter):
             right answer counts, a lucky guess too (ours).
     """
 
-    block_tokens: int = 16384
-    """Padded tokens of a block; a single longer trace is a block of its own."""
-
     def __init__(self, answer_tokens: int = 32, confidence: float = 0.0) -> None:
         if answer_tokens < 1:
             raise UserError(f"Expected at least 1 token, got model.cutter: answer_tokens={answer_tokens}.")
@@ -187,45 +174,31 @@ class BinaryCut(Cutter):
             raise UserError(f"Expected a probability from 0 to below 1, got model.cutter: confidence={confidence}.")
         self.answer_tokens, self.confidence = answer_tokens, confidence
 
-    def cut(self, traces: Sequence[Trace], judge: Judge) -> dict[str, int | None]:
-        """Bisection of all traces, or of those of a block, at once; a round is a batched pass."""
+    def cut(self, traces: Sequence[Trace], context: SearchContext) -> dict[str, int | None]:
+        """Bisection of all traces of a block at once; a round is a batched pass."""
         texts = {trace.id: np.concatenate([trace.prompt, trace.prefix(len(trace.steps))]) for trace in traces}
         tails = (len(trace.asking) + max(self.answer_tokens, len(trace.answer)) for trace in traces)
-        if not keeps_keys(judge.student, max(map(len, texts.values())) + max(tails)):
-            return self._search(traces, judge, None, judge.rank > 0)
-        blocks = by_length(traces, lambda trace: len(texts[trace.id]), self.block_tokens)[judge.rank :: judge.ranks]
-        found: dict[str, int | None] = {}
-        with (
-            frozen(judge.student),
-            tqdm(total=sum(map(len, blocks)), desc="Cutting", delay=2, leave=False, disable=judge.rank > 0) as bar,
-        ):
-
-            def search(block: Sequence[Trace]) -> dict[str, int | None]:
-                prefixes = Prefixes(judge.student, {trace.id: texts[trace.id] for trace in block})
-                return self._search(block, judge, prefixes, True)
-
-            for block in blocks:
-                found |= recalled(judge.journal, block, search)
-                bar.update(len(block))
-        found = gather(found) if judge.ranks > 1 else found
+        with context.student.frozen():
+            if not keeps_keys(context.student, max(map(len, texts.values())) + max(tails)):
+                return self._search(traces, context, None)
+            found: dict[str, int | None] = {}
+            for block in by_length(traces, lambda trace: len(texts[trace.id]), self.block_tokens):
+                prefixes = Prefixes(context.student, {trace.id: texts[trace.id] for trace in block})
+                found |= self._search(block, context, prefixes)
         return {trace.id: found[trace.id] for trace in traces}
 
     def _search(
-        self, traces: Sequence[Trace], judge: Judge, prefixes: Prefixes | None, quiet: bool
+        self, traces: Sequence[Trace], context: SearchContext, prefixes: Prefixes | None
     ) -> dict[str, int | None]:
         by_id = {trace.id: trace for trace in traces}
-        rounds = max(len(trace.steps) for trace in traces).bit_length()
-        with tqdm(total=rounds, desc="Cutting: round", delay=2, leave=False, disable=quiet) as bar:
 
-            def ask(asked: Mapping[str, int]) -> dict[str, bool]:
-                verdicts = self._valid({id: (by_id[id], steps) for id, steps in asked.items()}, judge, prefixes)
-                bar.update()
-                return verdicts
+        def ask(asked: Mapping[str, int]) -> dict[str, bool]:
+            return self._valid({id: (by_id[id], steps) for id, steps in asked.items()}, context, prefixes)
 
-            return shortest_prefixes({trace.id: len(trace.steps) for trace in traces}, ask)[0]
+        return shortest_prefixes({trace.id: len(trace.steps) for trace in traces}, ask)[0]
 
     def _valid(
-        self, asked: Mapping[str, tuple[Trace, int]], judge: Judge, prefixes: Prefixes | None = None
+        self, asked: Mapping[str, tuple[Trace, int]], context: SearchContext, prefixes: Prefixes | None = None
     ) -> dict[str, bool]:
         drafts = {id: trace.answer[trace.phrase :] for id, (trace, _) in asked.items()}
         rooms = {id: max(self.answer_tokens, len(draft)) for id, draft in drafts.items()}
@@ -238,21 +211,21 @@ class BinaryCut(Cutter):
         else:
             begun = {id: trace.asked(steps) for id, (trace, steps) in asked.items()}
             made = complete(
-                judge.student,
+                context.student,
                 {id: trace.prompt for id, (trace, _) in asked.items()},
                 begun,
                 drafts,
                 max_new_tokens={id: len(begun[id]) + rooms[id] for id in asked},
-                rank=judge.rank, ranks=judge.ranks, what=None,
-            )  # fmt: skip
-        right = {id: judge.right(id, [*trace.answer[: trace.phrase], *made[id]]) for id, (trace, _) in asked.items()}
+                what=None,
+            )
+        right = {id: context.right(id, [*trace.answer[: trace.phrase], *made[id]]) for id, (trace, _) in asked.items()}
         if self.confidence and prefixes is None:  # only right answers are asked how sure they are
             rows = [
                 instance(id, trace.prompt, [begun[id], np.array(made[id])], {1})
                 for id, (trace, _) in asked.items()
                 if right[id] and made[id]
             ]
-            scores = score_tokens(judge.student, rows, rank=judge.rank, ranks=judge.ranks, what=None)
+            scores = score_tokens(context.student, rows, what=None)
             doubts = {id: float(row.nll.sum(dtype=np.float64)) for id, row in scores.items()}
         return {id: ok and math.exp(-doubts.get(id, math.inf)) >= self.confidence for id, ok in right.items()}
 
@@ -270,26 +243,25 @@ class RandomCut(BinaryCut):
         super().__init__(answer_tokens, confidence)
         self.seed = seed
 
-    def cut(self, traces: Sequence[Trace], judge: Judge) -> dict[str, int | None]:
-        """BinaryCut, and the deal."""
-        found, sizes = super().cut(traces, judge), {trace.id: len(trace.steps) for trace in traces}
-        kept = {id: steps for id, steps in found.items() if steps is not None}
-        shares = [steps / sizes[id] for id, steps in kept.items()]
+    def finish(self, cuts: dict[str, int | None], steps: Mapping[str, int]) -> dict[str, int | None]:
+        """Deals the shares."""
+        kept = {id: cut for id, cut in cuts.items() if cut is not None}
+        shares = [cut / steps[id] for id, cut in kept.items()]
         random.Random(f"cuts/{self.seed}").shuffle(shares)
-        return found | {id: max(1, round(share * sizes[id])) for id, share in zip(kept, shares, strict=True)}
+        return cuts | {id: max(1, round(share * steps[id])) for id, share in zip(kept, shares, strict=True)}
 
 
 class FirstAnswer(Cutter):
     """Control: up to the first step whose last plausible answer is the gold one, whatever the student makes of it."""
 
-    def cut(self, traces: Sequence[Trace], judge: Judge) -> dict[str, int | None]:
+    def cut(self, traces: Sequence[Trace], context: SearchContext) -> dict[str, int | None]:
         """Reads the text alone; a trace that never mentions the answer is dropped."""
-        return {trace.id: self._first(trace, judge) for trace in traces}
+        return {trace.id: self._first(trace, context) for trace in traces}
 
     @staticmethod
-    def _first(trace: Trace, judge: Judge) -> int | None:
+    def _first(trace: Trace, context: SearchContext) -> int | None:
         for place, step in enumerate(trace.steps):
-            if judge.mentioned(trace.id, step.tolist()):
+            if context.mentioned(trace.id, step.tolist()):
                 return place + 1
         return None
 
@@ -297,6 +269,6 @@ class FirstAnswer(Cutter):
 class FullTrace(Cutter):
     """Control: nothing is cut."""
 
-    def cut(self, traces: Sequence[Trace], judge: Judge) -> dict[str, int | None]:
+    def cut(self, traces: Sequence[Trace], context: SearchContext) -> dict[str, int | None]:
         """All steps."""
         return {trace.id: len(trace.steps) for trace in traces}

@@ -1,18 +1,26 @@
-"""SearchChunks: chunk boundaries that the student's own loss asks for."""
+"""Chunk search: chunk boundaries of least loss under the student, and the losses of steps and stages."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from itertools import pairwise
 from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
-from skipthinking.data.chunkers import AverageChunks, Chunker, StepLosses, best_partition
+from skipthinking.annotate.annotator import Annotator, Context, Drawing, Notes
+from skipthinking.data.chunkers import AverageChunks, Chunker, best_partition
+from skipthinking.data.chunkers import StepLosses as StepLossesOf
+from skipthinking.data.instances import instance
+from skipthinking.methods.skip_thinking.stages import Stages
 from skipthinking.records import Encoded, Span, UserError
+from skipthinking.students.scoring import Scores, score_tokens
 
-__all__ = ["SearchChunks", "chunk_costs", "greedy_partition", "objective"]
+__all__ = [
+    "Chunks", "SearchChunks", "StageLosses", "StepLosses", "chunk_costs", "greedy_partition", "objective",
+    "stage_losses", "step_losses",
+]  # fmt: skip
 
 _ROUNDING = 1e-9  # a smaller share of J is no fall: without a bound, rounding could move a border to and fro for ever
 
@@ -118,7 +126,7 @@ class SearchChunks(Chunker):
         return {"n_chunks": self.n_chunks, "search": self.how, "min_improvement": self.min_improvement}
 
     def search(
-        self, encoded: Sequence[Encoded], chunks: Mapping[str, Sequence[Span]], step_losses: StepLosses
+        self, encoded: Sequence[Encoded], chunks: Mapping[str, Sequence[Span]], step_losses: StepLossesOf
     ) -> dict[str, tuple[Span, ...]]:
         """New chunks for every example.
 
@@ -138,3 +146,153 @@ class SearchChunks(Chunker):
         if self.how == "exact":
             return best_partition(costs, len(start))
         return greedy_partition(start, costs, self.min_improvement)
+
+
+class Chunks(Annotator[tuple[Span, ...]]):
+    """The chunks of every rationale: of average size at first, then as a searching chunker finds them.
+
+    Args:
+        chunker: The chunker of the data.
+        stages: How stages become tokens.
+        allowed: Whether chunks may change at the start of an epoch.
+    """
+
+    name = "chunks"
+    title = "Chunk search"
+    dtype = "int64"
+
+    def __init__(self, chunker: Chunker, stages: Stages, allowed: Callable[[int], bool] = lambda epoch: True) -> None:
+        self.chunker, self.stages, self.allowed = chunker, stages, allowed
+        self.uses_student = chunker.searches
+
+    def due(self, epoch: int) -> bool:
+        """As the chunker asks for it, while chunks may change."""
+        return self.chunker.due(epoch) and self.allowed(epoch)
+
+    def settings(self) -> Mapping[str, Any]:
+        """Those of the chunker, and the marker."""
+        return {**self.chunker.settings(), "marker": self.stages.marker}
+
+    def accepts(self, settings: Mapping[str, Any]) -> bool:
+        """Chunks of another run serve if there are as many of them."""
+        return self.chunker.searches and settings.get("n_chunks") == self.chunker.settings().get("n_chunks")
+
+    def initial(self, encoded: Encoded) -> tuple[Span, ...]:
+        """Chunks that need no student."""
+        return self.chunker.chunk(encoded)
+
+    def tokens(self, encoded: Encoded, notes: Notes) -> int:
+        """Prompt and completion with all markers."""
+        return encoded.length + sum(map(len, self.stages.markers(len(notes[self]))))
+
+    def annotate(self, rows: Sequence[Encoded], context: Context) -> Mapping[str, tuple[Span, ...]]:
+        """New chunks from one pass of the student, with the markers where the chunks now begin."""
+        now = {row.id: context.notes[row.id][self] for row in rows}
+        return self.chunker.search(rows, now, lambda *args: step_losses(context.student, self.stages, *args))
+
+    def report(self, values: Mapping[str, tuple[Span, ...]], rows: Sequence[Encoded], context: Context) -> str:
+        """How many rationales have other chunks than before."""
+        changed = sum(values[row.id] != context.notes[row.id][self] for row in rows)
+        return f"chunk search: {changed:,} of {len(rows):,} rationales have new chunks"
+
+    def encode(self, value: tuple[Span, ...]) -> NDArray[Any]:
+        """The end of every chunk."""
+        return np.array([end for _, end in value], dtype=self.dtype)
+
+    def decode(self, array: NDArray[Any]) -> tuple[Span, ...]:
+        """Spans from one end to the next."""
+        return tuple(pairwise((0, *array.tolist())))
+
+    def draw(self, value: tuple[Span, ...], encoded: Encoded, codec: Any) -> Drawing:
+        """A line per chunk; all are kept."""
+        return {"chunks": [list(span) for span in value], "kept": list(range(len(value)))}
+
+
+class _Losses(Annotator[NDArray[np.float64]]):
+    """Losses of parts of a rationale, with the markers where the chunks begin."""
+
+    needs = ("chunks",)
+
+    def __init__(self, chunks: Chunks) -> None:
+        self.chunks = chunks
+
+    def tokens(self, encoded: Encoded, notes: Notes) -> int:
+        """Prompt and completion with all markers."""
+        return self.chunks.tokens(encoded, notes)
+
+    def _chunks(self, rows: Sequence[Encoded], context: Context) -> dict[str, tuple[Span, ...]]:
+        return {row.id: context.notes[row.id][self.chunks] for row in rows}
+
+
+class StageLosses(_Losses):
+    """Summed NLL of every stage, nats, at the start of every epoch: the weights of the stage sampling ``loss``."""
+
+    name = "stage_losses"
+    title = "Stage losses"
+    for_training = True
+
+    def due(self, epoch: int) -> bool:
+        """Every epoch."""
+        return True
+
+    def annotate(self, rows: Sequence[Encoded], context: Context) -> Mapping[str, NDArray[np.float64]]:
+        """One pass of the student."""
+        return stage_losses(context.student, self.chunks.stages, rows, self._chunks(rows, context))
+
+
+class StepLosses(_Losses):
+    """Mean token NLL of every step, nats, markers left out: what drawings of chunks show."""
+
+    name = "nll"
+    title = "Step losses"
+    for_display = True
+
+    def annotate(self, rows: Sequence[Encoded], context: Context) -> Mapping[str, NDArray[np.float64]]:
+        """One pass of the student."""
+        summed = step_losses(context.student, self.chunks.stages, rows, self._chunks(rows, context))
+        return {row.id: summed[row.id] / [end - start for start, end in row.steps] for row in rows}
+
+    def draw(self, value: NDArray[np.float64], encoded: Encoded, codec: Any) -> Drawing:
+        """The color of a step."""
+        return {"nll": [round(nll, 4) for nll in value.tolist()]}
+
+
+Chunkings = Mapping[str, Sequence[Span]]
+
+
+def _scores(student: Any, stages: Stages, rows: Sequence[Encoded], chunks: Chunkings) -> dict[str, Scores]:
+    """Scores of all stage tokens, markers included, from one pass per example."""
+    full = []
+    for row in rows:
+        parts = stages.tokens(row, chunks[row.id])
+        full.append(instance(row.id, row.prompts[""], parts, range(len(parts))))
+    return score_tokens(student, full, what=None)
+
+
+def stage_losses(
+    student: Any, stages: Stages, rows: Sequence[Encoded], chunks: Chunkings
+) -> dict[str, NDArray[np.float64]]:
+    """Summed NLL of every stage of every example under the student, nats, shape (M + 1,)."""
+    scores = _scores(student, stages, rows, chunks)
+    losses = {}
+    for row in rows:
+        lengths = [len(stage) for stage in stages.tokens(row, chunks[row.id])]
+        losses[row.id] = np.add.reduceat(scores[row.id].nll, np.cumsum([0, *lengths[:-1]])).astype(np.float64)
+    return losses
+
+
+def step_losses(
+    student: Any, stages: Stages, rows: Sequence[Encoded], chunks: Chunkings
+) -> dict[str, NDArray[np.float64]]:
+    """Summed NLL of every step of every example, nats, shape (S,); markers stand in the pass but do not count."""
+    scores = _scores(student, stages, rows, chunks)
+    losses = {}
+    for row in rows:
+        parts, spans = stages.tokens(row, chunks[row.id]), chunks[row.id]
+        nll, ends = scores[row.id].nll.astype(np.float64), np.cumsum([len(part) for part in parts])
+        bare = [
+            nll[end - len(part) + stages.opening(m, len(spans)) : end]
+            for m, (part, end) in enumerate(zip(parts[:-1], ends, strict=False))
+        ]
+        losses[row.id] = np.add.reduceat(np.concatenate(bare), [start for start, _ in row.steps])
+    return losses

@@ -1,326 +1,110 @@
-"""The skip search: which chunks of a rationale the student does not need, by verifiers that can be exchanged."""
+"""The skip search: which chunks of a rationale the student does not need."""
 
 from __future__ import annotations
 
 import random
-from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
-from functools import cached_property
-from typing import Any
+from typing import Any, Literal
 
-import numpy as np
-from numpy.typing import NDArray
-from tqdm import tqdm
-
-from skipthinking.annotate.store import Journal, recalled
+from skipthinking.annotate.annotator import Annotator, Context, Drawing, Notes
+from skipthinking.evaluation.answers import SearchContext
+from skipthinking.methods.skip_thinking.chunks import Chunks
 from skipthinking.methods.skip_thinking.stages import Stages
-from skipthinking.ranks import by_length, gather
-from skipthinking.records import Encoded, Span, UserError
-from skipthinking.students.reading import Reader, reader
-from skipthinking.students.rollout import complete
-from skipthinking.students.scoring import frozen
+from skipthinking.methods.skip_thinking.verifiers import Rationale, Trial, Verifier
+from skipthinking.ranks import by_length
+from skipthinking.records import Encoded, Span
 
-__all__ = [
-    "Answer", "Likelihood", "Rationale", "Rollout", "Scene", "Trial", "Verifier", "search_skips", "shuffled_skips",
-]  # fmt: skip
+__all__ = ["Skips", "search_skips", "shuffled_skips"]
 
 
-@dataclass(frozen=True, kw_only=True, eq=False)
-class Rationale:
-    """An example in stages.
-
-    Attributes:
-        encoded: The example.
-        stages: Tokens of every stage, markers included; the answer is the last.
-        openings: Tokens at the head of every stage that name it.
-    """
-
-    encoded: Encoded
-    stages: list[NDArray[np.int64]]
-    openings: list[int]
-
-    @property
-    def id(self) -> str:
-        """The example's id."""
-        return self.encoded.id
-
-    @property
-    def prompt(self) -> NDArray[np.int64]:
-        """Prompt ids."""
-        return self.encoded.prompts[""]
-
-    @cached_property
-    def text(self) -> NDArray[np.int64]:
-        """The tokens of all stages."""
-        return np.concatenate(self.stages)
-
-    @cached_property
-    def starts(self) -> NDArray[np.int64]:
-        """Where in the text every stage begins."""
-        return np.cumsum([0, *map(len, self.stages[:-1])])
-
-    @cached_property
-    def judged(self) -> NDArray[np.bool_]:
-        """Of the tokens of the text, those that do not name a stage."""
-        parts = zip(self.stages, self.openings, strict=True)
-        return np.concatenate([np.arange(len(stage)) >= opening for stage, opening in parts])
-
-    def join(self, stages: Sequence[int]) -> NDArray[np.int64]:
-        """The tokens of some stages."""
-        return np.concatenate([np.empty(0, dtype=np.int64), *(self.stages[stage] for stage in stages)])
-
-
-@dataclass(frozen=True, kw_only=True, eq=False)
-class Trial:
-    """A question to a verifier: can a rationale do without a stage?
-
-    Attributes:
-        row: The rationale.
-        before: Its stages before the one in question, as far as they are still there.
-        drop: The stage.
-        after: All stages behind it, the answer the last; the first of them opens at once.
-    """
-
-    row: Rationale
-    before: list[int]
-    drop: int
-    after: list[int]
-
-    @property
-    def start(self) -> int:
-        """Where in the rationale's text the stages behind it begin."""
-        return int(self.row.starts[self.after[0]])
-
-    @property
-    def text(self) -> NDArray[np.int64]:
-        """The tokens of the stages behind it."""
-        return self.row.text[self.start :]
-
-    @property
-    def forced(self) -> int:
-        """Tokens that name the first stage behind the gap; they are given, so they are not judged."""
-        return self.row.openings[self.after[0]]
-
-
-@dataclass(frozen=True, kw_only=True, eq=False)
-class Scene:
-    """Who judges, and how answers are graded.
-
-    Attributes:
-        student: The student, frozen while a search lasts.
-        right: Whether a completion answers the example of that id correctly.
-        max_new_tokens: Most tokens of a completion.
-        rank: This process.
-        ranks: Number of processes.
-        journal: Takes down what is found, block by block, and knows what was found before a kill.
-    """
-
-    student: Any
-    right: Callable[[str, list[int]], bool]
-    max_new_tokens: int
-    rank: int = 0
-    ranks: int = 1
-    journal: Journal | None = None
-
-
-class Verifier(ABC):
-    """Judges whether the student can do without chunks of a block of rationales."""
-
-    block_tokens: int = 16384
-    """Padded tokens of a block."""
-
-    @abstractmethod
-    def begin(self, rows: Sequence[Rationale], scene: Scene) -> list[bool]:
-        """Looks at the whole rationales of a new block, and says which ones the student answers correctly."""
-
-    @abstractmethod
-    def verify(self, trials: Sequence[Trial]) -> list[bool]:
-        """Whether each rationale can do without a stage.
-
-        Args:
-            trials: One per rationale, each time of fewer rationales of the block; chunks come in order.
-        """
-
-    def settle(self, trials: Sequence[Trial], removed: Sequence[bool]) -> None:
-        """Is told what became of the trials: whether the stage is gone from the text for good."""
-        return
-
-    def end(self) -> None:
-        """Forgets the block."""
-        return
-
-    def settings(self) -> dict[str, Any]:
-        """What the judgement depends on."""
-        return {"verifier": type(self).__name__, **{k: v for k, v in vars(self).items() if not k.startswith("_")}}
-
-
-class _Contexts(Verifier):
-    """Verifiers that score the teacher's own text behind contexts that grow chunk by chunk: they are read once."""
-
-    _reader: Reader
-    _ids: list[str]  # of the reader's rows
-
-    def begin(self, rows: Sequence[Rationale], scene: Scene) -> list[bool]:
-        """One pass over the whole rationales."""
-        longest = max(len(row.prompt) + sum(map(len, row.stages)) for row in rows)
-        self._reader = reader(scene.student, [row.prompt for row in rows], longest)
-        self._ids = [row.id for row in rows]
-        return self._look(rows)
-
-    def end(self) -> None:
-        """Keys and values go, so that training has their memory."""
-        del self._reader
-
-    @abstractmethod
-    def _look(self, rows: Sequence[Rationale]) -> list[bool]:
-        """Scores the whole rationales."""
-
-    def _only(self, trials: Sequence[Trial]) -> None:
-        """Forgets the rationales that are not tried any more."""
-        ids = [trial.row.id for trial in trials]
-        if ids != self._ids:
-            place = {id: row for row, id in enumerate(self._ids)}
-            self._reader.narrow([place[id] for id in ids])
-            self._ids = ids
-
-    def settle(self, trials: Sequence[Trial], removed: Sequence[bool]) -> None:
-        """A stage that stays becomes context."""
-        for row, (trial, gone) in enumerate(zip(trials, removed, strict=True)):
-            if not gone:
-                self._reader.grow(row, trial.row.stages[trial.drop])
-
-
-class Likelihood(_Contexts):
-    """Default: the teacher's remaining text stays likely (ours).
-
-    With the name of the next stage forced and the teacher's remaining text following, the answer must still be right
-    greedily, and the mean NLL of the remaining tokens must rise by less than ``max_rise`` against the same text with
-    the chunk. So that small losses do not add up, two bounds hold against the whole rationale: no token of the answer
-    may rise by more than ``max_rise``, and no other that the student was sure of (more likely than not) by more than
-    ten times as much. Of tokens that it was not sure of, such as the first word of one of many phrasings, the
-    likelihood changes with anything. The names of stages are not judged: the training that follows teaches them anew.
-
-    Nothing is generated, no context is read twice, and no text is read on when it is lost.
+class Skips(Annotator[list[int]]):
+    """Indices of the chunks that every example keeps (Skip-Thinking, Chen et al., arXiv 2505.18642).
 
     Args:
-        max_rise: Nats per token.
+        epoch: The epoch at whose start the search runs.
+        chunks: The chunks.
+        stages: How stages become tokens.
+        verifier: Judges a removal.
+        right: Whether a text answers an example correctly.
+        max_new_tokens: Most tokens of a completion that the student writes.
+        cumulative: Whether a removed chunk stays removed while later ones are judged.
+        control: ``random_skip`` removes as many chunks of every example, but random ones.
     """
 
-    def __init__(self, max_rise: float = 0.05) -> None:
-        if max_rise <= 0:
-            raise UserError(f"Expected a rise above 0, got model.verifier.init_args.max_rise={max_rise}.")
-        self.max_rise = max_rise
-        self._nll: dict[str, NDArray[np.float32]] = {}  # per token, as the text now is; what is gone has none
-        self._most: dict[str, NDArray[np.float32]] = {}  # that each token may have
-        self._tried: list[tuple[NDArray[np.float32], NDArray[np.float32]]] = []  # what was behind the gap, and now is
+    name = "skips"
+    needs = ("chunks",)
+    title = "Skip search"
+    dtype = "int64"
 
-    def _look(self, rows: Sequence[Rationale]) -> list[bool]:
-        found = self._reader.score([row.text for row in rows], [0] * len(rows))
-        self._nll = {row.id: scores[:, 0] for row, scores in zip(rows, found, strict=True)}
-        self._most = {row.id: self._bounds(row, self._nll[row.id]) for row in rows}
-        return [_answered(row, scores) for row, scores in zip(rows, found, strict=True)]
+    def __init__(
+        self,
+        epoch: int,
+        chunks: Chunks,
+        stages: Stages,
+        verifier: Verifier,
+        right: Callable[[Encoded, list[int]], bool],
+        max_new_tokens: int,
+        cumulative: bool,
+        control: Literal["random_skip"] | None,
+    ) -> None:
+        self.epoch, self.chunks, self.stages, self.verifier = epoch, chunks, stages, verifier
+        self.right, self.max_new_tokens, self.cumulative, self.control = right, max_new_tokens, cumulative, control
+        self.block_tokens = verifier.block_tokens
 
-    def _bounds(self, row: Rationale, nll: NDArray[np.float32]) -> NDArray[np.float32]:
-        of_answer = np.arange(len(nll)) >= row.starts[-1]
-        rise = np.where(of_answer, self.max_rise, np.where(nll < np.log(2), 10 * self.max_rise, np.inf))
-        return (nll + np.where(row.judged, rise, np.inf)).astype(np.float32)
+    def due(self, epoch: int) -> bool:
+        """Once, after the warm-up."""
+        return epoch == self.epoch
 
-    def verify(self, trials: Sequence[Trial]) -> list[bool]:
-        """One pass over the texts without the chunks, each as far as they may still be kept."""
-        self._only(trials)
-        places = [(trial.row, slice(trial.start + trial.forced, None)) for trial in trials]
-        was = [self._nll[row.id][behind] for row, behind in places]
-        most = [self._most[row.id][behind] for row, behind in places]
-        judged = [row.judged[behind] for row, behind in places]
-        bounds = [
-            nll[asked].sum(dtype=np.float64) + self.max_rise * asked.sum()
-            for nll, asked in zip(was, judged, strict=True)
-        ]
+    def settings(self) -> Mapping[str, Any]:
+        """Those of the verifier and of the search."""
+        return {
+            **self.verifier.settings(), "cumulative": self.cumulative, "marker": self.stages.marker,
+            "max_new_tokens": self.max_new_tokens, "control": self.control,
+        }  # fmt: skip
 
-        def lost(row: int, scores: NDArray[np.float32]) -> bool:
-            """As far as the text was read; what is still to come has an NLL of at least nothing."""
-            nll = scores[:, 0]
-            total = nll[judged[row][: len(nll)]].sum(dtype=np.float64)
-            return bool(total >= bounds[row] or (nll > most[row][: len(nll)]).any())
+    def tokens(self, encoded: Encoded, notes: Notes) -> int:
+        """Prompt and completion with all markers."""
+        markers = self.stages.markers(len(notes[self.chunks]))
+        return len(encoded.prompts[""]) + len(encoded.tokens) + sum(map(len, markers))
 
-        found = self._reader.score([trial.text for trial in trials], [trial.forced for trial in trials], lost)
-        self._tried = [(before, scores[:, 0]) for before, scores in zip(was, found, strict=True)]
-        return [
-            len(scores) == len(was[row]) and _answered(trials[row].row, scores) and not lost(row, scores)
-            for row, scores in enumerate(found)
-        ]
+    def annotate(self, rows: Sequence[Encoded], context: Context) -> Mapping[str, list[int]]:
+        """The search over a block of examples of similar length."""
+        by_id = {row.id: row for row in rows}
+        chunks: dict[str, tuple[Span, ...]] = {row.id: context.notes[row.id][self.chunks] for row in rows}
+        return search_skips(
+            rows,
+            chunks,
+            stages=self.stages,
+            verifier=self.verifier,
+            context=SearchContext(
+                student=context.student,
+                right=lambda id, tokens: self.right(by_id[id], tokens),
+                max_new_tokens=self.max_new_tokens,
+            ),
+            cumulative=self.cumulative,
+        )
 
-    def settle(self, trials: Sequence[Trial], removed: Sequence[bool]) -> None:
-        """The text without the chunk is what the next one is compared with."""
-        super().settle(trials, removed)
-        for (before, now), gone in zip(self._tried, removed, strict=True):
-            if gone:
-                before[:] = now  # a view of the whole text's
+    def finish(self, values: dict[str, list[int]], rows: Sequence[Encoded], context: Context) -> dict[str, list[int]]:
+        """The control trades the chunks that were found for random ones."""
+        if self.control is None:
+            return values
+        return shuffled_skips(values, {id: len(context.notes[id][self.chunks]) for id in values}, context.seed)
 
+    def report(self, values: Mapping[str, list[int]], rows: Sequence[Encoded], context: Context) -> str:
+        """The share of chunks that can go."""
+        total = sum(len(context.notes[row.id][self.chunks]) for row in rows)
+        gone = 1 - sum(map(len, values.values())) / max(1, total)
+        why = "" if gone else "; the student answers nothing correctly yet, or needs all of them"
+        return f"skip search: {gone:.1%} of {total:,} chunks can go{why}"
 
-class Answer(_Contexts):
-    """The answer stage, given the question and all remaining chunks of the teacher, is right greedily.
+    def decode(self, array: Any) -> list[int]:
+        """The kept indices."""
+        kept: list[int] = array.tolist()
+        return kept
 
-    That it comes next is not judged. A last chunk that states the result makes every earlier one look skippable.
-    """
-
-    def _look(self, rows: Sequence[Rationale]) -> list[bool]:
-        return self._right(rows, [row.text for row in rows])
-
-    def verify(self, trials: Sequence[Trial]) -> list[bool]:
-        """The answer behind what remains."""
-        self._only(trials)
-        return self._right([trial.row for trial in trials], [trial.text for trial in trials])
-
-    def _right(self, rows: Sequence[Rationale], texts: Sequence[NDArray[np.int64]]) -> list[bool]:
-        first = [len(text) - len(row.stages[-1]) for row, text in zip(rows, texts, strict=True)]
-        found = self._reader.score(texts, first)
-        return [_answered(row, scores) for row, scores in zip(rows, found, strict=True)]
-
-
-class Rollout(Verifier):
-    """With the name of the next stage forced, what the student writes from there on is graded (a reading of the paper).
-
-    Without the forced name it would write the chunk again, and everything would look skippable. The teacher's remaining
-    text is the draft, see :func:`skipthinking.students.rollout.complete`.
-    """
-
-    block_tokens = 65536
-    _scene: Scene
-
-    def begin(self, rows: Sequence[Rationale], scene: Scene) -> list[bool]:
-        """What the student writes from the question alone."""
-        self._scene = scene
-        return self._right([(row, row.join([]), row.text) for row in rows])
-
-    def verify(self, trials: Sequence[Trial]) -> list[bool]:
-        """What the student writes from the next stage on."""
-        asked = []
-        for trial in trials:
-            text = trial.text
-            begun = np.concatenate([trial.row.join(trial.before), text[: trial.forced]])
-            asked.append((trial.row, begun, text[trial.forced :]))
-        return self._right(asked)
-
-    def _right(self, asked: Sequence[tuple[Rationale, NDArray[np.int64], NDArray[np.int64]]]) -> list[bool]:
-        made = complete(
-            self._scene.student,
-            {row.id: row.prompt for row, _, _ in asked},
-            {row.id: begun for row, begun, _ in asked},
-            {row.id: draft for row, _, draft in asked},
-            max_new_tokens=self._scene.max_new_tokens, what=None,
-        )  # fmt: skip
-        return [self._scene.right(row.id, begun.tolist() + made[row.id]) for row, begun, _ in asked]
-
-
-def _longest(rows: Sequence[Rationale]) -> int:
-    return max(len(row.stages) for row in rows)
-
-
-def _answered(row: Rationale, scores: NDArray[np.float32]) -> bool:
-    """Whether the answer stage is right greedily; that it comes next is not judged."""
-    return bool(scores[len(scores) - len(row.stages[-1]) + row.openings[-1] :, 1].all())
+    def draw(self, value: list[int], encoded: Encoded, codec: Any) -> Drawing:
+        """Skipped chunks are struck through."""
+        return {"kept": value}
 
 
 def search_skips(
@@ -329,21 +113,21 @@ def search_skips(
     *,
     stages: Stages,
     verifier: Verifier,
-    scene: Scene,
+    context: SearchContext,
     cumulative: bool = True,
 ) -> dict[str, list[int]]:
     """The chunks that every example keeps (Skip-Thinking, arXiv 2505.18642).
 
     Chunks are tried in order; a removed one stays removed while the later ones are tried, or with ``cumulative`` off
-    each is tried by itself. An example that the student answers wrongly keeps all; the answer stage always stays.
-    Examples of like length are searched together; the blocks do not depend on the number of processes.
+    each is tried alone. An example that the student answers wrongly keeps all chunks; the answer stage always stays.
+    Examples of similar length are searched together.
 
     Args:
         encoded: The examples.
         chunks: Step spans of their chunks.
         stages: How stages become tokens.
         verifier: Judges a removal.
-        scene: Who judges.
+        context: The student, and how answers are graded.
         cumulative: See above.
 
     Returns:
@@ -357,24 +141,20 @@ def search_skips(
         )
         for row in encoded
     ]
-    blocks = by_length(rows, lambda row: len(row.prompt) + sum(map(len, row.stages)), verifier.block_tokens)
-    mine = blocks[scene.rank :: scene.ranks]
     kept: dict[str, list[int]] = {}
-    bar = tqdm(total=sum(map(len, mine)), desc="Skip search", delay=2, leave=False, disable=scene.rank > 0)
-    with frozen(scene.student), bar:
-        for block in mine:
-            kept |= recalled(scene.journal, block, lambda rows: _search_block(rows, verifier, scene, cumulative))
-            bar.update(len(block))
-    return gather(kept) if scene.ranks > 1 else kept
+    with context.student.frozen():
+        for block in by_length(rows, lambda row: len(row.prompt) + len(row.text), verifier.block_tokens):
+            kept |= _search_block(block, verifier, context, cumulative)
+    return kept
 
 
 def _search_block(
-    rows: Sequence[Rationale], verifier: Verifier, scene: Scene, cumulative: bool
+    rows: Sequence[Rationale], verifier: Verifier, context: SearchContext, cumulative: bool
 ) -> dict[str, list[int]]:
-    right = verifier.begin(rows, scene)
+    right = verifier.begin(rows, context)
     kept = {row.id: list(range(len(row.stages) - 1)) for row in rows}
     alive = [row for row, ok in zip(rows, right, strict=True) if ok]
-    for drop in range(_longest(rows) - 1):
+    for drop in range(max(len(row.stages) for row in rows) - 1):
         trials = [
             Trial(
                 row=row,
@@ -400,7 +180,7 @@ def shuffled_skips(kept: Mapping[str, Sequence[int]], chunks: Mapping[str, int],
     """Control: every example loses as many chunks as the search took, but random ones.
 
     Args:
-        kept: What the search kept.
+        kept: Kept chunks by example id.
         chunks: Number of chunks of every example.
         seed: Seed.
     """

@@ -2,22 +2,20 @@
 
 from __future__ import annotations
 
-import random
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
 import numpy as np
 
-from skipthinking.annotate.store import Journal, fingerprint, remembered
+from skipthinking.annotate.annotator import Annotator, Notes
 from skipthinking.data.instances import instance
+from skipthinking.data.module import RationaleDataModule
 from skipthinking.methods.skip_thinking.cwt import CWT
-from skipthinking.methods.skip_thinking.skips import Likelihood, Scene, Verifier, search_skips, shuffled_skips
-from skipthinking.records import Encoded, Instance, Span, UserError
+from skipthinking.methods.skip_thinking.skips import Skips
+from skipthinking.methods.skip_thinking.verifiers import Likelihood, Verifier
+from skipthinking.records import Encoded, Instance, UserError
 from skipthinking.tasks import get_task
-
-if TYPE_CHECKING:
-    from skipthinking.data.module import RationaleDataModule
 
 __all__ = ["STT"]
 
@@ -26,7 +24,7 @@ class STT(CWT):
     """Skip-thinking training (Skip-Thinking, Chen et al., arXiv 2505.18642): learn to leave out chunks.
 
     1. Warm-up by CWT. In its last epochs each instance lacks random chunks, so that gaps are familiar before they are
-    judged; the name of the stage behind a gap is no target there. 2. Skip search with the student as it then is, on
+    judged; the name of the stage after a gap is no target there. 2. Skip search with the student as it then is, on
     training examples only. 3. On with what is kept: from the chunk before a gap the student learns to go straight to
     the one behind it.
 
@@ -68,15 +66,15 @@ class STT(CWT):
         self.warmup_epochs, self.gap_epochs, self.gap_shares = warmup_epochs, gap_epochs, shares
         self.verifier, self.cumulative = verifier or Likelihood(), cumulative
         self.replay, self.control = replay, control
-        self.kept: dict[str, list[int]] | None = None
+        self.skips: Skips | None = None
 
     # ----------------------------------------------------------------------------------- the schedule
 
-    def first_run(self, config: dict[str, Any], folder: Path, data: RationaleDataModule) -> None:
-        """Sees that the search will come; no run is needed before this one.
+    def prior_run(self, config: dict[str, Any], folder: Path, data: RationaleDataModule) -> None:
+        """Checks that the search will come; no run is needed before this one.
 
         Raises:
-            UserError: The run ends before it.
+            UserError: The run ends before the search.
         """
         epochs = config["trainer"]["max_epochs"]
         if epochs is not None and 0 <= epochs <= self.warmup_epochs and self.control != "no_skip":
@@ -89,106 +87,66 @@ class STT(CWT):
         """Not once gaps have been taught: what is judged must be what was trained on."""
         return epoch < self.warmup_epochs and epoch <= self.warmup_epochs - self.gap_epochs
 
-    def keep(
-        self, epoch: int, encoded: Sequence[Encoded], chunks: Mapping[str, Sequence[Span]]
-    ) -> Mapping[str, Sequence[int]] | None:
-        """The chunks that each example shows in an epoch; None for all of them."""
-        if epoch < self.warmup_epochs - self.gap_epochs:
-            return None
-        if epoch < self.warmup_epochs:
-            return {row.id: self._with_gaps(row.id, epoch, len(chunks[row.id])) for row in encoded}
+    def annotators(self) -> Sequence[Annotator[Any]]:
+        """Those of CWT, and the skip search."""
+        found = super().annotators()
         if self.control == "no_skip":
-            return None
-        self.know(encoded)
-        if self.kept is None:
-            self.kept = self._search(encoded, chunks)
-        everything = super().kept_so_far(encoded, chunks)
-        return {
-            row.id: everything[row.id] if self._replayed(row.id, epoch) else self.kept.get(row.id, everything[row.id])
-            for row in encoded
-        }
+            return found
+        self.skips = Skips(
+            self.warmup_epochs, self.chunks, self.stages, self.verifier, self._right, self.max_new_tokens,
+            self.cumulative, self.control,
+        )  # fmt: skip
+        return [*found, self.skips]
 
-    def kept_so_far(
-        self, encoded: Sequence[Encoded], chunks: Mapping[str, Sequence[Span]]
-    ) -> Mapping[str, Sequence[int]]:
-        """What the skip search of the run kept; all before it."""
-        return {**super().kept_so_far(encoded, chunks), **(self.kept or {})}
-
-    def kept_in_the_end(
-        self, encoded: Sequence[Encoded], chunks: Mapping[str, Sequence[Span]]
-    ) -> Mapping[str, Sequence[int]]:
-        """The same, after a search with the student as it is if there was none."""
-        everything = self.kept_so_far(encoded, chunks)
-        if self.kept is not None or self.control == "no_skip":
-            return everything
-        return {**everything, **self._search(encoded, chunks)}
-
-    def _with_gaps(self, id: str, epoch: int, chunks: int) -> list[int]:
-        rng = random.Random(f"gaps/{self.data.seed}/{epoch}/{id}")
-        share = rng.choice(self.gap_shares)
-        return [chunk for chunk in range(chunks) if rng.random() >= share]
-
-    def _replayed(self, id: str, epoch: int) -> bool:
-        return random.Random(f"replay/{self.data.seed}/{epoch}/{id}").random() < self.replay
-
-    def _search(self, encoded: Sequence[Encoded], chunks: Mapping[str, Sequence[Span]]) -> dict[str, list[int]]:
-        examples = {example.id: example for example in self.data.examples["train"]}
-
-        def right(id: str, tokens: list[int]) -> bool:
-            assert self.codec is not None
-            example, text = examples[id], self.answer_text(self.codec.decode(tokens))
-            return get_task(example.task).grade(text, example.answer).correct
-
-        def search() -> dict[str, list[int]]:
-            scene = Scene(
-                student=self.student, right=right, max_new_tokens=self.max_new_tokens,
-                rank=self.global_rank, ranks=self.trainer.world_size, journal=Journal(path, key, self.global_rank),
-            )  # fmt: skip
-            return search_skips(
-                encoded, chunks, stages=self.stages, verifier=self.verifier, scene=scene, cumulative=self.cumulative
-            )
-
-        settings = {
-            **self.verifier.settings(), "cumulative": self.cumulative, "marker": self.stage_marker,
-            "max_new_tokens": self.max_new_tokens, "chunks": {row.id: list(chunks[row.id]) for row in encoded},
-        }  # fmt: skip
-        key = fingerprint(encoded, settings, self.student)
-        path = self.annotations / "skips.jsonl"
-        found = remembered(path, key, search)
-        counts = {row.id: len(chunks[row.id]) for row in encoded}
-        self.skipped_in_training = 1 - sum(map(len, found.values())) / max(1, sum(counts.values()))
-        why = "" if self.skipped_in_training else "; the student answers nothing rightly yet, or needs all of them"
-        self.say(f"skip search: {self.skipped_in_training:.1%} of {sum(counts.values()):,} chunks can go{why}")
-        return shuffled_skips(found, counts, self.data.seed) if self.control == "random_skip" else found
+    def _right(self, encoded: Encoded, tokens: list[int]) -> bool:
+        assert self.codec is not None
+        text = self.read_completion(self.codec.decode(tokens), None).text
+        return get_task(encoded.example.task).grade(text, encoded.example.answer).correct
 
     # ------------------------------------------------------------------------------------ the instances
 
-    def cut(self, encoded: Encoded, notes: Mapping[str, Any]) -> list[Instance]:
-        """One instance of the stages that are kept: the drawn one, or all, behind those before it."""
-        if notes.get("kept") is None:
-            return super().cut(encoded, notes)
-        stages, kept = self.stages.tokens(encoded, notes["chunks"]), [*notes["kept"], len(notes["chunks"])]
-        targets = range(len(kept)) if notes["stage"] is None else {notes["stage"]}
-        found = instance(encoded.id, encoded.prompts[""], [stages[stage] for stage in kept], targets)
-        if notes["epoch"] < self.warmup_epochs:
-            self._forgive(found, kept, [len(stages[stage]) for stage in kept], len(notes["chunks"]))
-        return [found]
+    def kept_chunks(self, encoded: Encoded, notes: Notes) -> list[int] | None:
+        """Indices of the chunks that an example shows in an epoch; None where it shows all, as in CWT."""
+        everything = list(range(len(notes[self.chunks])))
+        if notes.epoch < self.warmup_epochs - self.gap_epochs:
+            return None
+        if notes.epoch < self.warmup_epochs:
+            rng = notes.random("gaps", encoded.id)
+            share = rng.choice(self.gap_shares)
+            return [chunk for chunk in everything if rng.random() >= share]
+        if self.skips is None:
+            return None
+        replayed = notes.random("replay", encoded.id).random() < self.replay
+        return everything if replayed else notes[self.skips]
 
-    def _forgive(self, found: Instance, kept: Sequence[int], lengths: Sequence[int], chunks: int) -> None:
-        """No loss on the name of a stage that comes right after a random gap."""
-        starts = np.cumsum([0, *lengths[:-1]])
-        for place, (stage, start) in enumerate(zip(kept, starts, strict=True)):
-            if stage != (kept[place - 1] + 1 if place else 0):
-                found.weights[start : start + self.stages.opening(stage, chunks)] = 0
+    def make_instances(self, encoded: Encoded, notes: Notes) -> list[Instance]:
+        """One instance of the stages that are kept: the drawn one, or all, after those before it."""
+        kept, chunks = self.kept_chunks(encoded, notes), notes[self.chunks]
+        if kept is None:
+            return super().make_instances(encoded, notes)
+        losses = notes.get(self.stage_losses) if self.stage_losses else None
+        shown = [*kept, len(chunks)]
+        stage = notes.draw_stage(len(shown), encoded.id, None if losses is None else losses[shown].tolist())
+        return [self.kept_instance(encoded, chunks, kept, stage, gaps=notes.epoch < self.warmup_epochs)]
 
-    # ------------------------------------------------------------------------------------- checkpoints
+    def kept_instance(
+        self, encoded: Encoded, chunks: Sequence[Any], kept: Sequence[int], stage: int | None, *, gaps: bool
+    ) -> Instance:
+        """The instance of one of the kept stages, or of all of them.
 
-    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Adds what the search kept."""
-        super().on_save_checkpoint(checkpoint)
-        checkpoint["skipthinking"]["kept"] = self.kept
-
-    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Restores what the search kept, so that a resumed run does not search again."""
-        super().on_load_checkpoint(checkpoint)
-        self.kept = checkpoint["skipthinking"]["kept"]
+        Args:
+            encoded: The example.
+            chunks: Its chunks.
+            kept: Indices of the kept ones; the answer stage always follows.
+            stage: Which of these is the target; None for all.
+            gaps: Whether what is missing is random, so that the name of a stage after a gap is no target.
+        """
+        stages, shown = self.stages.tokens(encoded, chunks), [*kept, len(chunks)]
+        targets = range(len(shown)) if stage is None else {stage}
+        made = instance(encoded.id, encoded.prompts[""], [stages[place] for place in shown], targets)
+        if gaps:
+            starts = np.cumsum([0, *(len(stages[place]) for place in shown[:-1])])
+            for at, (place, start) in enumerate(zip(shown, starts, strict=True)):
+                if place != (shown[at - 1] + 1 if at else 0):
+                    made.weights[start : start + self.stages.opening(place, len(chunks))] = 0
+        return made

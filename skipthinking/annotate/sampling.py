@@ -1,4 +1,4 @@
-"""What a method may look at when it makes instances: the epoch, the seed, and the annotations."""
+"""Iteration sampling: which stage of a rationale an example shows in an epoch."""
 
 from __future__ import annotations
 

@@ -1,0 +1,357 @@
+"""The runner: everything about annotations that is the same for every annotator."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from torch import nn
+from tqdm import tqdm
+
+from skipthinking.annotate.annotator import Annotator, Context, Notes
+from skipthinking.annotate.sampling import StageSampling
+from skipthinking.annotate.store import Column, Journal, digests, fingerprint, recalled, remembered
+from skipthinking.ranks import by_length, gather, rank, ranks
+from skipthinking.records import Encoded, UserError
+
+__all__ = ["Runner", "say"]
+
+
+def say(text: str) -> None:
+    """Prints a line once for all processes, without breaking a progress bar."""
+    if rank() == 0:
+        tqdm.write(text)
+
+
+@dataclass(kw_only=True)
+class _Result:
+    """What an annotator found out.
+
+    Attributes:
+        column: The encoded values by example id.
+        settings: The annotator's settings at the time, as JSON has them.
+        epoch: The epoch at whose start it ran; -1 for values of another run, or found for the command ``annotate``.
+    """
+
+    column: Column
+    settings: dict[str, Any]
+    epoch: int
+
+
+class Runner:
+    """Runs annotators when they are due, and keeps what they found out.
+
+    The order follows from ``needs``. A run of an annotator is cached on disk under a key of data, settings, needed
+    annotations and weights; a killed one goes on from its journal. Its blocks are shared among all processes. All
+    values are saved in checkpoints, and a resumed run sees that its examples are the same.
+
+    Args:
+        annotators: The annotators of a method; names are unique.
+
+    Raises:
+        UserError: Two have the same name, or one needs an annotation that nobody makes, or they need each other.
+    """
+
+    def __init__(self, annotators: Sequence[Annotator[Any]]) -> None:
+        self.annotators = _in_order(annotators)
+        self.rows: list[Encoded] = []
+        self._results: dict[str, _Result] = {}
+        self._initial: dict[str, dict[str, Any]] = {}
+        self._saved_examples: dict[str, bytes] | None = None  # those of the checkpoint, until they are compared
+        self._digests: NDArray[np.uint8] | None = None
+
+    def attach(
+        self,
+        rows: Sequence[Encoded],
+        *,
+        module: nn.Module,
+        student: Any,
+        codec: Any,
+        folder: Path,
+        seed: int,
+        stage_sampling: StageSampling,
+        limit: int,
+        earlier: Mapping[str, Any] | None = None,
+        earlier_name: str = "",
+    ) -> None:
+        """Tells which examples there are, before the first epoch.
+
+        Args:
+            rows: The training examples.
+            module: Owner of all weights that values may depend on.
+            student: The student.
+            codec: Turns text into tokens and back.
+            folder: The run folder.
+            seed: The seed of the data.
+            stage_sampling: See :class:`Notes`.
+            limit: Most tokens of a row that the student can read.
+            earlier: What the checkpoint of ``start_from`` holds of annotations.
+            earlier_name: The name of that checkpoint, for the log.
+        """
+        self.rows = list(rows)
+        self._module, self._student, self._codec = module, student, codec
+        self._folder, self._seed, self._stage_sampling, self._limit = folder, seed, stage_sampling, limit
+        for annotator in self.annotators:
+            values = {row.id: annotator.initial(row) for row in rows}
+            if rows and all(value is not None for value in values.values()):
+                self._initial[annotator.name] = values
+        if earlier:
+            self._take_over(earlier, earlier_name)
+
+    # ----------------------------------------------------------------------------------- running
+
+    def update(self, epoch: int) -> None:
+        """Runs all annotators that are due at the start of an epoch."""
+        self._check_examples()
+        for annotator in self.annotators:
+            result = self._results.get(annotator.name)
+            if annotator.for_display:
+                continue
+            if result is None:
+                due = any(map(annotator.due, range(epoch + 1)))
+            else:
+                due = annotator.due(epoch) and result.epoch != epoch
+                if not due:
+                    self._check_settings(annotator, result)
+            if due:
+                self._run(annotator, epoch)
+
+    def run_all(self) -> None:
+        """Runs what has no final values yet, whenever it is due in training: the start of the command ``annotate``."""
+        self._check_examples()
+        for annotator in self.annotators:
+            final = annotator.name in self._results or (annotator.name in self._initial and not annotator.uses_student)
+            if not (final or annotator.for_display or annotator.for_training):
+                self._run(annotator, -1)
+
+    def _run(self, annotator: Annotator[Any], epoch: int) -> None:
+        notes = {row.id: self.notes(row, epoch) for row in self.rows}
+        rows = [row for row in self.rows if annotator.tokens(row, notes[row.id]) <= self._limit]
+        path = self._folder / "annotations" / f"{annotator.name}.jsonl"
+        with self._student.frozen():
+            context = Context(student=self._student, codec=self._codec, notes=notes, seed=self._seed)
+            if annotator.uses_student:
+                key = fingerprint(rows, self._dependencies(annotator), self._module)
+                journal = Journal(path, key, rank())
+                lists = remembered(path, key, lambda: self._find(annotator, rows, context, journal))
+            else:
+                lists = self._find(annotator, rows, context, None)
+        column = Column.of({id: np.asarray(value, dtype=annotator.dtype) for id, value in lists.items()})
+        self._results[annotator.name] = _Result(column=column, settings=_plain(annotator.settings()), epoch=epoch)
+        line = annotator.report({id: annotator.decode(column[id]) for id in column}, rows, context)
+        if line:
+            say(line)
+
+    def _find(
+        self, annotator: Annotator[Any], rows: Sequence[Encoded], context: Context, journal: Journal | None
+    ) -> dict[str, list[Any]]:
+        """Encoded values of all rows: every process annotates its share of the blocks."""
+        if annotator.block_tokens is None:
+            blocks = [list(rows)] if rows else []
+        else:
+            blocks = by_length(rows, lambda row: annotator.tokens(row, context.notes[row.id]), annotator.block_tokens)
+        mine = blocks[rank() :: ranks()]
+        found: dict[str, list[Any]] = {}
+
+        def search(block: Sequence[Encoded]) -> dict[str, list[Any]]:
+            values = annotator.annotate(block, context)
+            return {row.id: annotator.encode(values[row.id]).tolist() for row in block}
+
+        bar = tqdm(
+            total=sum(map(len, mine)), desc=annotator.title or annotator.name, delay=2, leave=False, disable=rank() > 0
+        )
+        with bar:
+            for block in mine:
+                found |= recalled(journal, block, search)
+                bar.update(len(block))
+        found = gather(found)
+        decoded = {
+            row.id: annotator.decode(np.asarray(found[row.id], dtype=annotator.dtype)) for row in rows
+        }  # in the order of the rows on every process
+        finished = annotator.finish(decoded, rows, context)
+        return {row.id: annotator.encode(finished[row.id]).tolist() for row in rows}
+
+    def _dependencies(self, annotator: Annotator[Any]) -> dict[str, Any]:
+        needed = [*annotator.needs, annotator.name]
+        return {
+            "settings": _plain(annotator.settings()),
+            "needs": {name: self._results[name].column.digest() for name in needed if name in self._results},
+        }
+
+    # ------------------------------------------------------------------------------------- notes
+
+    def notes(self, encoded: Encoded, epoch: int) -> Notes:
+        """The notes of an example for an epoch; an annotation that it lacks, or that has not run yet, is left out."""
+        values = {}
+        for annotator in self.annotators:
+            result = self._results.get(annotator.name)
+            if result is not None:
+                if encoded.id in result.column:
+                    values[annotator.name] = annotator.decode(result.column[encoded.id])
+            elif annotator.name in self._initial:
+                values[annotator.name] = self._initial[annotator.name][encoded.id]
+        return Notes(epoch=epoch, seed=self._seed, stage_sampling=self._stage_sampling, values=values)
+
+    def lacks(self, encoded: Encoded) -> bool:
+        """Whether an example has no value of an annotator that has run: it was too long for the student to read."""
+        return any(encoded.id not in result.column for result in self._results.values())
+
+    def has_run(self, annotator: Annotator[Any]) -> bool:
+        """Whether values beyond the initial ones are there."""
+        return annotator.name in self._results
+
+    # ----------------------------------------------------------------------------------- drawing
+
+    def drawings(self, rows: Sequence[Encoded]) -> list[dict[str, Any]]:
+        """A row per example for ``annotations.jsonl`` and W&B: the annotations so far, and those for display.
+
+        Args:
+            rows: Some of the examples.
+        """
+        notes = {row.id: self.notes(row, 0) for row in rows}
+        shown: dict[str, dict[str, Any]] = {
+            row.id: {
+                "id": row.id,
+                "question": row.example.question,
+                "steps": [self._codec.decode(row.tokens[start:end].tolist()) for start, end in row.steps],
+                "tokens": [end - start for start, end in row.steps],
+                "answer": self._codec.decode(row.tokens[row.steps[-1][1] if row.steps else 0 :].tolist()),
+            }
+            for row in rows
+        }
+        context = Context(student=self._student, codec=self._codec, notes=notes, seed=self._seed)
+        for annotator in self.annotators:
+            if annotator.for_display:
+                readable = [row for row in rows if annotator.tokens(row, notes[row.id]) <= self._limit]
+                with self._student.frozen():
+                    found = self._find(annotator, readable, context, None)
+                values = {id: annotator.decode(np.asarray(v, dtype=annotator.dtype)) for id, v in found.items()}
+                line = annotator.report(values, readable, context)
+                if line:
+                    say(line)
+            else:
+                values = {id: note[annotator] for id, note in notes.items() if annotator.name in note.values}
+            for row in rows:
+                if row.id in values:
+                    _merge(shown[row.id], annotator.draw(values[row.id], row, self._codec))
+        return list(shown.values())
+
+    # -------------------------------------------------------------------------------- checkpoints
+
+    def state_dict(self) -> dict[str, Any]:
+        """All values as arrays; nothing where no annotator has run."""
+        if not self._results:
+            return {}
+        return {
+            "examples": Column.pack_ids([row.id for row in self.rows]),
+            "digests": self._own_digests(),
+            "annotations": {
+                name: {**result.column.state(), "settings": json.dumps(result.settings), "epoch": result.epoch}
+                for name, result in self._results.items()
+            },
+        }
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Takes the values of a checkpoint; :meth:`update` compares its examples with the present ones."""
+        if not state:
+            return
+        self._results = dict(_read_state(state))
+        self._saved_examples = _examples(state)
+
+    def _take_over(self, earlier: Mapping[str, Any], name: str) -> None:
+        """Takes the values that another run found for these very examples, where annotators accept its settings."""
+        known = _examples(earlier)
+        if not _same(self.rows, self._own_digests(), known):
+            return
+        found = dict(_read_state(earlier))
+        for annotator in self.annotators:
+            result = found.get(annotator.name)
+            if result is not None and annotator.accepts(result.settings):
+                result.epoch = -1
+                self._results[annotator.name] = result
+                say(f"{annotator.name}: those of {name}")
+
+    def _own_digests(self) -> Any:
+        import torch
+
+        if self._digests is None:
+            self._digests = digests(self.rows)
+        return torch.from_numpy(self._digests)
+
+    def _check_examples(self) -> None:
+        saved, self._saved_examples = self._saved_examples, None
+        if saved is None:
+            return
+        mine = self._own_digests().numpy()
+        strange = [row.id for row, digest in zip(self.rows, mine, strict=True) if saved.get(row.id) != digest.tobytes()]
+        if strange:
+            self._saved_examples = saved
+            raise UserError(
+                f"Expected the examples that the checkpoint knows, got {len(strange)} of {len(self.rows)} that are new "
+                f"or have other steps, such as {strange[0]!r}. Go on with the same data and data.splitter, or start a "
+                "new run."
+            )
+
+    def _check_settings(self, annotator: Annotator[Any], result: _Result) -> None:
+        now = _plain(annotator.settings())
+        if annotator.uses_student and result.settings != now and result.epoch >= 0:
+            raise UserError(
+                f"Expected the {annotator.name} settings of the checkpoint, {result.settings}, got {now}. Set them "
+                "back, or start a new run."
+            )
+
+
+def _in_order(annotators: Sequence[Annotator[Any]]) -> list[Annotator[Any]]:
+    names = [annotator.name for annotator in annotators]
+    if len(set(names)) < len(names):
+        raise UserError(f"Expected annotators with different names, got {', '.join(names)}. Rename one.")
+    ordered: list[Annotator[Any]] = []
+    waiting = list(annotators)
+    while waiting:
+        done = {annotator.name for annotator in ordered}
+        ready = [annotator for annotator in waiting if done.issuperset(annotator.needs)]
+        if not ready:
+            missing = {need for annotator in waiting for need in annotator.needs} - set(names)
+            raise UserError(
+                f"Expected annotators that can follow one another, got {', '.join(a.name for a in waiting)}, which "
+                + (f"need {', '.join(sorted(missing))}, made by none." if missing else "need each other.")
+            )
+        ordered.append(ready[0])
+        waiting.remove(ready[0])
+    return ordered
+
+
+def _merge(row: dict[str, Any], drawing: Mapping[str, Any]) -> None:
+    for key, value in drawing.items():
+        if isinstance(value, dict):
+            row.setdefault(key, {}).update(value)
+        elif key == "lines":
+            row.setdefault(key, []).extend(value)
+        else:
+            row[key] = value
+
+
+def _plain(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Settings as they come back from JSON."""
+    plain: dict[str, Any] = json.loads(json.dumps(dict(settings), default=str))
+    return plain
+
+
+def _examples(state: Mapping[str, Any]) -> dict[str, bytes]:
+    ids = Column.unpack_ids(state["examples"])
+    return dict(zip(ids, map(bytes, state["digests"].numpy()), strict=True))
+
+
+def _same(rows: Sequence[Encoded], own: Any, known: Mapping[str, bytes]) -> bool:
+    return all(known.get(row.id) == bytes(digest) for row, digest in zip(rows, own.numpy(), strict=True))
+
+
+def _read_state(state: Mapping[str, Any]) -> Iterator[tuple[str, _Result]]:
+    for name, saved in state["annotations"].items():
+        column = Column.from_state(saved)
+        yield name, _Result(column=column, settings=json.loads(saved["settings"]), epoch=saved["epoch"])

@@ -1,0 +1,34 @@
+"""What the data module sees of a method."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any, Protocol
+
+from skipthinking.annotate.annotator import Annotator, Notes
+from skipthinking.annotate.sampling import StageSampling
+from skipthinking.data.chunkers import Chunker
+from skipthinking.data.encoding import Codec
+from skipthinking.records import Encoded, Instance
+
+__all__ = ["Method"]
+
+
+class Method(Protocol):
+    """A method, as far as data needs to know it. :class:`skipthinking.methods.base.Distiller` documents the members."""
+
+    student: Any
+    start_from: str | None
+    prompt_prefixes: tuple[str, ...]
+    needs_rationale: bool
+    encodes_conclusion: bool
+    term_weights: tuple[float, ...]
+
+    def prepare_student(self, texts: Callable[[], Sequence[str]], chunks: int) -> None:
+        """Gives the student its tokenizer."""
+
+    def connect(self, codec: Codec, chunker: Chunker, stage_sampling: StageSampling) -> Sequence[Annotator[Any]]:
+        """Takes what belongs to the data; returns the annotators in any order."""
+
+    def make_instances(self, encoded: Encoded, notes: Notes) -> list[Instance]:
+        """The training instances of an example for one epoch."""

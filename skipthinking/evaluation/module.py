@@ -1,0 +1,124 @@
+"""The half of a LightningModule that answers questions: validation, test, prediction."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from typing import Any
+
+import lightning as L
+import torch
+
+from skipthinking.data.batches import EvalBatch
+from skipthinking.data.encoding import Codec
+from skipthinking.data.module import RationaleDataModule
+from skipthinking.evaluation.answers import Completion, grade, latency
+from skipthinking.evaluation.metrics import AnswerScores
+from skipthinking.ranks import gather
+from skipthinking.records import Encoded, Example, Prediction, UserError
+from skipthinking.students import Student
+
+__all__ = ["AnsweringModule"]
+
+
+class AnsweringModule(L.LightningModule):
+    """Generates and grades the answers of a student; every example counts once on any number of ranks.
+
+    Args:
+        student: The student.
+        max_new_tokens: Most new tokens of an answer.
+        latency_examples: Test examples that are answered one at a time after a test, to measure latency.
+    """
+
+    prompt_prefixes: tuple[str, ...] = ("",)
+    """Texts before the question that training prompts come with; evaluation uses the first one."""
+
+    def __init__(self, student: Student, max_new_tokens: int, latency_examples: int) -> None:
+        super().__init__()
+        if max_new_tokens < 1:
+            raise UserError(f"Expected at least 1 new token, got model.max_new_tokens={max_new_tokens}.")
+        self.student, self.max_new_tokens, self.latency_examples = student, max_new_tokens, latency_examples
+        self.codec: Codec | None = None
+        self.scores = AnswerScores()
+        self.predictions: list[Prediction] = []
+        self.latency: float | None = None
+
+    @property
+    def data(self) -> RationaleDataModule:
+        """The data module of the running trainer."""
+        trainer: Any = self.trainer
+        return trainer.datamodule
+
+    def read_completion(self, completion: str, teacher: Encoded | None) -> Completion:
+        """Splits a completion into what is graded and its stages.
+
+        Args:
+            completion: The student's text.
+            teacher: The teacher's rationale for this question, where there is one.
+        """
+        return Completion(text=completion, stages=[("rationale", completion)])
+
+    def answer(self, batch: EvalBatch, examples: Mapping[str, Example]) -> list[Prediction]:
+        """Generates and grades the answers to a batch of prompts."""
+        assert self.codec is not None
+        completions = self.student.generate(batch.prompts, self.max_new_tokens) if batch.ids else []
+        ends = set(self.student.model.generation_config.eos_token_id)
+        predictions = []
+        for id, ids in zip(batch.ids, completions, strict=True):
+            example = examples[id]
+            text = self.codec.decode(ids)
+            completion = self.read_completion(text, self.data.teacher.get((id, example.question)))
+            finished = bool(ids) and ids[-1] in ends
+            predictions.append(grade(example, text, completion, new_tokens=len(ids), finished=finished))
+        return predictions
+
+    def on_validation_epoch_start(self) -> None:
+        """Forgets the predictions of the last evaluation."""
+        self.predictions = []
+        self.scores.reset()
+
+    on_test_epoch_start = on_validation_epoch_start
+    on_predict_epoch_start = on_validation_epoch_start
+
+    def validation_step(self, batch: EvalBatch, batch_idx: int) -> None:
+        """Answers a batch of validation prompts."""
+        self._evaluate(batch, self.data.examples["val"])
+
+    def test_step(self, batch: EvalBatch, batch_idx: int) -> None:
+        """Answers a batch of test prompts."""
+        self._evaluate(batch, [row for rows in self.data.test_sets.values() for row in rows])
+
+    def predict_step(self, batch: EvalBatch, batch_idx: int) -> list[dict[str, Any]]:
+        """Answers a batch of questions; as plain dictionaries, because Lightning moves results between devices."""
+        return [asdict(prediction) for prediction in self._evaluate(batch, self.data.examples.get("predict", ()))]
+
+    def _evaluate(self, batch: EvalBatch, examples: Sequence[Example]) -> list[Prediction]:
+        predictions = self.answer(batch, {example.id: example for example in examples})
+        self.predictions += predictions
+        self.scores.update(predictions)
+        return predictions
+
+    def on_validation_epoch_end(self) -> None:
+        """Logs the scores over all ranks."""
+        self._log_scores("val")
+
+    def on_test_epoch_end(self) -> None:
+        """Logs the scores over all ranks, and measures latency on the first one."""
+        self._log_scores("test")
+        if self.trainer.is_global_zero:
+            self.latency = self._measure_latency()
+        self.trainer.strategy.barrier("latency")
+
+    def _log_scores(self, stage: str) -> None:
+        values = {f"{stage}/{name}": float(value) for name, value in self.scores.compute().items()}
+        self.log_dict(values, sync_dist=True, prog_bar=False)
+        by_id = gather({prediction.id: prediction for prediction in self.predictions})
+        self.predictions = [by_id[id] for id in sorted(by_id)]
+
+    def _measure_latency(self) -> float | None:
+        rows = [row for rows in self.data.test_sets.values() for row in rows][: self.latency_examples]
+        if not rows or self.codec is None:
+            return None
+        prompts = [torch.from_numpy(prompt) for prompt in self.codec.prompts(rows, self.prompt_prefixes[0])]
+        with self.trainer.precision_plugin.forward_context():
+            return latency(self.student, prompts, self.max_new_tokens)

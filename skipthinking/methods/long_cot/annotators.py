@@ -1,0 +1,230 @@
+"""What LongCoT finds out with the student: the cuts, and the reference's log-likelihoods of preference pairs."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from skipthinking.annotate.annotator import Annotator, Context, Drawing, Notes
+from skipthinking.evaluation.answers import SearchContext
+from skipthinking.methods.long_cot.cuts import Cutter, Trace
+from skipthinking.records import Encoded, Instance, UserError
+from skipthinking.students.scoring import score_tokens
+from skipthinking.tasks import get_task
+
+__all__ = ["Cuts", "References", "TraceLosses"]
+
+Pair = tuple[float, float]
+
+
+class Traces(Protocol):
+    """What these annotators need of the method."""
+
+    marks: tuple[str, str]
+    trainer: Any
+
+    def trace(self, encoded: Encoded) -> Trace:
+        """The parts of a long rationale."""
+
+    def instance_of(self, encoded: Encoded, steps: int | None) -> Instance:
+        """Question -> the first steps (None for all) and the conclusion."""
+
+    def prefers(self, epoch: int) -> bool:
+        """Whether an epoch is one of DPO."""
+
+
+class Cuts(Annotator[int | None]):
+    """How many steps each trace keeps; None where no prefix is valid, so that the example is dropped.
+
+    Args:
+        epoch: The epoch at whose start traces are cut.
+        cutter: How they are cut.
+        method: LongCoT.
+    """
+
+    name = "cuts"
+    title = "Cutting"
+    dtype = "int64"
+
+    def __init__(self, epoch: int, cutter: Cutter, method: Traces) -> None:
+        self.epoch, self.cutter, self.method = epoch, cutter, method
+        self.block_tokens = cutter.block_tokens
+
+    def due(self, epoch: int) -> bool:
+        """Once, after the warm-up."""
+        return epoch == self.epoch
+
+    def settings(self) -> Mapping[str, Any]:
+        """Those of the cutter, and the marks."""
+        return {**self.cutter.settings(), "marks": list(self.method.marks)}
+
+    def accepts(self, settings: Mapping[str, Any]) -> bool:
+        """Cuts of the same cutter serve."""
+        return settings == dict(self.settings())
+
+    def tokens(self, encoded: Encoded, notes: Notes) -> int:
+        """The prompt and the full trace with both marks."""
+        trace = self.method.trace(encoded)
+        return len(trace.prompt) + len(trace.completion(len(trace.steps)))
+
+    def annotate(self, rows: Sequence[Encoded], context: Context) -> Mapping[str, int | None]:
+        """Cuts a block of traces."""
+        by_id = {row.id: row.example for row in rows}
+
+        def grade(id: str, tokens: list[int]) -> Any:
+            return get_task(by_id[id].task).grade(context.codec.decode(tokens), by_id[id].answer)
+
+        judge = SearchContext(
+            student=context.student,
+            right=lambda id, tokens: grade(id, tokens).correct,
+            mentioned=lambda id, tokens: grade(id, tokens).correct_lenient,
+        )
+        return self.cutter.cut([self.method.trace(row) for row in rows], judge)
+
+    def finish(self, values: dict[str, int | None], rows: Sequence[Encoded], context: Context) -> dict[str, int | None]:
+        """Lets the cutter look at all cuts together."""
+        return self.cutter.finish(values, {row.id: len(row.steps) for row in rows})
+
+    def report(self, values: Mapping[str, int | None], rows: Sequence[Encoded], context: Context) -> str:
+        """What became of the traces.
+
+        Raises:
+            UserError: Nothing is left to train on, or to prefer.
+        """
+        kept = [(row, steps) for row in rows if (steps := values[row.id]) is not None]
+        if not kept:
+            raise UserError(
+                f"Expected traces with a valid prefix, got none of {len(rows)} by {type(self.cutter).__name__}. A "
+                "student that cannot answer yet finds none: train it first (model.warmup_epochs, or model.start_from)."
+            )
+        short = sum(steps < len(row.steps) for row, steps in kept)
+        last = self.method.trainer.max_epochs
+        if not short and (last is None or last < 0 or self.method.prefers(last - 1)):
+            raise UserError(
+                f"Expected shortened traces for DPO, got none of {len(kept)}. End the run with SFT "
+                "(trainer.max_epochs = model.warmup_epochs + model.sft_epochs), or choose another model.cutter."
+            )
+        gone = 1 - sum(row.steps[steps - 1][1] for row, steps in kept) / sum(row.steps[-1][1] for row, _ in kept)
+        n = len(rows)
+        return (
+            f"cut: {short:,} of {n:,} traces shortened ({short / n:.1%}), {len(kept) - short:,} kept whole "
+            f"({(len(kept) - short) / n:.1%}), {n - len(kept):,} dropped without a "
+            f"valid prefix ({(n - len(kept)) / n:.1%}); {gone:.1%} of the thinking tokens of the others are gone"
+        )
+
+    def encode(self, value: int | None) -> NDArray[Any]:
+        """Nothing for a dropped example."""
+        return np.array([] if value is None else [value], dtype=self.dtype)
+
+    def decode(self, array: NDArray[Any]) -> int | None:
+        """The number of steps."""
+        return int(array[0]) if len(array) else None
+
+    def draw(self, value: int | None, encoded: Encoded, codec: Any) -> Drawing:
+        """Every step is drawn as a chunk; cut ones are struck through."""
+        chunks = [[place, place + 1] for place in range(len(encoded.steps))]
+        return {"chunks": chunks, "kept": list(range(value or 0)), "cut": value}
+
+
+class References(Annotator[Pair | None]):
+    """Log-likelihoods under the reference, nats: of the pruned trace (chosen) and of the full one (rejected).
+
+    The reference is the student as it is when DPO begins, so no second model is needed. None where the two traces are
+    the same, or the example was dropped.
+
+    Args:
+        epoch: The first epoch of DPO.
+        cuts: The cuts.
+        method: LongCoT.
+    """
+
+    name = "reference"
+    needs = ("cuts",)
+    title = "Reference"
+    for_training = True
+
+    def __init__(self, epoch: int, cuts: Cuts, method: Traces) -> None:
+        self.epoch, self.cuts, self.method = epoch, cuts, method
+
+    def due(self, epoch: int) -> bool:
+        """Once, before DPO."""
+        return epoch == self.epoch
+
+    def settings(self) -> Mapping[str, Any]:
+        """The marks."""
+        return {"marks": list(self.method.marks)}
+
+    def tokens(self, encoded: Encoded, notes: Notes) -> int:
+        """The prompt and the full trace with both marks."""
+        return self.cuts.tokens(encoded, notes)
+
+    def annotate(self, rows: Sequence[Encoded], context: Context) -> Mapping[str, Pair | None]:
+        """Two passes over the traces that were shortened."""
+        cuts = {row.id: context.notes[row.id][self.cuts] for row in rows}
+        short = [row for row in rows if cuts[row.id] not in (None, len(row.steps))]
+        scores = [
+            score_tokens(context.student, side, what=None)
+            for side in (
+                [self.method.instance_of(row, cuts[row.id]) for row in short],
+                [self.method.instance_of(row, None) for row in short],
+            )
+        ]
+        pairs: dict[str, Pair | None] = dict.fromkeys(cuts)
+        for row in short:
+            chosen, rejected = (-float(side[row.id].nll.sum(dtype=np.float64)) for side in scores)
+            pairs[row.id] = chosen, rejected
+        return pairs
+
+    def report(self, values: Mapping[str, Pair | None], rows: Sequence[Encoded], context: Context) -> str:
+        """The number of pairs."""
+        pairs = sum(value is not None for value in values.values())
+        return f"DPO: {pairs:,} pairs; {len(rows) - pairs:,} examples without two different traces"
+
+    def encode(self, value: Pair | None) -> NDArray[Any]:
+        """Nothing for an example without a pair."""
+        return np.array(value or (), dtype=self.dtype)
+
+    def decode(self, array: NDArray[Any]) -> Pair | None:
+        """Chosen and rejected."""
+        return (float(array[0]), float(array[1])) if len(array) else None
+
+    def draw(self, value: Pair | None, encoded: Encoded, codec: Any) -> Drawing:
+        """A line below the trace."""
+        return {"pair": None if value is None else list(value)}
+
+
+class TraceLosses(Annotator[NDArray[np.float64]]):
+    """Mean token NLL of every step of the full trace, nats.
+
+    Args:
+        cuts: The cuts.
+        method: LongCoT.
+    """
+
+    name = "nll"
+    needs = ("cuts",)
+    title = "Step losses"
+    for_display = True
+
+    def __init__(self, cuts: Cuts, method: Traces) -> None:
+        self.cuts, self.method = cuts, method
+
+    def tokens(self, encoded: Encoded, notes: Notes) -> int:
+        """The prompt and the full trace with both marks."""
+        return self.cuts.tokens(encoded, notes)
+
+    def annotate(self, rows: Sequence[Encoded], context: Context) -> Mapping[str, NDArray[np.float64]]:
+        """One pass of the student."""
+        scores = score_tokens(context.student, [self.method.instance_of(row, None) for row in rows], what=None)
+        losses = {}
+        for row in rows:
+            nll = scores[row.id].nll[len(self.method.trace(row).opening) :]
+            losses[row.id] = np.array([nll[slice(*span)].mean(dtype=np.float64) for span in row.steps])
+        return losses
+
+    def draw(self, value: NDArray[np.float64], encoded: Encoded, codec: Any) -> Drawing:
+        """The color of a step."""
+        return {"nll": [round(nll, 4) for nll in value.tolist()]}
