@@ -22,9 +22,13 @@ from skipthinking.tasks import generate
 
 
 def read_cuts(path: Path) -> dict[str, int | None]:
-    """Number of kept paragraphs by example id; None for a dropped trace."""
+    """Number of kept paragraphs by example id; None for a dropped trace.
+
+    A row is {"id": "a", "cut": 3} in ``annotations.jsonl`` and {"id": "a", "value": [3]} in ``annotations/cuts.jsonl``;
+    a dropped trace has null and [].
+    """
     rows = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
-    return {row["id"]: row["cut"] if "cut" in row else row["value"] for row in rows if "id" in row}
+    return {row["id"]: row["cut"] if "cut" in row else next(iter(row["value"]), None) for row in rows if "id" in row}
 
 
 def nearness(cuts: Mapping[str, int | None], known: Mapping[str, Example]) -> dict[str, float]:
