@@ -1,14 +1,16 @@
-"""Files of a run folder, written whole or not at all."""
+"""Text and JSON files: errors name the line that was read, and a file is written completely or not at all."""
 
 from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
-__all__ = ["lines_of", "write_json", "write_jsonl", "write_text"]
+from skipthinking.records import DataError
+
+__all__ = ["lines_of", "parse_json", "read_jsonl", "read_text", "write_json", "write_jsonl", "write_text"]
 
 
 def lines_of(text: str) -> list[str]:
@@ -18,6 +20,53 @@ def lines_of(text: str) -> list[str]:
     (['a\\u2028b', 'c'], ['a'], [])
     """
     return text.removesuffix("\n").split("\n") if text else []
+
+
+def read_text(path: Path) -> str:
+    """Reads a UTF-8 file and removes a byte order mark.
+
+    Raises:
+        DataError: The file is not UTF-8.
+    """
+    try:
+        return path.read_bytes().decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        line = error.object[: error.start].count(b"\n") + 1
+        raise DataError(
+            f"Expected UTF-8 text, got byte 0x{error.object[error.start]:02x} ({path}:{line}). Convert it to UTF-8."
+        ) from error
+
+
+def parse_json(text: str) -> Any:
+    """Parses JSON.
+
+    Raises:
+        json.JSONDecodeError: The text is not JSON, or has a number of thousands of digits or too many nested brackets,
+            for which ``json.loads`` raises other errors.
+    """
+    try:
+        return json.loads(text)
+    except json.JSONDecodeError:
+        raise
+    except (ValueError, RecursionError) as error:
+        raise json.JSONDecodeError(str(error), text, 0) from error
+
+
+def read_jsonl(path: Path, remedy: str = "Fix the line.") -> Iterator[tuple[str, Any]]:
+    """Yields ("file:line", value) for every line that is not blank.
+
+    Raises:
+        DataError: The file is not UTF-8, or a line is not JSON; then the message ends with ``remedy``.
+    """
+    for number, line in enumerate(lines_of(read_text(path)), 1):
+        if line.strip():
+            try:
+                value = parse_json(line)
+            except json.JSONDecodeError as error:
+                raise DataError(
+                    f"Expected a JSON object, got {error.msg} at column {error.colno} ({path}:{number}). {remedy}"
+                ) from error
+            yield f"{path}:{number}", value
 
 
 def write_text(path: Path, text: str) -> None:

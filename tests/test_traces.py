@@ -33,7 +33,7 @@ def test_conclusions_are_encoded_after_the_last_step_for_methods_that_need_them(
     student.prepare([THOUGHTS, "We add. So it is. Therefore, the answer is 2."])
     row = Example(id="a", question="1 + 1?", rationale=THOUGHTS, answer="2", task="gsm8k", conclusion="We add.\n\nOk.")
     settings = {"tokenizer": student.tokenizer, "template": Plain(), "splitter": BlankLines()}
-    (with_, without) = (next(iter(Codec(**settings, conclusions=on).encode([row]))) for on in (True, False))
+    (with_, without) = (next(iter(Codec(**settings, encodes_conclusion=on).encode([row]))) for on in (True, False))
     decode = student.tokenizer.decode
     assert decode(without.tokens[:-1]) == f" {THOUGHTS} Therefore, the answer is 2."
     assert decode(with_.tokens[:-1]) == f" {THOUGHTS}\n\nWe add.\n\nOk. Therefore, the answer is 2."
@@ -41,7 +41,7 @@ def test_conclusions_are_encoded_after_the_last_step_for_methods_that_need_them(
     assert len(with_.steps) == 4
     assert decode(with_.tokens[with_.steps[-1][1] : with_.answer[0]]).strip() == "We add.\n\nOk."
     method = LongCoT(student=student, open_thinking=" <think>", close_thinking="\n</think>")
-    method.use_codec(Codec(**settings, conclusions=True))
+    method.use_codec(Codec(**settings, encodes_conclusion=True))
     (pruned,) = method.cut(with_, {"steps": 2})
     assert decode(pruned.tokens[:-1]) == (
         " <think> One and one.\n\nThat makes 2.\n</think>\n\nWe add.\n\nOk. Therefore, the answer is 2."
