@@ -5,13 +5,17 @@ from __future__ import annotations
 import csv
 import io
 import json
+import os
 import random
 import shutil
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
+from conftest import ROOT
 from run_folders import write_run
 
 from skipthinking.__main__ import main
@@ -265,6 +269,19 @@ def test_all_formats_say_the_same(tmp_path: Path, capsys: pytest.CaptureFixture[
     assert [row["method"] for row in rows] == ["A_B", "50%|x"]
     assert float(rows[0]["accuracy"]) == 0.75
     assert (rows[0]["difference"], rows[1]["difference"]) == ("", "0.0")
+
+
+def test_a_table_for_reading_needs_no_slow_imports(tmp_path: Path) -> None:
+    slow = "{'torch', 'pandas', 'matplotlib', 'scipy', 'jinja2'}"
+    folder = str(write_run(tmp_path / "a"))
+    code = f"""
+import sys
+from skipthinking.__main__ import main
+assert main(["compare", {folder!r}]) == 0
+assert not {slow} & sys.modules.keys(), {slow} & sys.modules.keys()
+"""
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    subprocess.run([sys.executable, "-c", code], check=True, cwd=tmp_path, env=environment)
 
 
 def test_differences_list_settings_and_values(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

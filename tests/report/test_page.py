@@ -6,6 +6,7 @@ import json
 import re
 import shutil
 import subprocess
+import sys
 from collections.abc import Callable
 from html.parser import HTMLParser
 from pathlib import Path
@@ -15,10 +16,12 @@ import pytest
 from run_folders import write_run
 
 from skipthinking.__main__ import main
-from skipthinking.report.charts import HEIGHT, WIDTH, Axis, curves, scatter, ticks
+from skipthinking.report.charts import Chart, draw_charts
 from skipthinking.report.comparing import compare_runs
 from skipthinking.report.page import page
 from skipthinking.report.tables import cells
+
+pytest.importorskip("matplotlib")
 
 EVIL = "<script>evil()</script> & \"quotes\" 'too' {{ 1 }}"
 BROWSER = next(filter(None, map(shutil.which, ("chromium-headless-shell", "chromium", "google-chrome"))), None)
@@ -162,42 +165,71 @@ def test_damaged_logs_and_annotations_cost_a_picture_only(damage: bytes, folders
 # -------------------------------------------------------------------------------------------------- charts
 
 
-@pytest.mark.parametrize(
-    ("low", "high", "log"), [(0, 1, False), (-3.7, 12, False), (99.5, 99.9, False), (0.1, 7, True)]
-)
-def test_axis_keeps_order_and_ends(low: float, high: float, log: bool) -> None:
-    axis = Axis(low=low, high=high, start=300, end=20, label="", log=log)
-    assert (axis.at(low), axis.at(high)) == (300, 20)
-    places = [place for place, _ in axis.marks]
-    assert places == sorted(places, reverse=True)
-    assert 3 <= len(places) <= 12
-    assert all(20 <= place <= 300 for place in places)
-    assert all(abs(axis.at(float(text)) - place) < 0.2 for place, text in axis.marks)
+def test_ticks_are_in_order_and_inside(folders: list[str]) -> None:
+    for chart in draw_charts(compare_runs(folders)):
+        for axis in (chart.figure.axes[0].xaxis, chart.figure.axes[0].yaxis):
+            low, high = axis.get_view_interval()
+            places = [place for place in axis.get_ticklocs() if low <= place <= high]
+            assert places == sorted(places)
+            assert 3 <= len(places) <= 12
+            for place, text in zip(places, axis.get_major_formatter().format_ticks(places), strict=True):
+                assert float(text.replace("\u2212", "-")) == pytest.approx(place, rel=0.01)
 
 
-def test_ticks_are_round() -> None:
-    assert ticks(0, 1) == [0, 0.2, 0.4, 0.6, 0.8, 1.0]
-    assert ticks(93.1, 97.9) == [94, 95, 96, 97]
+def _points(chart: Chart) -> dict[str, list[tuple[float, float]]]:
+    """Points of a chart's lines and dots by their tip."""
+    lines = {line.get_gid(): line.get_xydata().tolist() for line in chart.figure.axes[0].lines}
+    return {tip: [tuple(point) for point in lines[gid]] for gid, tip in chart.tips.items()}
 
 
-def test_dots_and_curves_lie_inside(folders: list[str]) -> None:
+def test_dots_and_curves_are_the_numbers_of_the_runs(folders: list[str]) -> None:
     found = compare_runs(folders)
-    colours = {"CWT": 0, EVIL: 1}
-    chart = scatter(found.rows[:2], found.groups[:2], colours)
-    assert [dot.label for dot in chart.dots] == ["", "", "CWT", EVIL]  # two seeds, their mean, another method
-    assert chart.dots[2].x < chart.dots[3].x  # fewer tokens
-    means = [dot.y for dot in chart.dots[:2]]
-    assert chart.dots[2].y == pytest.approx(sum(means) / 2, abs=0.11)
-    for dot in chart.dots:
-        assert 0 < dot.x < WIDTH
-        assert 0 < dot.y < HEIGHT
-    loss = curves(found, "train/loss", "loss", colours)
-    assert loss is not None
-    assert len(loss.lines) == 4
-    first = [tuple(map(float, point.split(","))) for point in loss.lines[0].points.split()]
-    assert len(first) == 30
-    assert [y for _, y in first] == sorted(y for _, y in first)  # the loss falls; pixels count from the top
-    assert curves(found, "val/accuracy", "", colours) is None  # a single value is no curve
+    charts = draw_charts(found)
+    assert [chart.title for chart in charts] == ["sums", "words", "training loss"]  # a single value is no curve
+    dots = _points(charts[0])
+    assert [tip.split(":")[0] for tip in dots] == ["CWT, seed 0", "CWT, seed 1", "CWT", EVIL]
+    one, other, mean, second = (point for (point,) in dots.values())
+    assert mean[0] < second[0]  # fewer tokens
+    assert mean == pytest.approx(((one[0] + other[0]) / 2, (one[1] + other[1]) / 2))
+    assert second == pytest.approx((found.rows[1].new_tokens, 100 * found.rows[1].accuracy))
+    axes = charts[0].figure.axes[0]
+    for x, y in (one, other, mean, second):
+        assert axes.get_xlim()[0] < x < axes.get_xlim()[1]
+        assert axes.get_ylim()[0] < y < axes.get_ylim()[1]
+    crosses = [lines.get_segments() for lines in axes.collections]
+    row = found.rows[0]
+    assert crosses[0][0].ravel() == pytest.approx([row.new_tokens_low, mean[1], row.new_tokens_high, mean[1]])
+    assert crosses[1][0].ravel() == pytest.approx([mean[0], 100 * row.accuracy_low, mean[0], 100 * row.accuracy_high])
+    curves = [line.get_xydata().tolist() for line in charts[2].figure.axes[0].lines]
+    assert len(curves) == 4
+    assert [len(curve) for curve in curves] == [30] * 4
+    assert curves[0] == [[step, 4 / (step + 1)] for step in range(30)]
+
+
+def test_charts_say_their_numbers_and_follow_the_theme(folders: list[str]) -> None:
+    text = page(compare_runs(folders), 0)
+    tips = re.findall("<title>(.*?)</title>", text)
+    assert "CWT, seed 1: 40.0%, 14.0 new tokens" in tips
+    assert 'aria-label="training loss: train/loss over optimizer steps"' in text
+    charts = "".join(re.findall("<svg.*?</svg>", text, re.S))
+    assert {f"var(--{name})" for name in ("k0", "k1", "ink", "dim", "card")} == set(re.findall(r"var\(.*?\)", charts))
+    assert not re.search(r"#[0-9a-f]{6}[;\"]", charts)
+    ids = re.findall(r' id="(.*?)"', text)
+    assert len(ids) == len(set(ids))
+    assert set(re.findall(r'xlink:href="#(.*?)"', text)) <= set(ids)
+
+
+@pytest.mark.parametrize("option", ["--html", "--figures"])
+def test_missing_matplotlib_is_named_in_one_line(
+    option: str, folders: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "matplotlib", None)
+    assert main(["compare", *folders, option, str(tmp_path / "out")]) == 2
+    err = capsys.readouterr().err
+    assert err.startswith("error: Expected matplotlib")
+    assert "pip install 'skipthinking[report]'" in err
+    assert err.count("\n") == 1
+    assert not (tmp_path / "out").exists()
 
 
 def _ratio(one: str, other: str) -> float:
