@@ -132,7 +132,7 @@ def _extent(row: dict[str, Any]) -> str:
     return f"{count} {'chunks' if 'chunks' in row else 'steps'}{skipped}"
 
 
-# ------------------------------------------------------------------------------------------------- reading
+# ------------------------------------------------------------------------------------------------- validation
 
 
 def read_annotations(path: Path) -> list[dict[str, Any]]:

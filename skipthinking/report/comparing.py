@@ -254,7 +254,7 @@ def _row(group: Group, base: Group | None) -> Row:
     plain = len(group.runs) == 1 or correct_SN.min() == correct_SN.max()
     low, high = wilson(int(correct_SN[0].sum()), len(ids)) if plain else bootstrap(correct_SN)
     tokens_low, tokens_high = bootstrap(tokens_SN)
-    difference = _difference(group, base) if base is not None and base is not group else (None, None, None)
+    difference, difference_low, difference_high = _difference(group, base)
     latencies = [run.summary["latency_seconds"] for run in group.runs]
     skipped = [row["skipped"] for row in scores if row.get("skipped") is not None]
 
@@ -270,9 +270,9 @@ def _row(group: Group, base: Group | None) -> Row:
         accuracy_low=low,
         accuracy_high=high,
         interval="wilson" if plain else "bootstrap",
-        difference=difference[0],
-        difference_low=difference[1],
-        difference_high=difference[2],
+        difference=difference,
+        difference_low=difference_low,
+        difference_high=difference_high,
         accuracy_lenient=float(group.values("correct_lenient", ids).mean()),
         no_answer=float(np.mean([row["no_answer"] for row in scores])),
         new_tokens=float(tokens_SN.mean()),
@@ -288,7 +288,10 @@ def _row(group: Group, base: Group | None) -> Row:
     )
 
 
-def _difference(group: Group, base: Group) -> tuple[float | None, float | None, float | None]:
+def _difference(group: Group, base: Group | None) -> tuple[float | None, float | None, float | None]:
+    """Difference of accuracy and its interval; without an interval if all examples differ alike."""
+    if base is None or base is group:
+        return (None, None, None)
     ids = sorted(id for id, *_ in _questions(group.runs[0], group.name) & _questions(base.runs[0], base.name))
     if not ids:
         return (None, None, None)

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,25 +18,8 @@ __all__ = ["page"]
 _ANNOTATED = 12  # examples per method
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Answered:
-    """A test example with the answers of all methods.
-
-    Attributes:
-        question: The question.
-        gold: The gold answer.
-        answers: Line of predictions.jsonl by method, of the run with the lowest seed.
-    """
-
-    question: str
-    gold: str
-    answers: dict[str, Any]
-
-    @property
-    def kind(self) -> str:
-        """Whether the methods were right, wrong, or differ: mixed."""
-        correct = {answer["correct"] for answer in self.answers.values()}
-        return "mixed" if len(correct) > 1 else "right" if True in correct else "wrong"
+Answers = dict[str, Mapping[str, Any]]
+"""Lines of predictions.jsonl on the same example by method, each of the run with the lowest seed."""
 
 
 def page(comparison: Comparison, examples: int) -> str:
@@ -73,19 +55,23 @@ def page(comparison: Comparison, examples: int) -> str:
     )
 
 
-def _answered(comparison: Comparison, test: str) -> list[Answered]:
-    """The examples of a test set in its order."""
-    answers: dict[str, dict[str, Any]] = {}
+def _answered(comparison: Comparison, test: str) -> list[Answers]:
+    """The answers to every example of a test set, in its order."""
+    by_id: dict[str, Answers] = {}
     for group in (group for group in comparison.groups if group.test == test):
         for id, answer in group.runs[0].answers[group.name].items():
-            answers.setdefault(id, {})[group.method] = answer
-    firsts = ((next(iter(by_method.values())), by_method) for by_method in answers.values())
-    return [Answered(question=row["question"], gold=row["gold"], answers=by_method) for row, by_method in firsts]
+            by_id.setdefault(id, {})[group.method] = answer
+    return list(by_id.values())
 
 
-def _varied(rows: Sequence[Answered], count: int) -> list[Answered]:
-    """Some examples: in turns one on which methods differ, one that all got wrong, one that all got right."""
-    kinds = [[row for row in rows if row.kind == kind] for kind in ("mixed", "wrong", "right")]
+def _kind(answers: Answers) -> str:
+    correct = {answer["correct"] for answer in answers.values()}
+    return "mixed" if len(correct) > 1 else "right" if True in correct else "wrong"
+
+
+def _varied(rows: Sequence[Answers], count: int) -> list[tuple[str, Answers]]:
+    """Some examples with their kind: in turns one on which methods differ, one all wrong, and one all right."""
+    kinds = [[(kind, row) for row in rows if _kind(row) == kind] for kind in ("mixed", "wrong", "right")]
     turns = itertools.chain.from_iterable(itertools.zip_longest(*kinds))
     return list(itertools.islice((row for row in turns if row is not None), count))
 
