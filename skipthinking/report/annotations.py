@@ -1,6 +1,7 @@
 """annotations.jsonl, validated and laid out as lines of text that `show` and the page draw.
 
-Rows have `id`, `question`, `steps` and `answer`; `steps` are texts, or spans of `tokens`. Three samples::
+Rows have `id`, `question`, `steps` and `answer`. `steps` are texts, or spans of `tokens`; `tokens` are texts, or counts
+per step. Three samples::
 
     {"id": "a", ..., "steps": ["We see.", "1 + 1 = 2."], "nll": [0.9, 0.1], "chunks": [[0, 1], [1, 2]], "kept": [1]}
     {"id": "a", ..., "steps": [[0, 2], [2, 5]], "tokens": ["We", " see", ...], "weights": [0.1, 0.8, ...]}
@@ -11,7 +12,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -41,29 +41,17 @@ class Line(NamedTuple):
     note: str = ""  # numbers of the step, if the pieces are tokens
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Drawing:
-    """An annotated example, ready to be drawn.
-
-    Attributes:
-        id: The example's id.
-        question: The question.
-        answer: The answer.
-        extent: The number of chunks, steps or tokens, and how many are kept.
-        steps: Chunks as their steps; empty if `tokens` shows the steps.
-        tokens: Steps as their tokens, by the name of the tokens' values.
-        lines: Text under the example.
-        gone: What happens to a line that is not kept.
-    """
+class Drawing(NamedTuple):
+    """An annotated example, ready to be drawn."""
 
     id: str
     question: str
     answer: str
-    extent: str
-    steps: list[Line]
-    tokens: dict[str, list[Line]]
-    lines: list[str]
-    gone: str
+    extent: str  # the number of chunks, steps or tokens, and how many are kept
+    steps: list[Line]  # chunks as their steps; empty if `tokens` shows the steps
+    tokens: dict[str, list[Line]]  # steps as their tokens, by the name of the tokens' values
+    lines: list[str]  # text under the example
+    gone: str  # what happens to a line that is not kept
 
 
 def draw(row: dict[str, Any]) -> Drawing:
@@ -159,10 +147,11 @@ def _fault(row: Any) -> str | None:
     if missing:
         return f"{', '.join(needed)}, got no {missing[0]}"
     steps, tokens = row["steps"], row.get("tokens", [])
-    if not _are_texts(tokens):
-        return f"tokens as texts, got {tokens!r:.80}"
-    if not _are_texts(steps) and not _are_spans(steps, len(tokens)):
+    count = len(tokens) if _are_texts(tokens) else 0
+    if not _are_texts(steps) and not _are_spans(steps, count):
         return f"steps as texts or as spans of the tokens, got {steps!r:.80}"
+    if not _are_texts(tokens) and not _are_numbers(tokens, len(steps), (int,)):
+        return f"tokens as texts or counts per step, got {tokens!r:.80}"
     checks: dict[str, tuple[str, Callable[[Any], bool]]] = {
         "nll": ("a loss per step", lambda nll: _are_numbers(nll, len(steps)) and min(nll, default=0) >= 0),
         "chunks": ("spans of the steps", lambda chunks: _are_spans(chunks, len(steps))),
@@ -171,12 +160,12 @@ def _fault(row: Any) -> str | None:
         "pair": ("two log-likelihoods or null", lambda pair: pair is None or _are_numbers(pair, 2, (float,))),
         "weights": (
             "a weight from 0 to 1 per token",
-            lambda weights: _are_numbers(weights, len(tokens)) and all(0 <= weight <= 1 for weight in weights),
+            lambda weights: _are_numbers(weights, count) and all(0 <= weight <= 1 for weight in weights),
         ),
         "given": ("given steps per stage, the last of them 0", lambda given: _are_indices(given, 10**6) and 0 in given),
         "difficulty": ("a number per step, and `given`", lambda d: _are_numbers(d, len(steps)) and "given" in row),
         "per_step": ("lists of a number per step", lambda lists: _are_lists(lists, len(steps))),
-        "per_token": ("lists of a number per token", lambda lists: _are_lists(lists, len(tokens))),
+        "per_token": ("lists of a number per token", lambda lists: _are_lists(lists, count)),
         "lines": ("texts", _are_texts),
     }
     for key, (expected, is_sound) in checks.items():

@@ -5,9 +5,8 @@ from __future__ import annotations
 import html
 import io
 import re
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from skipthinking.files import write_text
 from skipthinking.records import UserError
@@ -32,21 +31,13 @@ _STYLE: Any = {
 }  # fmt: skip
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Chart:
-    """A chart.
+class Chart(NamedTuple):
+    """A chart."""
 
-    Attributes:
-        name: Name of its files, without suffix.
-        title: Its heading.
-        figure: The matplotlib figure, with one pair of axes.
-        tips: Text that the SVG shows over an artist, by the artist's ``gid``.
-    """
-
-    name: str
+    name: str  # of its files, without suffix
     title: str
-    figure: Any
-    tips: dict[str, str]
+    figure: Any  # of matplotlib, with one pair of axes
+    tips: dict[str, str]  # text that the SVG shows over an artist, by the artist's gid
 
     def plot(self, *values: Any, tip: str, **options: Any) -> None:
         """Plots a line or a point that has a tip."""

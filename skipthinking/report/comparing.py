@@ -208,7 +208,7 @@ def _method_settings(run: Run) -> dict[str, Any]:
         own = {key: value for key, value in own.items() if not key.startswith("model.init_args.weighter")}
         own[weights] = run.task != "" or own[weights]
     origin: object = run.settings.get(start) is not None
-    if origin and not run.task:  # "STT after CWT (3f08c1)": seeds and paths of the origins do not count
+    if origin and not run.task:  # such as "CWT (3f08c1)", whatever its seed and path
         key = hashlib.blake2b(json.dumps(origins, sort_keys=True, default=str).encode(), digest_size=3).hexdigest()
         classes = " after ".join(str(settings.get("model.class_path")).rpartition(".")[2] for settings in origins)
         origin = f"{classes or 'a deleted run'} ({key})"

@@ -49,19 +49,14 @@ def print_summary(folder: Path) -> None:
     _print_answer(console, folder / "predictions.jsonl")
 
 
-def _tokens(row: dict[str, Any], name: str) -> str:
-    value = row.get(name)
-    return "-" if value is None else f"{value:.1f}"
-
-
 _ROWS: dict[str, Callable[[dict[str, Any]], str | None]] = {
     "examples": lambda row: str(row["n"]),
     "accuracy": lambda row: f"{row['accuracy']:.1%}",
     "  95% interval": lambda row: f"{row['accuracy_low']:.1%} to {row['accuracy_high']:.1%}",
     "  lenient extraction": lambda row: f"{row['accuracy_lenient']:.1%}",
     "no answer": lambda row: f"{row['no_answer']:.1%}",
-    "new tokens per answer": lambda row: _tokens(row, "new_tokens"),
-    "  the teacher's": lambda row: _tokens(row, "teacher_tokens"),
+    "new tokens per answer": lambda row: f"{row['new_tokens']:.1f}",
+    "  the teacher's": lambda row: None if row.get("teacher_tokens") is None else f"{row['teacher_tokens']:.1f}",
     "chunks skipped": lambda row: f"{row['skipped']:.1%}" if "skipped" in row else None,
 }
 

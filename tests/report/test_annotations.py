@@ -19,7 +19,15 @@ from skipthinking.report.comparing import compare_runs
 ROW = {"id": "a", "question": "1 + 1?", "steps": ["We see.", "1 + 1 = 2."], "answer": "So 2."}
 PER_STEP = {**ROW, "per_step": {"entropy": [1.25, 0.3], "count": [120, 2e-5]}}
 TOKENS = {**ROW, "tokens": ["We", " see.", " 1 + 1", " = 2."], "steps": [[0, 2], [2, 4]]}
-CHUNKED = {**ROW, "nll": [0.5, 0.1], "chunks": [[0, 1], [1, 2]], "kept": [1], "cut": 1, "pair": [-1.0, -2.0]}
+CHUNKED = {
+    **ROW,
+    "nll": [0.5, 0.1],
+    "tokens": [2, 6],
+    "chunks": [[0, 1], [1, 2]],
+    "kept": [1],
+    "cut": 1,
+    "pair": [-1.0, -2.0],
+}
 WEIGHTED = {**TOKENS, "weights": [0, 0.25, 1, 0.5], "difficulty": [1.0, 0.5], "given": [1, 0]}
 PER_TOKEN = {**TOKENS, "per_token": {"logit": [-4, 0, 2, 4], "mask": [0, 1, 1, 0]}, "lines": ["One."]}
 
@@ -127,6 +135,8 @@ NAN = float("nan")
             [1] * 4, {"x": [1] * 3}, {"x": [1, 1, 1, "1"]}, {"x": [1, 1, 1, float("inf")]}, None,
         )),
         (ROW, {"per_token": {"x": [1, 2]}}, "per_token"),  # there are no tokens
+        (CHUNKED, {"per_token": {"x": [1, 2]}}, "per_token"),  # only their counts
+        (CHUNKED, {"tokens": [1, 2, 3]}, "tokens"),
         *((ROW, {"lines": lines}, "lines") for lines in ("One.", [1], None)),
         *((ROW, {"steps": steps}, "steps") for steps in ("One.", [1], [[0, 1]], None, [["One."]], ["One.", [0, 0]])),
         *((TOKENS, {"steps": steps}, "steps") for steps in ([[0, 5]], [[2, 1]], [[-1, 1]], [[0]], [[0, 1.0]])),
