@@ -39,7 +39,7 @@ from skipthinking.command_line.layers import LayeredConfigs
 from skipthinking.data.module import RationaleDataModule
 from skipthinking.methods import Distiller
 from skipthinking.records import UserError
-from skipthinking.report.reading import flat
+from skipthinking.report.run_folders import flat
 from skipthinking.report.summary import print_summary
 from skipthinking.runs.callbacks import Annotations, Answers, Results, StartReport
 from skipthinking.runs.folder import RunConfig, RunLogger, checkpoints, release_folders

@@ -19,7 +19,7 @@ from tqdm import tqdm
 
 from skipthinking.command_line.plan import Planned, Suite
 from skipthinking.files import write_json
-from skipthinking.report.reading import SUITE_FILE
+from skipthinking.report.run_folders import SUITE_FILE
 from skipthinking.runs.slurm import requeue
 
 __all__ = ["run_all"]

@@ -16,7 +16,7 @@ from skipthinking.command_line.processes import run_all
 from skipthinking.files import write_text
 from skipthinking.records import UserError
 from skipthinking.report.comparing import compare_runs
-from skipthinking.report.reading import SUITE_FILE
+from skipthinking.report.run_folders import SUITE_FILE
 from skipthinking.report.tables import FORMATS
 
 __all__ = ["suite"]
