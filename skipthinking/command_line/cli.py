@@ -15,6 +15,7 @@ from typing import Any
 
 import lightning as L
 import yaml
+from lightning.fabric.plugins import TorchCheckpointIO
 from lightning.pytorch.accelerators import CPUAccelerator
 from lightning.pytorch.callbacks import Callback
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
@@ -33,7 +34,7 @@ import skipthinking.methods.schedules
 import skipthinking.methods.skip_thinking.chunks
 import skipthinking.methods.skip_thinking.skips
 import skipthinking.students  # noqa: F401
-from skipthinking.checkpoints import read_checkpoint
+from skipthinking.checkpoints import SafeCheckpointIO, read_checkpoint
 from skipthinking.command_line.hints import OneLineErrors, empty_settings
 from skipthinking.command_line.layers import LayeredConfigs
 from skipthinking.data.module import RationaleDataModule
@@ -143,6 +144,8 @@ class SkipCLI(LightningCLI):
         except (ValueError, TypeError, ImportError) as error:
             raise UserError(f"Expected settings that Lightning can run, got: {' '.join(str(error).split())}") from error
         check_strategy(trainer.strategy)
+        if type(trainer.strategy.checkpoint_io) is TorchCheckpointIO:  # the config's plugins have none
+            trainer.strategy.checkpoint_io = SafeCheckpointIO()
         return trainer
 
     def before_instantiate_classes(self) -> None:

@@ -6,6 +6,7 @@ import re
 from pathlib import Path
 from typing import Any
 
+from skipthinking.files import replacing
 from skipthinking.records import UserError
 from skipthinking.report.comparing import Comparison
 from skipthinking.report.curves import read_curve
@@ -86,7 +87,6 @@ def _save(figure: Any, folder: Path, name: str) -> list[Path]:
     """Writes a figure; without a date, so that the same runs give the same bytes."""
     files = [folder / f"{name}.{kind}" for kind in ("svg", "pdf")]
     for path, dated in zip(files, ("Date", "CreationDate"), strict=True):
-        partial = path.with_name(f".{path.name}.partial")
-        figure.savefig(partial, format=path.suffix[1:], metadata={dated: None})
-        partial.replace(path)
+        with replacing(path) as partial:
+            figure.savefig(partial, format=path.suffix[1:], metadata={dated: None})
     return files

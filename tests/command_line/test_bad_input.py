@@ -5,7 +5,8 @@ from __future__ import annotations
 import json
 import os
 import resource
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -306,19 +307,32 @@ def test_a_run_folder_that_cannot_be_made_is_told(
     assert (tmp_path / "tiny").read_text() == "a file in its place"
 
 
-def test_a_full_disk_is_told_and_leaves_no_broken_checkpoint(
-    run: Callable[..., int], capsys: pytest.CaptureFixture[str], tmp_path: Path
-) -> None:
-    """A limit on the size of files stands for the full disk: a checkpoint of this student has 250 kB."""
+@contextmanager
+def _full_disk() -> Iterator[None]:
+    """A limit on the size of files stands for the full disk: a checkpoint of the tiny student has 250 kB."""
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (50_000, hard))
     try:
-        told = _told(run, capsys)
+        yield
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+
+
+def test_a_full_disk_is_told_and_leaves_no_broken_checkpoint(
+    run: Callable[..., int], capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    with _full_disk():
+        told = _told(run, capsys)
     assert "space" in told
-    assert not list((tmp_path / "tiny").rglob("*.ckpt"))
+    assert not list((tmp_path / "tiny").rglob("*.ckpt*"))
     assert run("fit", "--ckpt_path", "last") == 0  # and the run can be taken up
+    capsys.readouterr()
+    last = tmp_path / "tiny" / "checkpoints" / "last.ckpt"
+    before = last.read_bytes()
+    with _full_disk():
+        assert "space" in _told(run, capsys, "--ckpt_path", "last", "--trainer.max_epochs", 3)
+    assert last.read_bytes() == before
+    assert [path.name for path in last.parent.iterdir()] == ["last.ckpt"]
 
 
 def test_two_processes_do_not_train_in_one_folder(
