@@ -83,7 +83,7 @@ def _chosen(plan: Suite, only: list[str] | None) -> list[Planned]:
     patterns = ["*"] if only is None else only
     names = {name for name in plan.runs for pattern in patterns if fnmatch.fnmatchcase(name, pattern)}
     if not names:
-        raise UserError(f"Expected some of {', '.join(plan.runs)}, got --only {' '.join(patterns)}. Mend it.")
+        raise UserError(f"Expected some of {', '.join(plan.runs)}, got --only {' '.join(patterns)}. Fix it.")
     for run in reversed(list(plan.runs.values())):
         if run.name in names:
             names.update(run.after)
@@ -129,7 +129,7 @@ def _check_words(plan: Suite, runs: list[Planned]) -> None:
                 code = stop.code
         if code:
             reason = told.getvalue().strip().rpartition("\n")[2].removeprefix("error: ")
-            raise UserError(f"Expected words that fit takes, got those of {run.name}: {reason} Mend {plan.path}.")
+            raise UserError(f"Expected words that fit takes, got those of {run.name}: {reason} Fix {plan.path}.")
 
 
 def _compare(plan: Suite) -> None:

@@ -7,7 +7,6 @@ no index.
 from __future__ import annotations
 
 import csv
-import difflib
 import glob
 import io
 import json
@@ -15,7 +14,7 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from skipthinking.records import DataError, UserError
+from skipthinking.records import DataError, UserError, did_you_mean
 
 __all__ = ["Located", "find_files", "from_json", "read_rows"]
 
@@ -48,11 +47,11 @@ def _find(pattern: str) -> list[Path]:
     if files:
         return files
     beside = sorted(entry.name for entry in path.parent.iterdir()) if path.parent.is_dir() else []
-    near = difflib.get_close_matches(path.name, beside, n=3, cutoff=0.5) or beside[:3]
-    hint = f"The nearest names in {path.parent} are {', '.join(near)}" if near else f"There is no folder {path.parent}"
-    if path.parent.is_dir() and not near:
-        hint = f"{path.parent} is empty"
-    raise UserError(f"Expected a file, a folder or a glob, got {pattern!r}, which matches nothing. {hint}.")
+    if not path.parent.is_dir():
+        hint = f" There is no folder {path.parent}."
+    else:
+        hint = did_you_mean(path.name, beside) or f" {path.parent} holds {', '.join(beside[:3]) or 'nothing'}."
+    raise UserError(f"Expected a file, a folder or a glob, got {pattern!r}, which matches nothing.{hint}")
 
 
 def _expand(path: Path, strict: bool = True) -> list[Path]:

@@ -61,7 +61,7 @@ def test_a_mistyped_option_names_the_nearest_one(
     ("words", "line"),
     [
         (["--trainer.max_epochs", "abc"], "error: Expected int or null for trainer.max_epochs, got 'abc'."),
-        (["--model", "CTW"], "error: Expected a class for model, got 'CTW', which is none. Did you mean 'CWT'?"),
+        (["--model", "CTW"], "error: Unknown class 'CTW' for model. Did you mean 'CWT'?"),
         (
             ["--data.chunker.n_chunks", "3"],
             "error: Expected a class for chunker before its settings, got chunker.n_chunks='3' alone. Name it first.",
