@@ -38,7 +38,7 @@ def current_class_paths(text: str) -> str:
     ``skipthinking.annotate.chunks.SearchChunks`` is ``SearchChunks``, wherever it lives now. Of the paths of a class
     that can be imported, the shortest is taken, so that configs can be compared.
     """
-    classes = public_classes()
+    classes = public_classes() if "skipthinking." in text else {}
 
     def current(match: re.Match[str]) -> str:
         known, found = classes.get(match[1]), find_class(match[0])

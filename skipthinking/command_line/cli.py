@@ -1,4 +1,4 @@
-"""The training commands: LightningCLI, a folder per run, and clear errors."""
+"""The training commands: LightningCLI with a folder per run and errors in one line."""
 
 from __future__ import annotations
 
@@ -45,7 +45,9 @@ from skipthinking.records import UserError
 from skipthinking.report.reading import flat
 from skipthinking.report.summary import print_summary
 from skipthinking.runs.callbacks import Annotations, Answers, Results, StartReport
-from skipthinking.runs.folder import RunConfig, RunLogger, checkpoints, release_folders
+from skipthinking.runs.checkpointing import checkpoints, last_checkpoint
+from skipthinking.runs.folder import RunConfig, release_folders
+from skipthinking.runs.log import RunLogger
 from skipthinking.runs.signals import Interrupts
 from skipthinking.students.sharding import WholeWeights, check_strategy, whole_state
 
@@ -85,7 +87,7 @@ class Parser(OneLineErrors, LightningArgumentParser):
 
 
 class SkipTrainer(L.Trainer):
-    """A trainer with one command more."""
+    """Lightning's Trainer with the command ``annotate``."""
 
     def annotate(
         self, model: L.LightningModule, datamodule: RationaleDataModule, ckpt_path: str | None = None,
@@ -116,16 +118,16 @@ class SkipCLI(LightningCLI):
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         """Adds the run's own options."""
         parser.add_argument("--run", type=str, default="run", help="Name of the run: its folder is RUNS_DIR/RUN.")
-        parser.add_argument("--runs_dir", type=str, default="runs", help="Where run folders live.")
+        parser.add_argument("--runs_dir", type=str, default="runs", help="Folder of run folders.")
         parser.add_argument("--evaluate", type=bool, default=True, help="After fit, test and export the student.")
         parser.add_argument("--untrained", type=bool, default=False, help="Evaluate a student without a checkpoint.")
-        parser.add_argument("--question", type=str | None, default=None, help="For predict: what to ask.")
+        parser.add_argument("--question", type=str | None, default=None, help="For predict: a question.")
         parser.add_argument("--questions", type=str | None, default=None, help="For predict: a file of questions.")
-        parser.add_argument("--checkpoint_every", type=int, default=500, help="Optimiser steps between checkpoints.")
+        parser.add_argument("--checkpoint_every", type=int, default=500, help="Optimizer steps between checkpoints.")
 
     @property
     def folder(self) -> Path:
-        """The run folder: where the config of a finished run lies, else RUNS_DIR/RUN."""
+        """The run folder: the folder of a finished run's config if one is given, else RUNS_DIR/RUN."""
         run = self._get(self.config, "run")
         for path in self._get(self.config, "config") or [] if self.subcommand != "fit" else []:
             home = Path(path.absolute).parent
@@ -156,7 +158,7 @@ class SkipCLI(LightningCLI):
         return trainer
 
     def before_instantiate_classes(self) -> None:
-        """Runs W&B offline where it has no key."""
+        """Runs W&B offline if it has no key."""
         keyless = "WandbLogger" in self.parser.dump(self.config) and not _wandb_key()
         if keyless and os.environ.setdefault("WANDB_MODE", "offline") == "offline":
             _say("W&B: no key found, logging offline; `wandb sync` uploads it later.")
@@ -167,7 +169,7 @@ class SkipCLI(LightningCLI):
     def before_fit(self) -> None:
         """Reads all text and tries the run folder, so that bad input is reported before anything is written."""
         check_training(self.config["fit"], self.trainer)
-        last = self.folder / "checkpoints" / "last.ckpt"
+        last = last_checkpoint(self.folder)
         given = self._get(self.config_init, "ckpt_path")
         first = _first_rank()
         if given is None and first and any((self.folder / name).exists() for name in ("metrics.csv", "checkpoints")):
@@ -185,14 +187,13 @@ class SkipCLI(LightningCLI):
             self._run_first(before, resume=given == "last")
 
     def _run_first(self, config: dict[str, Any], resume: bool) -> None:
-        """Another run of ``fit``, from its config, in this process and in those that Lightning starts for it.
+        """Runs ``fit`` with another config, in this process and in those that Lightning starts for it.
 
-        The processes of a multi-process run start this very command, come here as well, and stay for the run after it.
+        The processes of a multi-process run start this same command, come here too, and stay for the run that follows.
         """
         _say(f"first: {config['model']['class_path'].rpartition('.')[2]} in {config['runs_dir']}/{config['run']}")
-        words = ["fit", "--config", json.dumps(config), *(["--ckpt_path", "last"] if resume else [])]
-        own = _cli(words)
-        if own.trainer.interrupted:
+        other = _cli(["fit", "--config", json.dumps(config), *(["--ckpt_path", "last"] if resume else [])])
+        if other.trainer.interrupted:
             raise KeyboardInterrupt
         self._set_seed()  # as if nothing had been drawn
 
@@ -201,12 +202,12 @@ class SkipCLI(LightningCLI):
         self._open(self._default_checkpoint())
 
     def before_test(self) -> None:
-        """The same; the summary takes the place of Lightning's table."""
+        """As ``validate``; the summary replaces Lightning's table."""
         self.before_validate()
         self.config_init["test"]["verbose"] = False
 
     def before_predict(self) -> None:
-        """The same, with the questions of the command line."""
+        """As ``validate``, with the questions of the command line."""
         splits = self.datamodule.splits
         for name in ("question", "questions"):
             setattr(splits, name, self._get(self.config, name) or getattr(splits, name))
@@ -214,7 +215,7 @@ class SkipCLI(LightningCLI):
         self.before_validate()
 
     def before_annotate(self) -> None:
-        """The same, for a method that annotates."""
+        """As ``validate``, for a method that annotates."""
         if not hasattr(self.model, "annotate"):
             raise UserError(
                 f"Expected a method with annotations (CWT, STT, KPOD, KeypointWeighter, LongCoT), got "
@@ -224,12 +225,12 @@ class SkipCLI(LightningCLI):
 
     @staticmethod
     def subcommands() -> dict[str, set[str]]:
-        """Lightning's, and annotate."""
+        """Lightning's commands, and annotate."""
         return {**LightningCLI.subcommands(), "annotate": {"model", "datamodule"}}
 
     def _default_checkpoint(self) -> str | None:
         given = self._get(self.config_init, "ckpt_path")
-        last = self.folder / "checkpoints" / "last.ckpt"
+        last = last_checkpoint(self.folder)
         if given in (None, "last") and last.exists():
             _say(f"checkpoint: {last}")
             return str(last)
@@ -258,7 +259,7 @@ class SkipCLI(LightningCLI):
                 "Use the config.yaml of its run."
             )
         self.model.student.restore_tokenizer(own["tokenizer"])
-        self.model.start_from = None  # the run has come further; that checkpoint may be gone
+        self.model.start_from = None  # the run is past it, and that checkpoint may be gone
         now = flat(json.loads(self._config_as_json())[self.subcommand])
         stored = json.loads(current_class_paths(own.get("config", "{}")))  # a run from Python has none
         then = flat(stored.get("fit", stored))
@@ -270,7 +271,7 @@ class SkipCLI(LightningCLI):
     # ------------------------------------------------------------------------------------- after a command
 
     def after_fit(self) -> None:
-        """Tests the student as trained, exports it, and prints the summary."""
+        """Tests the trained student, exports it, and prints the summary."""
         if not self._get(self.config, "evaluate") or self.trainer.interrupted:
             return
         tested = bool(self.datamodule.test_sets)
@@ -280,17 +281,14 @@ class SkipCLI(LightningCLI):
         if self.trainer.is_global_zero:
             self.model.student.export(self.folder / "student", state, self.model.stage_marks)
             if tested:
-                self._summarise()
+                print_summary(self.folder)
             _say(self._next_commands())
         self.trainer.strategy.barrier("export")
 
     def after_test(self) -> None:
         """Prints the summary."""
         if self.trainer.is_global_zero:
-            self._summarise()
-
-    def _summarise(self) -> None:
-        print_summary(self.folder)
+            print_summary(self.folder)
 
     def _next_commands(self) -> str:
         config = shlex.quote(str(self.folder / "config.yaml"))
@@ -350,7 +348,7 @@ def main(args: list[str] | None = None) -> int:
         args: Its words; those of the command line by default.
 
     Returns:
-        0, or 2 for anything that the user can mend. Wrong options exit with 2 at once.
+        0, or 2 for anything that the user can fix. Wrong options exit with 2 at once.
     """
     for name in ("lightning.pytorch", "lightning.fabric"):
         logging.getLogger(name).setLevel(logging.WARNING)
@@ -366,10 +364,10 @@ def main(args: list[str] | None = None) -> int:
     except MisconfigurationException as error:
         return _fail(f"Expected settings that Lightning can run, got: {' '.join(str(error).split())}")
     except ValueError as error:
-        mendable = _user_error(error)
-        if mendable is None:
+        own = _user_error(error)
+        if own is None:
             raise
-        return _fail(str(mendable))
+        return _fail(str(own))
     except OSError as error:
         if error.errno not in _DISK:
             raise

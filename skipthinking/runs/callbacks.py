@@ -15,9 +15,9 @@ from lightning.pytorch.callbacks import Callback
 from rich.console import Console
 
 from skipthinking.evaluation.metrics import by_group, scores
-from skipthinking.records import Prediction
 from skipthinking.files import write_json, write_jsonl
-from skipthinking.runs.folder import RunLogger
+from skipthinking.records import Prediction
+from skipthinking.runs.log import RunLogger
 
 if TYPE_CHECKING:
     from skipthinking.methods import CWT, Distiller
