@@ -35,8 +35,8 @@ _SETTING = re.compile(r"NestedArg\(key='([\w.]+)', val=(.*)\)")
 class OneLineErrors:
     """Makes a parser report an error in one line and exit with code 2."""
 
-    files: ClassVar[Sequence[Path]] = ()  # config files of the command line; a class attribute, because a class in a
-    # config gets a parser of its own for its settings
+    files: ClassVar[Sequence[Path]] = ()  # config files of the command line; a class attribute, because jsonargparse
+    # makes another parser for the settings of each class in a config
 
     def error(self, message: str, ex: Exception | None = None) -> NoReturn:
         """Prints the error and exits."""

@@ -73,7 +73,7 @@ def _layers(path: Path, above: tuple[Path, ...]) -> list[Path]:
     below = []
     for name in _names(root, path):
         if not (path.parent / name).is_file():
-            raise UserError(f"Expected a config file, got config: {name}, which is none ({path}). Fix its path.")
+            raise UserError(f"Expected a config file, got config: {name}, which does not exist ({path}). Fix its path.")
         below += _layers(path.parent / name, (*above, path.resolve()))
     return [*below, path]
 
