@@ -17,7 +17,7 @@ from lightning.pytorch.plugins import HalfPrecision
 from skipthinking.command_line.hints import parameters
 from skipthinking.records import UserError
 
-__all__ = ["check_settings", "check_trainer", "check_training", "check_writable"]
+__all__ = ["check_precision", "check_settings", "check_training", "check_writable"]
 
 
 def check_settings(settings: Any, default: Callable[[str], Any]) -> None:
@@ -49,12 +49,7 @@ def check_settings(settings: Any, default: Callable[[str], Any]) -> None:
 
 
 def _empty_settings(settings: Any, key: str = "") -> Iterator[str]:
-    """Keys of a config's classes that are null where the class has no use for null, which the parser accepts.
-
-    Args:
-        settings: What the config says below a key: a class with its settings, or a list or a dict of such.
-        key: That key.
-    """
+    """Keys below a key of a config whose class has no use for null, but which are null; the parser accepts them."""
     if isinstance(settings, list):
         for item in settings:
             yield from _empty_settings(item, key)
@@ -74,16 +69,12 @@ def _may_be_null(parameter: Parameter) -> bool:
     return not typed or re.search(r"\b(None|NoneType|Optional|Any)\b", str(parameter.annotation)) is not None
 
 
-def check_trainer(trainer: L.Trainer, precision: object) -> None:
-    """Checks the precision of any command.
-
-    Raises:
-        UserError: Weights would be kept in half precision.
-    """
+def check_precision(trainer: L.Trainer) -> None:
+    """Refuses half-precision weights, for any command."""
     if isinstance(trainer.precision_plugin, HalfPrecision):
         raise UserError(
-            f"Expected float32, bf16-mixed or 16-mixed, got trainer.precision={precision}, which rounds weights, loss "
-            "weights, reference likelihoods and rotary frequencies too. Use trainer.precision=bf16-mixed."
+            f"Expected float32, bf16-mixed or 16-mixed, got trainer.precision={trainer.precision}, which rounds all "
+            "weights, loss weights, reference likelihoods and rotary frequencies. Use trainer.precision=bf16-mixed."
         )
 
 
@@ -118,11 +109,7 @@ def check_training(settings: Any, trainer: L.Trainer) -> None:
 
 
 def check_writable(folder: Path) -> None:
-    """Checks that a folder can be made and written to, and leaves no trace.
-
-    Raises:
-        UserError: It cannot.
-    """
+    """Refuses a folder that cannot be made or written to, and leaves no trace."""
     made = [path for path in (folder, *folder.parents) if not path.exists()]
     try:
         folder.mkdir(parents=True, exist_ok=True)

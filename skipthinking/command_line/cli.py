@@ -35,7 +35,7 @@ import skipthinking.methods.skip_thinking.skips
 import skipthinking.runs.wandb_tables
 import skipthinking.students  # noqa: F401
 from skipthinking.checkpoints import SafeCheckpointIO, read_checkpoint
-from skipthinking.command_line.checks import check_settings, check_trainer, check_training, check_writable
+from skipthinking.command_line.checks import check_precision, check_settings, check_training, check_writable
 from skipthinking.command_line.class_paths import current_class_paths
 from skipthinking.command_line.hints import OneLineErrors
 from skipthinking.command_line.layers import KEY, expand
@@ -45,8 +45,7 @@ from skipthinking.records import UserError
 from skipthinking.report.reading import flat
 from skipthinking.report.summary import print_summary
 from skipthinking.runs.callbacks import Annotations, Answers, Results, StartReport
-from skipthinking.runs.checkpointing import checkpoints, last_checkpoint
-from skipthinking.runs.folder import RunConfig, release_folders
+from skipthinking.runs.folder import RunConfig, checkpoints, last_checkpoint, release_folders
 from skipthinking.runs.log import RunLogger
 from skipthinking.runs.signals import Interrupts
 from skipthinking.students.sharding import WholeWeights, check_strategy, whole_state
@@ -249,7 +248,7 @@ class SkipCLI(LightningCLI):
     def _open(self, path: str | None) -> None:
         """Checks a checkpoint against this run and takes its tokenizer."""
         self.config_init[self.subcommand]["ckpt_path"] = path
-        check_trainer(self.trainer, self._get(self.config, "trainer.precision"))
+        check_precision(self.trainer)
         if path is None:
             return
         own = read_checkpoint(path, "--ckpt_path")["skipthinking"]
@@ -260,7 +259,7 @@ class SkipCLI(LightningCLI):
             )
         self.model.student.restore_tokenizer(own["tokenizer"])
         self.model.start_from = None  # the run is past it, and that checkpoint may be gone
-        now = flat(json.loads(self._config_as_json())[self.subcommand])
+        now = flat(json.loads(current_class_paths(self._config_as_json()))[self.subcommand])
         stored = json.loads(current_class_paths(own.get("config", "{}")))  # a run from Python has none
         then = flat(stored.get("fit", stored))
         for key in sorted(then.keys() & now.keys()):

@@ -1,4 +1,4 @@
-"""The run folder: its lock and its config."""
+"""The run folder: its lock, its config, and its checkpoints."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from typing import Any
 import lightning as L
 import yaml
 from filelock import FileLock, Timeout
+from lightning.pytorch.callbacks import Callback, Checkpoint, ModelCheckpoint
 from lightning.pytorch.cli import SaveConfigCallback
 from lightning.pytorch.utilities import LightningEnum, rank_zero_only
 
@@ -16,7 +17,7 @@ from skipthinking.files import write_text
 from skipthinking.records import UserError
 from skipthinking.runs.log import RunLogger
 
-__all__ = ["RunConfig", "release_folders"]
+__all__ = ["RunConfig", "checkpoints", "last_checkpoint", "release_folders"]
 
 _HELD: list[FileLock] = []
 
@@ -75,3 +76,37 @@ class RunConfig(SaveConfigCallback):
         checkpoint.setdefault("skipthinking", {})["config"] = self.parser.dump(
             self.config, format="json", skip_unset=False
         )
+
+
+def last_checkpoint(folder: Path) -> Path:
+    """The checkpoint of a run folder that a run resumes from."""
+    return folder / "checkpoints" / "last.ckpt"
+
+
+class EpochCheckpoint(Checkpoint):
+    """Saves the last checkpoint after each epoch, which Lightning's own callback does for a monitored metric only.
+
+    Args:
+        folder: The run folder.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.path = last_checkpoint(folder)
+
+    def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Saves, on all ranks together."""
+        trainer.save_checkpoint(self.path)
+
+
+def checkpoints(folder: Path, every: int) -> list[Callback]:
+    """Callbacks that save the last checkpoint.
+
+    Args:
+        folder: The run folder.
+        every: Optimizer steps between two of them; each epoch ends with one in any case.
+    """
+    steps = ModelCheckpoint(
+        dirpath=last_checkpoint(folder).parent, save_top_k=0, save_last=True, enable_version_counter=False,
+        every_n_train_steps=every,
+    )  # fmt: skip
+    return [steps, EpochCheckpoint(folder)]

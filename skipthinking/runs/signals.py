@@ -13,7 +13,7 @@ from typing import Any
 import lightning as L
 from lightning.pytorch.callbacks import Callback
 
-from skipthinking.runs.checkpointing import last_checkpoint
+from skipthinking.runs.folder import last_checkpoint
 from skipthinking.runs.slurm import requeue
 
 __all__ = ["Interrupts"]
