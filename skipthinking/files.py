@@ -4,17 +4,22 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from skipthinking.records import DataError
 
-__all__ = ["lines_of", "parse_json", "read_jsonl", "read_text", "write_json", "write_jsonl", "write_text"]
+__all__ = [
+    "lines_of", "parse_json", "read_jsonl", "read_text", "replacing", "replacing_folder", "write_json", "write_jsonl",
+    "write_text",
+]  # fmt: skip
 
 
 def lines_of(text: str) -> list[str]:
-    """Lines as JSON lines have them: nothing but a line feed ends one.
+    """Splits JSON lines: only a line feed ends a line.
 
     >>> lines_of("a\\u2028b\\nc\\n"), lines_of("a"), lines_of("")
     (['a\\u2028b', 'c'], ['a'], [])
@@ -69,27 +74,67 @@ def read_jsonl(path: Path, remedy: str = "Fix the line.") -> Iterator[tuple[str,
             yield f"{path}:{number}", value
 
 
-def write_text(path: Path, text: str) -> None:
-    """Writes a text file atomically; parents are created."""
-    _write(path, [text])
+@contextmanager
+def replacing(path: Path) -> Iterator[Path]:
+    """Yields a path next to ``path`` to write to; that file is synced and replaces ``path`` if the block succeeds.
 
-
-def _write(path: Path, parts: Iterable[str]) -> None:
+    The rename is atomic only within a file system, and only a synced file survives a power failure after it. Parents
+    are created.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(f".{path.name}.partial")
     try:
-        with partial.open("w", encoding="utf-8") as file:
-            file.writelines(parts)
+        yield partial
+        _sync(partial)
         os.replace(partial, path)
     finally:
         partial.unlink(missing_ok=True)
 
 
+@contextmanager
+def replacing_folder(folder: Path) -> Iterator[Path]:
+    """Yields a path next to ``folder`` to make a folder at, which replaces ``folder`` if the block succeeds.
+
+    No system call replaces a folder that has files in it: the old one is set aside, and removed after the rename.
+    """
+    partial, aside = (folder.with_name(f".{folder.name}.{part}") for part in ("partial", "old"))
+    for leftover in (partial, aside):  # of a killed process
+        shutil.rmtree(leftover, ignore_errors=True)
+    try:
+        yield partial
+        for path in partial.rglob("*"):
+            _sync(path)
+        if folder.exists():
+            os.replace(folder, aside)
+        os.replace(partial, folder)
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+    shutil.rmtree(aside, ignore_errors=True)
+
+
+def _sync(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def write_text(path: Path, text: str) -> None:
+    """Writes a text file in one piece."""
+    _write(path, [text])
+
+
 def write_json(path: Path, value: Any) -> None:
-    """Writes a value as indented JSON."""
-    write_text(path, json.dumps(value, indent=2, ensure_ascii=False) + "\n")
+    """Writes a value as indented JSON in one piece."""
+    _write(path, [json.dumps(value, indent=2, ensure_ascii=False), "\n"])
 
 
 def write_jsonl(path: Path, rows: Iterable[Any]) -> None:
-    """Writes one JSON value a line, as they come."""
+    """Writes one JSON value per line in one piece; the rows may come from an iterator."""
     _write(path, (json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
+
+
+def _write(path: Path, parts: Iterable[str]) -> None:
+    with replacing(path) as partial, partial.open("w", encoding="utf-8") as file:
+        file.writelines(parts)

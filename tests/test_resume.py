@@ -171,3 +171,25 @@ def test_a_signal_ends_a_search_at_once(
     last = tmp_path / "tiny" / "checkpoints" / "last.ckpt"
     assert torch.load(last, weights_only=True)["epoch"] == 1  # the epoch before the search is saved completely
     assert run("fit", *own, "--evaluate", "false", "--ckpt_path", "last") == 0
+
+
+def test_files_of_a_run_are_synced_beside_their_destination_before_they_replace_it(
+    run: Callable[..., int], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    synced, replaced, sync, replace = set(), set(), os.fsync, os.replace
+
+    def spy_sync(descriptor: int) -> None:
+        synced.add(os.fstat(descriptor).st_ino)
+        sync(descriptor)
+
+    def spy_replace(new: Path, old: Path) -> None:
+        if Path(new).is_file():
+            assert os.stat(new).st_ino in synced
+            assert Path(new).parent == Path(old).parent
+            replaced.add(Path(old).name)
+        replace(new, old)
+
+    monkeypatch.setattr(os, "fsync", spy_sync)
+    monkeypatch.setattr(os, "replace", spy_replace)
+    assert run("fit", "--trainer.max_epochs", 1) == 0
+    assert replaced >= {"last.ckpt", "config.yaml", "metrics.csv", "predictions.jsonl", "summary.json"}

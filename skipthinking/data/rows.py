@@ -6,7 +6,6 @@ Every row comes with its place, which later errors name. Nothing is written: no 
 from __future__ import annotations
 
 import csv
-import difflib
 import glob
 import io
 import json
@@ -18,7 +17,7 @@ from typing import Any
 
 from skipthinking.data.fields import shown
 from skipthinking.files import parse_json, read_jsonl, read_text
-from skipthinking.records import DataError, UserError
+from skipthinking.records import DataError, UserError, did_you_mean
 
 __all__ = ["Located", "find_files", "read_questions", "read_rows"]
 
@@ -48,12 +47,12 @@ def _find(pattern: str) -> list[Path]:
     files = [file for match in matches for file in _expand(Path(match), strict=False)]
     if files:
         return files
-    neighbors = sorted(entry.name for entry in path.parent.iterdir()) if path.parent.is_dir() else []
-    near = difflib.get_close_matches(path.name, neighbors, n=3, cutoff=0.5) or neighbors[:3]
-    hint = f"The nearest names in {path.parent} are {', '.join(near)}" if near else f"There is no folder {path.parent}"
-    if path.parent.is_dir() and not near:
-        hint = f"{path.parent} is empty"
-    raise UserError(f"Expected a file, a folder or a glob, got {pattern!r}, which matches nothing. {hint}.")
+    beside = sorted(entry.name for entry in path.parent.iterdir()) if path.parent.is_dir() else []
+    if not path.parent.is_dir():
+        hint = f" There is no folder {path.parent}."
+    else:
+        hint = did_you_mean(path.name, beside) or f" {path.parent} holds {', '.join(beside[:3]) or 'nothing'}."
+    raise UserError(f"Expected a file, a folder or a glob, got {pattern!r}, which matches nothing.{hint}")
 
 
 def _expand(path: Path, strict: bool = True) -> list[Path]:

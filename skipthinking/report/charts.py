@@ -8,7 +8,7 @@ import re
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from skipthinking.files import write_text
+from skipthinking.files import replacing, write_text
 from skipthinking.records import UserError
 from skipthinking.report.comparing import Comparison
 from skipthinking.report.run_folders import Curve, read_curve
@@ -166,8 +166,7 @@ def save_charts(comparison: Comparison, folder: Path) -> list[Path]:
         chart.figure.axes[0].set_title(chart.title)
         svg, pdf = (folder / f"{chart.name}.{suffix}" for suffix in ("svg", "pdf"))
         write_text(svg, _add_tips(_svg(chart), chart))
-        partial = pdf.with_name(f".{pdf.name}.partial")
-        chart.figure.savefig(partial, format="pdf", bbox_inches="tight", metadata={"CreationDate": None})
-        partial.replace(pdf)
+        with replacing(pdf) as partial:
+            chart.figure.savefig(partial, format="pdf", bbox_inches="tight", metadata={"CreationDate": None})
         files += [svg, pdf]
     return files

@@ -5,8 +5,6 @@ from __future__ import annotations
 import copy
 import json
 import logging
-import os
-import shutil
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -19,6 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from skipthinking.data.batches import Batch
+from skipthinking.files import replacing_folder
 from skipthinking.records import UserError
 from skipthinking.students.heads import measure_targets
 from skipthinking.students.measures import Measure, nll
@@ -308,7 +307,7 @@ class Student(nn.Module, ABC):
             self.model.load_state_dict(state)
         model = copy.deepcopy(self.model).merge_and_unload() if self.lora else self.model
         model.config.completion_marks = marks  # of nobody else: the model it began as may have had others
-        with whole_folder(folder) as partial, _no_progress():
+        with replacing_folder(folder) as partial, _no_progress():
             model.save_pretrained(partial)
             self.tokenizer.save_pretrained(partial)
 
@@ -325,23 +324,6 @@ def _no_progress() -> Iterator[None]:
     finally:
         if shown:
             hub_logging.enable_progress_bar()
-
-
-@contextmanager
-def whole_folder(folder: Path) -> Iterator[Path]:
-    """A folder to write to that takes the place of ``folder`` when it is complete, and vanishes if it never is."""
-    partial, aside = (folder.with_name(f".{folder.name}.{part}") for part in ("partial", "old"))
-    for left in (partial, aside):  # by a killed process
-        shutil.rmtree(left, ignore_errors=True)
-    try:
-        yield partial
-    except BaseException:
-        shutil.rmtree(partial, ignore_errors=True)
-        raise
-    if folder.exists():
-        os.replace(folder, aside)
-    os.replace(partial, folder)
-    shutil.rmtree(aside, ignore_errors=True)
 
 
 def until_end(ids: list[int], ends: set[int]) -> list[int]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from skipthinking.records import Example, UserError
+from skipthinking.records import Example, UserError, did_you_mean
 from skipthinking.tasks.arithmetic import ARITHMETIC
 from skipthinking.tasks.base import Task
 from skipthinking.tasks.benchmarks import BENCHMARKS
@@ -34,11 +34,8 @@ def get_task(name: str) -> Task:
     """
     if name in _TASKS:
         return _TASKS[name]
-    import difflib
-
-    near = difflib.get_close_matches(str(name).lower().replace("-", "_"), _TASKS, n=3, cutoff=0.4)
-    hint = f"Did you mean {' or '.join(near)}?" if near else f"Choose one of {', '.join(_TASKS)}."
-    raise UserError(f"Expected the name of a task, got {name!r} (task). {hint}")
+    hint = did_you_mean(str(name), _TASKS) or f" Choose one of {', '.join(_TASKS)}."
+    raise UserError(f"Expected the name of a task, got {name!r} (task).{hint}")
 
 
 def generate(
