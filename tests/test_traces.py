@@ -9,6 +9,8 @@ from typing import Any
 
 import pytest
 
+from skipthinking.annotate.annotator import Notes
+from skipthinking.data.chunkers import AverageChunks
 from skipthinking.data.encoding import Codec, Plain
 from skipthinking.data.steps import BlankLines
 from skipthinking.methods import LongCoT
@@ -41,8 +43,8 @@ def test_conclusions_are_encoded_after_the_last_step_for_methods_that_need_them(
     assert len(with_.steps) == 4
     assert decode(with_.tokens[with_.steps[-1][1] : with_.answer[0]]).strip() == "We add.\n\nOk."
     method = LongCoT(student=student, open_thinking=" <think>", close_thinking="\n</think>")
-    method.use_codec(Codec(**settings, encodes_conclusion=True))
-    (pruned,) = method.cut(with_, {"steps": 2})
+    method.connect(Codec(**settings, encodes_conclusion=True), AverageChunks())
+    (pruned,) = method.make_instances(with_, Notes(values={"cuts": 2}))
     assert decode(pruned.tokens[:-1]) == (
         " <think> One and one.\n\nThat makes 2.\n</think>\n\nWe add.\n\nOk. Therefore, the answer is 2."
     )
