@@ -20,7 +20,8 @@ from torch import Tensor, nn
 
 from skipthinking.data.batches import Batch
 from skipthinking.records import UserError
-from skipthinking.students.heads import nll_and_hit, target_nll, target_scores
+from skipthinking.students.heads import measure_targets
+from skipthinking.students.measures import Measure, nll
 from skipthinking.students.sharding import gathered
 
 __all__ = ["Choose", "LoRA", "Student"]
@@ -185,15 +186,15 @@ class Student(nn.Module, ABC):
         keep, targets, inputs = self._inputs(batch)
         if change is not None:
             inputs["inputs_embeds"] = change(self.embeddings(inputs.pop("input_ids")))
-        return target_nll(self.model, keep, targets, inputs)
+        return measure_targets(self.model, keep, targets, inputs, nll).squeeze(-1)
 
     def embeddings(self, ids: Tensor) -> Tensor:
         """Input embeddings of token ids, shape (*ids.shape, D)."""
         return self.model.get_input_embeddings()(ids)
 
-    def token_scores(self, batch: Batch) -> Tensor:
-        """NLL of the same tokens, and 1 where greedy decoding would choose them; shape (N, 2)."""
-        return target_scores(self.model, *self._inputs(batch), nll_and_hit)
+    def measure(self, batch: Batch, measure: Measure) -> Tensor:
+        """Measures every token with weight > 0, in row-major order, shape (N, K)."""
+        return measure_targets(self.model, *self._inputs(batch), measure)
 
     def _inputs(self, batch: Batch) -> tuple[Tensor, Tensor, dict[str, Any]]:
         """Positions whose next token is a target, these tokens, and the model's inputs."""
@@ -290,7 +291,7 @@ class Student(nn.Module, ABC):
         # Ranks answer different numbers of prompts; sharded weights are whole by now, so none has to wait for another.
         made = self.model.generate(**inputs, max_new_tokens=max_new_tokens, logits_processor=draw, synced_gpus=False)
         ends = set(self.model.generation_config.eos_token_id)
-        return [_until_end(row, ends) for row in made[:, width:].tolist()]
+        return [until_end(row, ends) for row in made[:, width:].tolist()]
 
     def export(self, folder: Path, state: Mapping[str, Tensor] | None = None, marks: str | None = None) -> None:
         """Writes model and tokenizer so that transformers' ``from_pretrained`` loads them; LoRA is merged.
@@ -343,7 +344,7 @@ def whole_folder(folder: Path) -> Iterator[Path]:
     shutil.rmtree(aside, ignore_errors=True)
 
 
-def _until_end(ids: list[int], ends: set[int]) -> list[int]:
+def until_end(ids: list[int], ends: set[int]) -> list[int]:
     for i, id in enumerate(ids):
         if id in ends:
             return ids[: i + 1]

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from skipthinking.students.base import Student
-from skipthinking.students.keys import Keys
+from skipthinking.students.kv_cache import KVCache
 
 __all__ = ["Prefixes", "Written"]
 
@@ -49,7 +49,7 @@ class Prefixes:
         self._place = {id: row for row, id in enumerate(texts)}
         self._ends = set(student.model.generation_config.eos_token_id)
         lines = list(texts.values())
-        self._keys = Keys(student, len(lines), max(map(len, lines)))
+        self._keys = KVCache(student, len(lines), max(map(len, lines)))
         self._keys.read(range(len(lines)), lines, [0] * len(lines), [len(line) for line in lines], _likeliest)
 
     def complete(
@@ -82,7 +82,7 @@ class Prefixes:
         ]
         rooms = {id: min(max_new_tokens[id], self.student.context_length - lengths[id] - len(begun[id])) for id in ids}
         room = max(lengths[id] + len(begun[id]) + max(len(drafts[id]), rooms[id]) for id in ids)
-        keys = self._keys.of([self._place[id] for id in ids], room)
+        keys = self._keys.select([self._place[id] for id in ids], room)
         rows = list(range(len(ids)))
         said = keys.read(rows, lines, before, [len(begun[id]) for id in ids], _likeliest)
         made = {id: _as_far_as_agreed(written, drafts[id]) for id, written in zip(ids, said, strict=True)}

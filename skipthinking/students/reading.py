@@ -5,7 +5,6 @@ Shape suffixes: B rows.
 
 from __future__ import annotations
 
-import inspect
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -17,7 +16,9 @@ from skipthinking.data.batches import collate
 from skipthinking.data.instances import instance
 from skipthinking.records import Instance
 from skipthinking.students.base import Student
-from skipthinking.students.heads import nll_and_hit
+from skipthinking.students.kv_cache import KVCache
+from skipthinking.students.kv_cache import can_cache as keeps_keys
+from skipthinking.students.measures import nll_and_hit
 
 __all__ = ["CachedReader", "PlainReader", "Reader", "keeps_keys", "reader"]
 
@@ -83,7 +84,7 @@ class PlainReader(Reader):
         """One pass over contexts and texts, to the end."""
         asked = [self._instance(row, text, start) for row, (text, start) in enumerate(zip(texts, first, strict=True))]
         batch = collate(asked, pad_id=self.student.pad_id, encoder_decoder=self.student.encoder_decoder)
-        found = self.student.token_scores(batch.to(self.student.device)).cpu().numpy()
+        found = self.student.measure(batch.to(self.student.device), nll_and_hit).cpu().numpy()
         return _parts(found, [len(text) - start for text, start in zip(texts, first, strict=True)])
 
     def _instance(self, row: int, text: Tokens, start: int) -> Instance:
@@ -102,10 +103,8 @@ class CachedReader(Reader):
     """
 
     def __init__(self, student: Student, prompts: Sequence[Tokens], longest: int) -> None:
-        from skipthinking.students.keys import Keys
-
         self._worth = _PASS.get(student.device.type, _PASS_ELSEWHERE)
-        self._keys = Keys(student, len(prompts), longest)
+        self._keys = KVCache(student, len(prompts), longest)
         self._contexts = list(prompts)
         self._seen = [0] * len(prompts)  # tokens of each whose keys are kept
 
@@ -116,7 +115,7 @@ class CachedReader(Reader):
     def narrow(self, rows: Sequence[int]) -> None:
         """Forgets all rows but these."""
         self._contexts, self._seen = [self._contexts[row] for row in rows], [self._seen[row] for row in rows]
-        self._keys = self._keys.of(rows)
+        self._keys = self._keys.select(rows)
 
     def score(self, texts: Sequence[Tokens], first: Sequence[int], enough: Enough | None = None) -> list[Found]:
         """Reads in pieces that end where rows end, so that little is padding and a row can stop where it is enough."""
@@ -166,38 +165,6 @@ def _width(left: Sequence[int], most: int | None, worth: int) -> int:
 
 def _parts(found: NDArray[Any], lengths: Sequence[int]) -> list[Found]:
     return np.split(found, np.cumsum(lengths)[:-1])
-
-
-def keeps_keys(student: Student, longest: int) -> bool:
-    """Whether keys and values that a student has computed serve for all that follows.
-
-    They do for a causal one that is told positions and takes masks of our own (those on transformers' attention
-    interface do, with sdpa or eager), unless it is an encoder put to use as a decoder, some of which count positions
-    otherwise, its attention slides over a window shorter than a row, or its rotation depends on how far a pass reaches.
-
-    Args:
-        student: Who reads; its weights are there.
-        longest: Bound of a row's tokens.
-    """
-    config = student.config.get_text_config(decoder=True)
-    model = student.model.get_base_model() if student.lora else student.model
-    plain = not student.encoder_decoder and not getattr(config, "is_decoder", False)
-    told = "position_ids" in inspect.signature(model.forward).parameters
-    masked = model.is_backend_compatible() and model.config._attn_implementation in ("sdpa", "eager")
-    known = set(getattr(config, "layer_types", None) or ()) <= {"full_attention", "sliding_attention"}
-    window = getattr(config, "sliding_window", None)
-    return plain and told and masked and known and (not window or window > longest) and not _turns(config, longest)
-
-
-def _turns(config: Any, longest: int) -> bool:
-    """Whether keys of a pass beyond some length are rotated otherwise than those of a shorter one."""
-    rope = getattr(config, "rope_parameters", None) or {}
-    kinds = [rope, *(part for part in rope.values() if isinstance(part, dict))]  # per kind of layer
-    for kind in kinds:
-        bound = kind.get("original_max_position_embeddings") or config.max_position_embeddings
-        if kind.get("rope_type") in ("longrope", "dynamic") and longest > bound:
-            return True
-    return False
 
 
 def reader(student: Student, prompts: Sequence[Tokens], longest: int) -> Reader:

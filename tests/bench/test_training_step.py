@@ -19,7 +19,8 @@ import torch.nn.functional as F
 from skipthinking.data.batches import Batch, collate
 from skipthinking.data.planning import padding_share, plan_epoch
 from skipthinking.records import Instance
-from skipthinking.students.heads import target_nll
+from skipthinking.students.heads import measure_targets
+from skipthinking.students.measures import nll
 from skipthinking.tasks import generate
 
 CONFIG = {"n_embd": 384, "n_layer": 6, "n_head": 6, "n_positions": 512}
@@ -54,7 +55,7 @@ def _full(model: Any, batch: Batch) -> torch.Tensor:
 def _targets(model: Any, batch: Batch) -> torch.Tensor:
     keep = batch.weights_BL > 0
     inputs = {"input_ids": batch.tokens_BL[:, :-1]}
-    return target_nll(model, keep[:, 1:], batch.tokens_BL[keep], inputs).sum()
+    return measure_targets(model, keep[:, 1:], batch.tokens_BL[keep], inputs, nll).sum()
 
 
 LOSSES: dict[str, Callable[[Any, Batch], torch.Tensor]] = {"full": _full, "targets": _targets}

@@ -16,7 +16,8 @@ from torch import Tensor
 from transformers import AutoModelForCausalLM, AutoModelForSeq2SeqLM, AutoTokenizer
 
 from skipthinking.records import UserError
-from skipthinking.students import FromScratch, LoRA, Pretrained, heads
+from skipthinking.students import FromScratch, LoRA, Pretrained, base, heads
+from skipthinking.students.measures import nll
 from skipthinking.students.scratch import train_tokenizer
 
 each_architecture = pytest.mark.parametrize("architecture", tiny.ARCHITECTURES)
@@ -96,8 +97,8 @@ def test_chunks_of_targets_equal_the_whole(
     rows = tiny.instances(student)
     expected = torch.cat([tiny.plain_nll(plain, row) for row in rows])
 
-    sizes, nll_of = [], heads._nll
-    monkeypatch.setattr(heads, "_nll", lambda project, h, t: (sizes.append(len(t)), nll_of(project, h, t))[1])
+    sizes = []
+    monkeypatch.setattr(base, "nll", lambda project, h, t: (sizes.append(len(t)), nll(project, h, t))[1])
     monkeypatch.setattr(heads, "CHUNK_ELEMENTS", 4 * student.config.vocab_size + 1)  # 4 targets at once
     found = student.token_nll(tiny.batch_of(student, rows))
     torch.testing.assert_close(found.double(), expected, rtol=1e-5, atol=1e-5)

@@ -1,0 +1,182 @@
+"""Position-aligned KV cache: token t of every row is stored in column t.
+
+A pass writes the keys and values of its tokens over what was stored there, and a token sees the columns up to its own.
+So a row can return to any of its tokens and continue from there with others, and rows need not be at the same token.
+A pass over all rows copies nothing; a pass over fewer rows copies the columns that these rows see.
+
+Shape suffixes: B rows, C columns, W tokens of a pass (right-padded), H heads, D size of a head, N scored tokens, K
+numbers per token.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+from transformers import Cache
+
+from skipthinking.students.base import Student
+from skipthinking.students.heads import measure_targets
+from skipthinking.students.measures import Measure
+
+__all__ = ["KVCache", "can_cache"]
+
+Tokens = NDArray[np.int64]
+
+
+def can_cache(student: Student, longest: int) -> bool:
+    """Whether keys and values that a student has computed stay valid for everything that follows.
+
+    They do for a causal student that takes position ids and custom masks (models on transformers' attention interface
+    do, with sdpa or eager). They do not if it is an encoder used as a decoder (some count positions differently), if
+    its attention slides over a window shorter than a row, or if its rotary embedding depends on the length of a pass.
+
+    Args:
+        student: The student, built.
+        longest: Most tokens of a row.
+    """
+    config = student.config.get_text_config(decoder=True)
+    model = student.model.get_base_model() if student.lora else student.model
+    decoder = not student.encoder_decoder and not getattr(config, "is_decoder", False)
+    positioned = "position_ids" in inspect.signature(model.forward).parameters
+    masked = model.is_backend_compatible() and model.config._attn_implementation in ("sdpa", "eager")
+    known = set(getattr(config, "layer_types", None) or ()) <= {"full_attention", "sliding_attention"}
+    window = getattr(config, "sliding_window", None)
+    fits = not window or window > longest
+    return decoder and positioned and masked and known and fits and not _rotation_changes(config, longest)
+
+
+def _rotation_changes(config: Any, longest: int) -> bool:
+    """Whether a pass beyond some length rotates its keys differently from a shorter one."""
+    rope = getattr(config, "rope_parameters", None) or {}
+    kinds = [rope, *(part for part in rope.values() if isinstance(part, dict))]  # one per kind of layer
+    for kind in kinds:
+        bound = kind.get("original_max_position_embeddings") or config.max_position_embeddings
+        if kind.get("rope_type") in ("longrope", "dynamic") and longest > bound:
+            return True
+    return False
+
+
+class KVCache(Cache):
+    """Keys and values of rows of tokens, in the form that a causal model of transformers reads and extends.
+
+    For students that :func:`can_cache`, with their weights frozen.
+
+    Args:
+        student: The student.
+        rows: Number of rows.
+        columns: Most tokens of a row.
+    """
+
+    def __init__(self, student: Student, rows: int, columns: int) -> None:
+        super().__init__(layers=[])
+        self.student, self.rows, self.columns = student, rows, columns
+        # Per layer, (B, C + 1, H, D) each; padding is written into the last column, which no token sees.
+        self._stored: dict[int, tuple[Tensor, Tensor]] = {}
+        # Of the current pass: its rows (None for all), the column of each token, the columns that its tokens see.
+        self._rows_B: Tensor | None = None
+        self._columns_BW = torch.empty(0)
+        self._seen = 0
+
+    def select(self, rows: Sequence[int], columns: int = 0) -> KVCache:
+        """A copy of some rows, with as many columns or more."""
+        copy = KVCache(self.student, len(rows), max(columns, self.columns))
+        index_B, more = torch.tensor(list(rows), device=self.student.device), copy.columns - self.columns
+        copy._stored = {
+            layer: (_select(keys, index_B, more), _select(values, index_B, more))
+            for layer, (keys, values) in self._stored.items()
+        }
+        return copy
+
+    def read(
+        self,
+        rows: Sequence[int],
+        texts: Sequence[Tokens],
+        at: Sequence[int],
+        first: Sequence[int],
+        measure: Measure,
+        targets: Tokens | None = None,
+    ) -> list[NDArray[np.float32]]:
+        """Runs one pass over new tokens of some rows and stores their keys and values.
+
+        Args:
+            rows: Which rows, ascending.
+            texts: New tokens of each row.
+            at: Column of each text's first token; the columns before it must have been read.
+            first: Per text, the first token whose prediction is measured; none if the text is not longer.
+            measure: See :mod:`skipthinking.students.measures`.
+            targets: Tokens that the measured predictions are compared with, all rows concatenated; by default token 0,
+                for measures that ignore them.
+
+        Returns:
+            Per text the measures of its predictions, shape (N, K).
+        """
+        student, device, width = self.student, self.student.device, max(map(len, texts))
+        ids_BW = torch.full((len(texts), width), student.pad_id)
+        for row, text in enumerate(texts):
+            ids_BW[row, : len(text)] = torch.from_numpy(text)
+        sizes_B = torch.tensor([len(text) for text in texts])
+        offset_W, at_B = torch.arange(width), torch.tensor(at)
+        real_BW = offset_W < sizes_B[:, None]
+        keep_BW = real_BW & (offset_W >= torch.tensor(first)[:, None])
+        positions_BW = torch.minimum(at_B[:, None] + offset_W, (at_B + sizes_B)[:, None] - 1)
+        self._seen = int((at_B + sizes_B).max())
+        self._columns_BW = positions_BW.where(real_BW, self.columns).to(device)
+        positions_BW = positions_BW.to(device)
+        self._rows_B = None if len(rows) == self.rows else torch.tensor(rows, device=device)
+        inputs = {
+            "input_ids": ids_BW.to(device),
+            "attention_mask": self._mask(positions_BW) if any(at) else None,  # None: the model's own causal mask
+            "position_ids": positions_BW,
+            "past_key_values": self,
+            "use_cache": True,
+        }
+        if hasattr(student.model.config, "output_router_logits"):
+            inputs["output_router_logits"] = False  # the routers' loss, unused here, can't read a mask of 4 dimensions
+        lengths = [max(0, len(text) - start) for text, start in zip(texts, first, strict=True)]
+        targets = np.zeros(sum(lengths), dtype=np.int64) if targets is None else targets
+        measured = measure_targets(
+            student.model, keep_BW.to(device), torch.from_numpy(targets).to(device), inputs, measure
+        )
+        return np.split(measured.cpu().numpy(), np.cumsum(lengths)[:-1])
+
+    def _mask(self, positions_BW: Tensor) -> Tensor:
+        """Additive mask (B, 1, W, C): each token sees the columns up to its own."""
+        hidden_BWC = torch.arange(self._seen, device=positions_BW.device) > positions_BW[..., None]
+        dtype = self.student.model.dtype
+        return torch.zeros_like(hidden_BWC, dtype=dtype).masked_fill_(hidden_BWC, -torch.inf)[:, None]
+
+    # ------------------------------------------------------------------------- called by the model
+
+    def update(
+        self, key_states: Tensor, value_states: Tensor, layer_idx: int, *args: Any, **kwargs: Any
+    ) -> tuple[Tensor, Tensor]:
+        """Stores the keys and values of a pass, (B, H, W, D); returns all that its tokens may see, (B, H, C, D)."""
+        if layer_idx not in self._stored:
+            self._stored[layer_idx] = self._empty(key_states), self._empty(value_states)
+        keys, values = self._stored[layer_idx]
+        return self._store(keys, key_states), self._store(values, value_states)
+
+    def get_seq_length(self, layer_idx: int = 0) -> int:
+        """Columns before those of the pass, as if all rows were at the same token."""
+        return self._seen - self._columns_BW.shape[-1]
+
+    def _empty(self, states: Tensor) -> Tensor:
+        return states.new_zeros(self.rows, self.columns + 1, states.shape[1], states.shape[3])
+
+    def _store(self, stored: Tensor, states: Tensor) -> Tensor:
+        rows_B = torch.arange(self.rows, device=stored.device) if self._rows_B is None else self._rows_B
+        stored[rows_B[:, None], self._columns_BW] = states.transpose(1, 2)
+        seen = stored[:, : self._seen]
+        return (seen if self._rows_B is None else seen.index_select(0, rows_B)).transpose(1, 2)
+
+
+def _select(stored: Tensor, rows_B: Tensor, more: int) -> Tensor:
+    """Some rows, with more columns at the end."""
+    selected = stored.index_select(0, rows_B)
+    return torch.nn.functional.pad(selected, (0, 0, 0, 0, 0, more)) if more else selected
