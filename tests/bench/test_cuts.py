@@ -14,11 +14,13 @@ import pytest
 import torch
 
 from skipthinking.data.batches import collate
+from skipthinking.data.chunkers import AverageChunks
 from skipthinking.data.encoding import Codec, Plain
 from skipthinking.data.steps import BlankLines
+from skipthinking.evaluation.answers import SearchContext
 from skipthinking.methods import LongCoT
 from skipthinking.methods.long_cot import cuts
-from skipthinking.methods.long_cot.cuts import BinaryCut, Judge, shortest_prefixes
+from skipthinking.methods.long_cot.cuts import BinaryCut, shortest_prefixes
 from skipthinking.students import FromScratch
 from skipthinking.tasks import generate, get_task
 
@@ -61,15 +63,15 @@ class World:
         self.student.build()
         self.codec = Codec(tokenizer=self.student.tokenizer, template=Plain(), splitter=BlankLines())
         method = LongCoT(student=self.student)
-        method.use_codec(self.codec)
+        method.connect(self.codec, AverageChunks())
         encoded = list(self.codec.encode(self.rows))
-        self.traces = [method._trace(row) for row in encoded]
+        self.traces = [method.trace(row) for row in encoded]
         optimizer, rng = torch.optim.AdamW(self.student.parameters(), lr=2e-3), random.Random(0)
         for _ in range(150):
             shown = []
             for row in rng.sample(encoded, 16):
-                early = {"early": rng.randint(1, len(row.steps)) if rng.random() < 0.5 else None}
-                shown += method.cut(row, early)
+                early = rng.randint(1, len(row.steps)) if rng.random() < 0.5 else None
+                shown.append(method._broken_off(row, early) if early else method.instance_of(row, None))
             batch = collate(shown, pad_id=self.student.pad_id, encoder_decoder=False)
             self.student.token_nll(batch).mean().backward()
             optimizer.step()
@@ -81,17 +83,17 @@ class World:
         self.forwards += kwargs["input_ids"].numel()
 
     @property
-    def own_judge(self) -> Judge:
+    def context(self) -> SearchContext:
         golds = {row.id: row.answer for row in self.rows}
         task = get_task("long_arithmetic")
-        return Judge(
+        return SearchContext(
             student=self.student, mentioned=lambda id, tokens: False,
             right=lambda id, tokens: task.grade(self.codec.decode(tokens), golds[id]).correct,
         )  # fmt: skip
 
     def judge(self, asked: Mapping[str, int]) -> dict[str, bool]:
         by_id = {trace.id: trace for trace in self.traces}
-        return BinaryCut()._valid({id: (by_id[id], steps) for id, steps in asked.items()}, self.own_judge)
+        return BinaryCut()._valid({id: (by_id[id], steps) for id, steps in asked.items()}, self.context)
 
 
 @pytest.fixture(scope="module")
@@ -109,7 +111,7 @@ def test_a_trace_is_read_once(more: int, world: World, monkeypatch: pytest.Monke
             if not kept:
                 patch.setattr(cuts, "keeps_keys", lambda *_: False)
             world.forwards, began = 0, time.perf_counter()
-            results.append(BinaryCut().cut(traces, world.own_judge))
+            results.append(BinaryCut().cut(traces, world.context))
             costs.append((world.forwards / len(traces), time.perf_counter() - began))
     (few, seconds), (many, plain) = costs
     read = sum(len(trace.prompt) + len(trace.prefix(len(trace.steps))) for trace in traces) / len(traces)

@@ -6,6 +6,7 @@ import os
 import random
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from itertools import combinations, pairwise
 from typing import Any
 
@@ -18,9 +19,11 @@ from skipthinking.data.chunkers import AverageChunks
 from skipthinking.data.encoding import Codec, Plain
 from skipthinking.data.instances import instance
 from skipthinking.data.steps import Sentences
+from skipthinking.evaluation.answers import SearchContext
 from skipthinking.methods.skip_thinking.chunks import SearchChunks
-from skipthinking.methods.skip_thinking.skips import Likelihood, Scene, search_skips
+from skipthinking.methods.skip_thinking.skips import search_skips
 from skipthinking.methods.skip_thinking.stages import Stages
+from skipthinking.methods.skip_thinking.verifiers import Likelihood
 from skipthinking.records import Encoded
 from skipthinking.students import FromScratch
 from skipthinking.students.rollout import complete
@@ -141,8 +144,7 @@ def test_chunk_search_equals_scoring_each_chunking_separately(world: World) -> N
 def _first_steps(row: Encoded, count: int) -> Encoded:
     end = row.steps[count - 1][1]
     tokens = np.concatenate([row.tokens[:end], row.tokens[slice(*row.answer)]])
-    return Encoded(id=row.id, task=row.task, prompts=row.prompts, tokens=tokens, steps=row.steps[:count],
-                   answer=(end, len(tokens)))  # fmt: skip
+    return replace(row, tokens=tokens, steps=row.steps[:count], answer=(end, len(tokens)))
 
 
 def test_rollouts_from_drafts_equal_plain_generation(world: World) -> None:
@@ -176,10 +178,10 @@ def test_skip_search_equals_one_pass_per_variant(name: str, rows: int, request: 
     """
     world: World = request.getfixturevalue(name)
     encoded, verifier = world.encoded[:rows], Likelihood()
-    scene = Scene(student=world.student, right=lambda id, tokens: True, max_new_tokens=200)
+    context = SearchContext(student=world.student, right=lambda id, tokens: True, max_new_tokens=200)
 
     def search() -> dict[str, list[int]]:
-        return search_skips(encoded, world.chunks, stages=world.stages, verifier=verifier, scene=scene)
+        return search_skips(encoded, world.chunks, stages=world.stages, verifier=verifier, context=context)
 
     def plain() -> dict[str, list[int]]:
         return {row.id: _plain_skips(world, row, verifier.max_rise) for row in encoded}
@@ -258,12 +260,14 @@ def test_a_refresh_costs_a_fraction_of_an_epoch_and_grows_with_examples_and_step
     long = [row for row in world.encoded if len(row.steps) >= 10]
     by_steps = {steps: refresh([_first_steps(row, steps) for row in long]) for steps in (5, 10)}
     shares += [f"{len(long)} of {steps} steps {seconds / training:.2f}" for steps, (seconds, _) in by_steps.items()]
-    scene = Scene(student=world.student, right=lambda id, tokens: True, max_new_tokens=200)
+    context = SearchContext(student=world.student, right=lambda id, tokens: True, max_new_tokens=200)
     for chunks in (4, 12):
         cut = {row.id: AverageChunks(chunks).chunk(row) for row in world.encoded}
         _, seconds, _ = _timed(
             world,
-            lambda cut=cut: search_skips(world.encoded, cut, stages=world.stages, verifier=Likelihood(), scene=scene),
+            lambda cut=cut: search_skips(
+                world.encoded, cut, stages=world.stages, verifier=Likelihood(), context=context
+            ),
         )
         shares.append(f"skip search with M = {chunks} {seconds / training:.2f}")
     assert max(forwards) < 1.5 * min(forwards)  # linear in the examples, except for padding
