@@ -262,8 +262,8 @@ class SkipCLI(LightningCLI):
             name = self._get(self.config, "trainer.precision")
             raise UserError(
                 f"Expected float32, bf16-mixed or 16-mixed, got trainer.precision={name}, which rounds loss weights, "
-                "reference likelihoods and rotary frequencies too. For weights in bfloat16 say "
-                "model.student.init_args.dtype=bfloat16, with trainer.precision=bf16-mixed."
+                "reference likelihoods and rotary frequencies too. Use trainer.precision=bf16-mixed; frozen weights "
+                "under an adapter may be in bfloat16 as well (model.student.init_args.dtype=bfloat16)."
             )
         if path is None:
             return
