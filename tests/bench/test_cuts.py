@@ -13,11 +13,11 @@ from typing import Any
 import pytest
 import torch
 
-from skipthinking.annotate import cuts
 from skipthinking.data.batches import collate
 from skipthinking.data.encoding import Codec, Plain
 from skipthinking.data.steps import BlankLines
 from skipthinking.methods import LongCoT
+from skipthinking.methods.long_cot import cuts
 from skipthinking.methods.long_cot.cuts import BinaryCut, Judge, shortest_prefixes
 from skipthinking.students import FromScratch
 from skipthinking.tasks import generate, get_task
@@ -91,7 +91,8 @@ class World:
 
     def judge(self, asked: Mapping[str, int]) -> dict[str, bool]:
         by_id = {trace.id: trace for trace in self.traces}
-        return BinaryCut()._valid({id: (by_id[id], steps) for id, steps in asked.items()}, self.own_judge)
+        engine = BinaryCut._engine([by_id[id] for id in asked], self.own_judge, None)
+        return BinaryCut()._valid([(by_id[id], steps) for id, steps in asked.items()], self.own_judge, engine)
 
 
 @pytest.fixture(scope="module")
@@ -107,7 +108,7 @@ def test_a_trace_is_read_once(more: int, world: World, monkeypatch: pytest.Monke
     for kept in (True, False):
         with monkeypatch.context() as patch:
             if not kept:
-                patch.setattr(cuts, "keeps_keys", lambda *_: False)
+                patch.setattr(cuts, "can_cache", lambda *_: False)
             world.forwards, began = 0, time.perf_counter()
             found.append(BinaryCut().cut(traces, world.own_judge))
             told.append((world.forwards / len(traces), time.perf_counter() - began))

@@ -17,6 +17,7 @@ from skipthinking.data.encoding import Codec, Plain
 from skipthinking.data.instances import instance
 from skipthinking.data.steps import BlankLines
 from skipthinking.methods import LongCoT
+from skipthinking.methods.long_cot import cuts
 from skipthinking.methods.long_cot.cuts import (
     BinaryCut,
     FirstAnswer,
@@ -28,6 +29,7 @@ from skipthinking.methods.long_cot.cuts import (
 )
 from skipthinking.records import UserError
 from skipthinking.students import FromScratch
+from skipthinking.students.engine import Engine
 from skipthinking.tasks import generate, get_task
 
 
@@ -185,25 +187,25 @@ def test_a_student_that_is_never_right_leaves_nothing(world: World) -> None:
 
 @pytest.mark.parametrize("sure", [0.0, 0.2])
 def test_keys_that_are_kept_change_no_verdict(world: World, sure: float, monkeypatch: pytest.MonkeyPatch) -> None:
-    from skipthinking.annotate import cuts
-
     cutter = BinaryCut(confidence=sure)
     whole = cutter.cut(world.traces, world.judge_by())
     monkeypatch.setattr(BinaryCut, "block_tokens", 300)  # blocks of one or two traces
     assert cutter.cut(world.traces, world.judge_by()) == whole
     with monkeypatch.context() as patch:
-        patch.setattr(cuts, "complete", lambda *_, **__: pytest.fail("a prefix was read anew"))
+        patch.setattr(Engine, "_complete_plain", lambda *_: pytest.fail("a prefix was read again"))
         cutter.cut(world.traces, world.judge_by())
     with monkeypatch.context() as patch:
-        patch.setattr(cuts, "Prefixes", lambda *_: pytest.fail("keys were kept"))
+        patch.setattr(Engine, "_complete_cached", lambda *_: pytest.fail("keys were kept"))
         patch.setattr(world.student.config, "sliding_window", 100, raising=False)  # shorter than a trace
         assert cutter.cut(world.traces, world.judge_by()) == whole
 
 
-def test_any_number_of_ranks_finds_the_same(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
-    from skipthinking.annotate import cuts
-
-    monkeypatch.setattr(BinaryCut, "block_tokens", 600)
+@pytest.mark.parametrize("cached", [True, False])
+def test_any_number_of_ranks_finds_the_same(cached: bool, world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    if not cached:
+        monkeypatch.setattr(cuts, "can_cache", lambda *_: False)
+        monkeypatch.setattr(Engine, "_complete_cached", lambda *_: pytest.fail("keys were kept"))
+    monkeypatch.setattr(BinaryCut, "block_tokens", 600 if cached else 150)
     whole, parts = BinaryCut().cut(world.traces, world.judge_by()), list[dict[str, Any]]()
 
     def gather(part: dict[str, Any]) -> dict[str, Any]:  # what the ranks before this one found, and this one
@@ -217,26 +219,6 @@ def test_any_number_of_ranks_finds_the_same(world: World, monkeypatch: pytest.Mo
     assert found[-1] == whole
     assert all(parts)  # each had its share
     assert sum(map(len, parts)) == len(world.traces)
-
-
-def test_any_number_of_ranks_finds_the_same_without_kept_keys(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
-    from skipthinking.annotate import cuts, rollout, scoring
-
-    monkeypatch.setattr(cuts, "keeps_keys", lambda *_: False)
-    whole = BinaryCut().cut(world.traces, world.judge_by())
-    parts: dict[str, Any] = {}
-    for module in (rollout, scoring):  # three ranks one after the other: each call gathers what the ranks would
-        monkeypatch.setattr(module, "gather", lambda part: part)
-    complete = rollout.complete
-
-    def shared(*args: Any, rank: int, ranks: int, **kwargs: Any) -> dict[str, list[int]]:
-        monkeypatch.setattr(rollout, "score_tokens", lambda s, rows, **_: scoring.score_tokens(s, rows, what=None))
-        for part in range(ranks):
-            parts.update(complete(*args, rank=part, ranks=ranks, **kwargs))
-        return {id: parts[id] for id in args[2]}
-
-    monkeypatch.setattr(cuts, "complete", shared)
-    assert BinaryCut().cut(world.traces, world.judge_by(ranks=3)) == whole
 
 
 def test_random_cut_deals_the_shares_of_binary_cut(world: World) -> None:
