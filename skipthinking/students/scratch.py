@@ -146,7 +146,7 @@ class FromScratch(Student):
         trained.add_tokens(list(words))
         return trained
 
-    def make_model(self) -> Any:
+    def make_model(self, trained: bool) -> Any:
         """Initialises the weights from the global seed."""
         from transformers import AutoModelForCausalLM, AutoModelForSeq2SeqLM
 

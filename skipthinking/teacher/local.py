@@ -76,7 +76,7 @@ class Local(Client):
         self._student = Pretrained(self.name, **self._loading)
         try:
             self._student.prepare()
-            self._student.build()
+            self._student.build(trained=False)
         except UserError as error:
             raise UserError(str(error).replace("model.student.name", "client.name")) from error
         device = self.device or ("cuda" if torch.cuda.is_available() else "cpu")

@@ -93,7 +93,8 @@ class World:
 
     def judge(self, asked: Mapping[str, int]) -> dict[str, bool]:
         by_id = {trace.id: trace for trace in self.traces}
-        return BinaryCut()._valid({id: (by_id[id], steps) for id, steps in asked.items()}, self.context)
+        engine = BinaryCut._engine([by_id[id] for id in asked], self.context, None)
+        return BinaryCut()._valid([(by_id[id], steps) for id, steps in asked.items()], self.context, engine)
 
 
 @pytest.fixture(scope="module")
@@ -109,7 +110,7 @@ def test_a_trace_is_read_once(more: int, world: World, monkeypatch: pytest.Monke
     for kept in (True, False):
         with monkeypatch.context() as patch:
             if not kept:
-                patch.setattr(cuts, "keeps_keys", lambda *_: False)
+                patch.setattr(cuts, "can_cache", lambda *_: False)
             world.forwards, began = 0, time.perf_counter()
             results.append(BinaryCut().cut(traces, world.context))
             costs.append((world.forwards / len(traces), time.perf_counter() - began))
