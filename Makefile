@@ -37,5 +37,5 @@ $(STAMP): setup.cfg constraints.txt
 	@touch $@
 
 $(VENV)/.tested: $(STAMP)
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[dev,math,report,teacher]'
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[dev,kpod,math,report,teacher]'
 	@touch $@
