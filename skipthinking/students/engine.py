@@ -18,7 +18,7 @@ from skipthinking.records import Instance
 from skipthinking.students.base import Student, until_end
 from skipthinking.students.kv_cache import KVCache, can_cache
 from skipthinking.students.measures import Measure, greedy, nll, nll_and_hit
-from skipthinking.students.scoring import Measured, frozen, score
+from skipthinking.students.scoring import Measured, score
 
 __all__ = ["Completion", "Engine", "StopEarly"]
 
@@ -103,7 +103,7 @@ class Engine:
             Per row the measures of its text from ``first`` on, shape (N, K), shorter where it was stopped early.
         """
         first = [0] * len(texts) if first is None else first
-        with frozen(self.student):
+        with self.student.frozen():
             if self._cache is not None:
                 return self._score_cached(self._cache, texts, measure, first, stop_early)
             rows = [
@@ -187,7 +187,7 @@ class Engine:
         for row, (length, part, limit) in enumerate(zip(lengths, begun, max_new_tokens, strict=True)):
             before = length - len(self._prompts[row]) if self.student.encoder_decoder else length
             rooms.append(max(0, min(limit, self.student.context_length - before - len(part))))
-        with frozen(self.student):
+        with self.student.frozen():
             if self._cache is not None:
                 made = self._complete_cached(self._cache, lengths, begun, drafts, rooms)
             else:

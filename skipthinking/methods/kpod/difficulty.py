@@ -9,10 +9,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from skipthinking.annotate.annotator import Annotator, Context, Drawing
-from skipthinking.data.instances import instance
 from skipthinking.methods.kpod.weights import TokenWeights, weight_drawing
 from skipthinking.records import Encoded, Span
-from skipthinking.students.scoring import score_tokens
+from skipthinking.students.measures import nll
+from skipthinking.students.scoring import score_rationales
 
 __all__ = ["Difficulty", "step_difficulty"]
 
@@ -53,12 +53,11 @@ class Difficulty(Annotator[NDArray[np.float64]]):
 
     def annotate(self, rows: Sequence[Encoded], context: Context) -> Mapping[str, NDArray[np.float64]]:
         """One pass of the student over the rationales."""
-        full = [instance(row.id, row.prompts[""], [row.tokens[: row.answer[0]]], {0}) for row in rows]
-        scores = score_tokens(context.student, full, what=None)
+        losses = score_rationales(context.student, rows, nll)
         result = {}
         for row in rows:
             weights = context.notes[row.id][self.weights] if self.weights else np.zeros(row.answer[0])
-            result[row.id] = step_difficulty(scores[row.id].nll, weights, row.steps)
+            result[row.id] = step_difficulty(losses[row.id][:, 0], weights, row.steps)
         return result
 
     def draw(self, value: NDArray[np.float64], encoded: Encoded, codec: Any) -> Drawing:

@@ -12,7 +12,8 @@ from skipthinking.annotate.annotator import Annotator, Context, Drawing, Notes
 from skipthinking.evaluation.answers import SearchContext
 from skipthinking.methods.long_cot.cuts import Cutter, Trace
 from skipthinking.records import Encoded, Instance, UserError
-from skipthinking.students.scoring import score_tokens
+from skipthinking.students.measures import nll
+from skipthinking.students.scoring import score
 from skipthinking.tasks import get_task
 
 __all__ = ["Cuts", "References", "TraceLosses"]
@@ -166,7 +167,7 @@ class References(Annotator[Pair | None]):
         cuts = {row.id: context.notes[row.id][self.cuts] for row in rows}
         short = [row for row in rows if cuts[row.id] not in (None, len(row.steps))]
         scores = [
-            score_tokens(context.student, side, what=None)
+            score(context.student, side, nll)
             for side in (
                 [self.method.instance_of(row, cuts[row.id]) for row in short],
                 [self.method.instance_of(row, None) for row in short],
@@ -174,7 +175,7 @@ class References(Annotator[Pair | None]):
         ]
         pairs: dict[str, Pair | None] = dict.fromkeys(cuts)
         for row in short:
-            chosen, rejected = (-float(side[row.id].nll.sum(dtype=np.float64)) for side in scores)
+            chosen, rejected = (-float(side[row.id].sum(dtype=np.float64)) for side in scores)
             pairs[row.id] = chosen, rejected
         return pairs
 
@@ -218,13 +219,13 @@ class TraceLosses(Annotator[NDArray[np.float64]]):
 
     def annotate(self, rows: Sequence[Encoded], context: Context) -> Mapping[str, NDArray[np.float64]]:
         """One pass of the student."""
-        scores = score_tokens(context.student, [self.method.instance_of(row, None) for row in rows], what=None)
+        scores = score(context.student, [self.method.instance_of(row, None) for row in rows], nll)
         losses = {}
         for row in rows:
-            nll = scores[row.id].nll[len(self.method.trace(row).opening) :]
-            losses[row.id] = np.array([nll[slice(*span)].mean(dtype=np.float64) for span in row.steps])
+            thinking = scores[row.id][len(self.method.trace(row).opening) :, 0]
+            losses[row.id] = np.array([thinking[slice(*span)].mean(dtype=np.float64) for span in row.steps])
         return losses
 
     def draw(self, value: NDArray[np.float64], encoded: Encoded, codec: Any) -> Drawing:
         """The color of a step."""
-        return {"nll": [round(nll, 4) for nll in value.tolist()]}
+        return {"nll": [round(loss, 4) for loss in value.tolist()]}

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from itertools import pairwise
 from typing import Any, Literal
 
@@ -15,7 +15,8 @@ from skipthinking.data.chunkers import StepLosses as StepLossesOf
 from skipthinking.data.instances import instance
 from skipthinking.methods.skip_thinking.stages import Stages
 from skipthinking.records import Encoded, Span, UserError
-from skipthinking.students.scoring import Scores, score_tokens
+from skipthinking.students.measures import nll
+from skipthinking.students.scoring import score
 
 __all__ = [
     "Chunks", "SearchChunks", "StageLosses", "StepLosses", "chunk_costs", "greedy_partition", "objective",
@@ -254,45 +255,42 @@ class StepLosses(_Losses):
 
     def draw(self, value: NDArray[np.float64], encoded: Encoded, codec: Any) -> Drawing:
         """The color of a step."""
-        return {"nll": [round(nll, 4) for nll in value.tolist()]}
+        return {"nll": [round(loss, 4) for loss in value.tolist()]}
 
 
 Chunkings = Mapping[str, Sequence[Span]]
 
 
-def _scores(student: Any, stages: Stages, rows: Sequence[Encoded], chunks: Chunkings) -> dict[str, Scores]:
-    """Scores of all stage tokens, markers included, from one pass per example."""
-    full = []
+def _stage_nll(
+    student: Any, stages: Stages, rows: Sequence[Encoded], chunks: Chunkings
+) -> Iterator[tuple[Encoded, list[NDArray[np.int64]], list[NDArray[np.float32]]]]:
+    """Every example, the tokens of its stages with their markers, and their NLL, from one pass per example."""
+    parts = {row.id: stages.tokens(row, chunks[row.id]) for row in rows}
+    full = [instance(row.id, row.prompts[""], parts[row.id], range(len(parts[row.id]))) for row in rows]
+    losses = score(student, full, nll)
     for row in rows:
-        parts = stages.tokens(row, chunks[row.id])
-        full.append(instance(row.id, row.prompts[""], parts, range(len(parts))))
-    return score_tokens(student, full, what=None)
+        edges = np.cumsum([len(part) for part in parts[row.id]])[:-1]
+        yield row, parts[row.id], np.split(losses[row.id][:, 0], edges)
 
 
 def stage_losses(
     student: Any, stages: Stages, rows: Sequence[Encoded], chunks: Chunkings
 ) -> dict[str, NDArray[np.float64]]:
     """Summed NLL of every stage of every example under the student, nats, shape (M + 1,)."""
-    scores = _scores(student, stages, rows, chunks)
-    losses = {}
-    for row in rows:
-        lengths = [len(stage) for stage in stages.tokens(row, chunks[row.id])]
-        losses[row.id] = np.add.reduceat(scores[row.id].nll, np.cumsum([0, *lengths[:-1]])).astype(np.float64)
-    return losses
+    return {
+        row.id: np.array([np.add.reduce(losses) for losses in by_stage], dtype=np.float64)
+        for row, _, by_stage in _stage_nll(student, stages, rows, chunks)
+    }
 
 
 def step_losses(
     student: Any, stages: Stages, rows: Sequence[Encoded], chunks: Chunkings
 ) -> dict[str, NDArray[np.float64]]:
     """Summed NLL of every step of every example, nats, shape (S,); markers stand in the pass but do not count."""
-    scores = _scores(student, stages, rows, chunks)
-    losses = {}
-    for row in rows:
-        parts, spans = stages.tokens(row, chunks[row.id]), chunks[row.id]
-        nll, ends = scores[row.id].nll.astype(np.float64), np.cumsum([len(part) for part in parts])
-        bare = [
-            nll[end - len(part) + stages.opening(m, len(spans)) : end]
-            for m, (part, end) in enumerate(zip(parts[:-1], ends, strict=False))
-        ]
-        losses[row.id] = np.add.reduceat(np.concatenate(bare), [start for start, _ in row.steps])
-    return losses
+    result = {}
+    for row, parts, by_stage in _stage_nll(student, stages, rows, chunks):
+        opening = [stages.opening(m, len(parts) - 1) for m in range(len(parts) - 1)]
+        bare = [losses[start:] for losses, start in zip(by_stage[:-1], opening, strict=True)]
+        steps = np.concatenate(bare).astype(np.float64)
+        result[row.id] = np.add.reduceat(steps, [start for start, _ in row.steps])
+    return result
