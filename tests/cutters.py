@@ -1,10 +1,10 @@
-"""Cutters whose judgement is known beforehand, by class path."""
+"""Cutters with predictable cuts, by class path."""
 
 from __future__ import annotations
 
 from typing import Any
 
-from skipthinking.methods.long_cot.cuts import BinaryCut, Cutter
+from skipthinking.methods.long_cot.cuts import BinaryCut, Cutter, RandomCut
 
 
 class ByPlace(Cutter):
@@ -23,7 +23,11 @@ class ByPlace(Cutter):
 
 
 class Indulgent(BinaryCut):
-    """Lets the student answer, and takes every answer for right."""
+    """Lets the student answer, and accepts every answer as right."""
 
     def _valid(self, *asked: Any) -> dict[str, bool]:
         return dict.fromkeys(super()._valid(*asked), True)
+
+
+class IndulgentRandom(Indulgent, RandomCut):
+    """The same, with the shares dealt at random."""

@@ -1,4 +1,4 @@
-"""A verifier whose judgement is known beforehand, by class path."""
+"""A predictable verifier, by class path."""
 
 from __future__ import annotations
 
