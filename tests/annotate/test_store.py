@@ -10,15 +10,15 @@ import pytest
 import torch
 
 from skipthinking.annotate.store import Journal, fingerprint, recalled, remembered
-from skipthinking.records import Encoded
+from skipthinking.records import Encoded, Example
 
 VALUES = {"a": [[0, 1], [1, 3]], "b": [[0, 2]]}
 
 
-def _encoded(**other: Any) -> Encoded:
+def _encoded(id: str = "a", **other: Any) -> Encoded:
     fields: dict[str, Any] = {
-        "id": "a", "task": "gsm8k", "prompts": {"": np.array([1, 2])}, "tokens": np.array([3, 4, 5]),
-        "steps": ((0, 1), (1, 2)), "answer": (2, 3),
+        "example": Example(id=id, question="", rationale="", answer="", task="gsm8k"),
+        "prompts": {"": np.array([1, 2])}, "tokens": np.array([3, 4, 5]), "steps": ((0, 1), (1, 2)), "answer": (2, 3),
     }  # fmt: skip
     return Encoded(**{**fields, **other})
 

@@ -13,7 +13,7 @@ import pytest
 
 from skipthinking.annotate.sampling import draw_stage
 from skipthinking.data.chunkers import AverageChunks, best_partition
-from skipthinking.records import Encoded, Span, UserError
+from skipthinking.records import Encoded, Example, Span, UserError
 
 IDS = [f"example-{i}" for i in range(4000)]
 
@@ -28,8 +28,7 @@ def encoded(*sizes: int) -> Encoded:
     """An example with steps of so many tokens, and an answer of two."""
     ends = np.cumsum([0, *sizes]).tolist()
     return Encoded(
-        id="a",
-        task="gsm8k",
+        example=Example(id="a", question="", rationale="", answer="", task="gsm8k"),
         prompts={"": np.array([1])},
         tokens=np.arange(ends[-1] + 2),
         steps=tuple(pairwise(ends)),
@@ -127,7 +126,7 @@ def test_fewer_steps_than_chunks_give_one_chunk_per_step() -> None:
 def test_chunks_do_not_depend_on_the_answer() -> None:
     row = encoded(3, 9, 4, 4)
     longer = Encoded(
-        id="a", task="gsm8k", prompts={}, tokens=np.arange(520), steps=row.steps, answer=(row.answer[0], 520)
+        example=row.example, prompts={}, tokens=np.arange(520), steps=row.steps, answer=(row.answer[0], 520)
     )
     assert AverageChunks(3).chunk(longer) == AverageChunks(3).chunk(row)
 

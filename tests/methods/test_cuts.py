@@ -36,6 +36,7 @@ from skipthinking.methods.long_cot.cuts import (
 )
 from skipthinking.records import UserError
 from skipthinking.students import FromScratch
+from skipthinking.students.engine import Engine
 from skipthinking.tasks import generate, get_task
 
 
@@ -205,10 +206,10 @@ def test_keys_that_are_kept_change_no_verdict(world: World, sure: float, monkeyp
     monkeypatch.setattr(BinaryCut, "block_tokens", 300)  # blocks of one or two traces
     assert cutter.cut(world.traces, world.context()) == whole
     with monkeypatch.context() as patch:
-        patch.setattr(cuts, "complete", lambda *_, **__: pytest.fail("a prefix was read again"))
+        patch.setattr(Engine, "_complete_plain", lambda *_: pytest.fail("a prefix was read again"))
         cutter.cut(world.traces, world.context())
     with monkeypatch.context() as patch:
-        patch.setattr(cuts, "Prefixes", lambda *_: pytest.fail("keys were kept"))
+        patch.setattr(Engine, "_complete_cached", lambda *_: pytest.fail("keys were kept"))
         patch.setattr(world.student.config, "sliding_window", 100, raising=False)  # shorter than a trace
         assert cutter.cut(world.traces, world.context()) == whole
 
@@ -219,7 +220,8 @@ def test_any_number_of_ranks_finds_the_same(
 ) -> None:
     """Whether the KV cache of a trace is kept or every prefix is read again, and whether cuts are dealt among all."""
     if not kept:
-        monkeypatch.setattr(cuts, "keeps_keys", lambda *_: False)
+        monkeypatch.setattr(cuts, "can_cache", lambda *_: False)
+        monkeypatch.setattr(Engine, "_complete_cached", lambda *_: pytest.fail("keys were kept"))
     parts: list[list[str]] = [[] for _ in range(3)]
 
     class Noted(cutter):  # type: ignore[valid-type, misc]

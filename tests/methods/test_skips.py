@@ -25,7 +25,7 @@ from skipthinking.methods.skip_thinking.stages import Stages
 from skipthinking.methods.skip_thinking.verifiers import Answer, Likelihood, Rationale, Rollout, Trial, Verifier
 from skipthinking.records import Encoded, Example, UserError
 from skipthinking.students import FromScratch
-from skipthinking.students.reading import PlainReader, Reader
+from skipthinking.students.engine import Engine
 from skipthinking.tasks import generate, get_task
 
 ROWS = generate("coin_flip", split="train", size=6, levels=[2, 2])
@@ -153,13 +153,13 @@ def test_a_removal_is_compared_with_the_text_as_it_is(gone: bool, monkeypatch: p
     # Three chunks of a token each, none of them sure, and two tokens of the answer.
     script = iter([[1, 1, 1, 1, 1], [1.16, 1.16, 1, 1], [1.4, 1, 1]])
 
-    class Scripted(PlainReader):
-        def score(self, texts: Any, first: Any, enough: Any = None) -> list[Any]:
+    class Scripted(Engine):
+        def score(self, texts: Any, *_: Any, first: Any = (0,), stop_early: Any = None) -> list[Any]:
             nll = np.array(next(script), dtype=np.float32)
             assert [len(nll)] == [len(text) - start for text, start in zip(texts, first, strict=True)]
             return [np.stack([nll, np.ones_like(nll)], axis=-1)]
 
-    monkeypatch.setattr(verifiers, "reader", lambda student, prompts, longest: Scripted(student, prompts))
+    monkeypatch.setattr(verifiers, "Engine", lambda student, prompts, longest: Scripted(student, prompts))
     tokens = np.arange(5)
     example = Example(id="one", question="", rationale="", answer="", task="arithmetic")
     encoded = Encoded(
@@ -285,7 +285,7 @@ def test_who_is_searched_together_changes_nothing(
 def test_a_search_leaves_no_keys_behind(world: World) -> None:
     for verifier in (Likelihood(), Answer()):
         world.search(verifier)
-        assert not any(isinstance(value, Reader) for value in vars(verifier).values())
+        assert not any(isinstance(value, Engine) for value in vars(verifier).values())
 
 
 def test_random_skips_take_as_many_chunks_from_each_example() -> None:
@@ -307,7 +307,7 @@ def test_a_rise_of_nothing_is_refused() -> None:
 
 def test_reading_everything_each_time_finds_the_same(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
     cached = [world.search(verifier) for verifier in (Likelihood(0.3), Answer())]
-    monkeypatch.setattr(verifiers, "reader", lambda student, prompts, _: PlainReader(student, prompts))
+    monkeypatch.setattr(verifiers, "Engine", lambda student, prompts, longest: Engine(student, prompts))
     assert [world.search(verifier) for verifier in (Likelihood(0.3), Answer())] == cached
 
 

@@ -1,0 +1,579 @@
+"""Laws of the runner, for annotators that know nothing of caches, processes and checkpoints."""
+
+from __future__ import annotations
+
+import io
+import json
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from itertools import pairwise, permutations
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from skipthinking.annotate import runner as runner_module
+from skipthinking.annotate.annotator import Annotator, Context, Notes
+from skipthinking.annotate.runner import Runner
+from skipthinking.annotate.store import Column
+from skipthinking.data.encoding import Codec, Plain
+from skipthinking.data.steps import Sentences
+from skipthinking.records import Encoded, Example, UserError
+from skipthinking.students import FromScratch
+
+TEXTS = [f"Ann has {n} nuts. She eats {n - 1}. So 1 is left." for n in range(2, 8)]
+
+
+class Sizes(Annotator[float]):
+    """A third of the number of completion tokens; remembers which examples it was asked for."""
+
+    name = "sizes"
+    block_tokens = 1  # every example is a block by itself
+
+    def __init__(self, **own: Any) -> None:
+        self.asked: list[str] = []
+        self.own: dict[str, Any] = {}
+        for name, value in own.items():
+            setattr(self, name, value)
+
+    def settings(self) -> Mapping[str, Any]:
+        return self.own
+
+    def annotate(self, rows: Sequence[Encoded], context: Context) -> Mapping[str, float]:
+        self.asked += [row.id for row in rows]
+        return {row.id: len(row.tokens) / 3 for row in rows}
+
+    def decode(self, array: Any) -> float:
+        return float(array[0])
+
+
+class Doubled(Sizes):
+    """Twice the value of another annotator."""
+
+    name = "doubled"
+    needs = ("sizes",)
+
+    def annotate(self, rows: Sequence[Encoded], context: Context) -> Mapping[str, float]:
+        self.asked += [row.id for row in rows]
+        (needed,) = self.needs
+        return {row.id: 2 * context.notes[row.id].values[needed] for row in rows}
+
+
+@pytest.fixture(scope="module")
+def student() -> Any:
+    """A random student of one layer."""
+    config = {"hidden_size": 8, "intermediate_size": 16, "num_hidden_layers": 1, "num_attention_heads": 1}
+    student: Any = FromScratch("llama", config, vocab_size=512)
+    student.prepare(TEXTS)
+    student.build()
+    return student
+
+
+@pytest.fixture(scope="module")
+def codec(student: Any) -> Codec:
+    return Codec(tokenizer=student.tokenizer, template=Plain(), splitter=Sentences())
+
+
+@pytest.fixture(scope="module")
+def rows(codec: Codec) -> list[Encoded]:
+    """Six examples of different lengths."""
+    return list(
+        codec.encode([
+            Example(id=f"e{n}", question=f"How many {'many ' * n}nuts?", rationale=text, answer="1", task="gsm8k")
+            for n, text in enumerate(TEXTS)
+        ])
+    )  # fmt: skip
+
+
+@pytest.fixture
+def attached(student: Any, codec: Codec, rows: list[Encoded], tmp_path: Path) -> Callable[..., Runner]:
+    """Makes runners that know the examples, all in the same run folder."""
+
+    def make(*annotators: Annotator[Any], rows: Sequence[Encoded] = rows, state: Any = None, **own: Any) -> Runner:
+        found = Runner(annotators)
+        settings = {"module": student, "student": student, "codec": codec, "folder": tmp_path, "seed": 0, "limit": 999}
+        found.attach(rows, **{**settings, "stage_sampling": "cycle", **own})
+        if state is not None:
+            found.load_state_dict(state)
+        return found
+
+    return make
+
+
+def _values(runner: Runner, epoch: int = 0) -> dict[str, Mapping[str, Any]]:
+    return {row.id: runner.notes(row, epoch).values for row in runner.rows}
+
+
+def _saved(runner: Runner) -> Any:
+    """The runner's state after a checkpoint was written and read."""
+    file = io.BytesIO()
+    torch.save(runner.state_dict(), file)
+    file.seek(0)
+    return torch.load(file, weights_only=True)
+
+
+# ------------------------------------------------------------------------------------------ order
+
+
+@pytest.mark.parametrize("given", list(permutations(range(3))))
+def test_needed_annotations_come_first(given: tuple[int, ...], attached: Any, rows: list[Encoded]) -> None:
+    class Fourfold(Doubled):
+        name = "fourfold"
+        needs = ("doubled",)
+
+    all_three = [Sizes(), Doubled(), Fourfold()]
+    runner = attached(*(all_three[place] for place in given))
+    assert [annotator.name for annotator in runner.annotators] == ["sizes", "doubled", "fourfold"]
+    runner.update(0)
+    for row in rows:
+        size = len(row.tokens) / 3
+        assert runner.notes(row, 0).values == {"sizes": size, "doubled": 2 * size, "fourfold": 4 * size}
+
+
+def test_annotators_that_do_not_need_each_other_keep_their_order() -> None:
+    names = ["c", "a", "b"]
+    assert [annotator.name for annotator in Runner([Sizes(name=name) for name in names]).annotators] == names
+
+
+@pytest.mark.parametrize(
+    ("annotators", "message"),
+    [
+        ([Doubled()], "got doubled, which need sizes, made by none"),
+        ([Sizes(needs=("doubled",)), Doubled()], "got sizes, doubled, which need each other"),
+        ([Sizes(), Sizes(needs=("sizes",), name="x"), Doubled(needs=("y",), name="y")], "got y, which need each other"),
+        ([Sizes(), Doubled(), Sizes()], "different names, got sizes, doubled, sizes"),
+    ],
+    ids=["unknown", "circle", "itself", "twice"],
+)
+def test_annotators_that_cannot_be_ordered_are_refused(annotators: list[Annotator[Any]], message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        Runner(annotators)
+
+
+# ----------------------------------------------------------------------------------------- values
+
+
+class Ends(Sizes):
+    """The step spans of a rationale, stored as their ends."""
+
+    name = "ends"
+    dtype = "int64"
+
+    def annotate(self, rows: Sequence[Encoded], context: Context) -> Mapping[str, Any]:
+        self.asked += [row.id for row in rows]
+        return {row.id: row.steps for row in rows}
+
+    def encode(self, value: Any) -> Any:
+        return np.array([end for _, end in value], dtype=self.dtype)
+
+    def decode(self, array: Any) -> Any:
+        return tuple(pairwise((0, *array.tolist())))
+
+
+@pytest.mark.parametrize("way", ["found", "cached", "checkpoint"])
+def test_values_are_those_of_decode_of_encode_however_they_come(way: str, attached: Any, rows: list[Encoded]) -> None:
+    runner = attached(Ends(), Sizes(dtype="float32"))
+    runner.update(0)
+    if way == "cached":
+        runner = attached(Ends(), Sizes(dtype="float32"))
+        runner.update(0)
+    if way == "checkpoint":
+        runner = attached(Ends(), Sizes(dtype="float32"), state=_saved(runner))
+    for row in rows:
+        notes = runner.notes(row, 0)
+        size = notes.values["sizes"]
+        assert notes.values["ends"] == row.steps
+        assert size == float(np.float32(len(row.tokens) / 3))  # float32 keeps 24 bits of a third
+        assert notes[runner.annotators[0]] == row.steps
+    assert any(size % 1 for size in (runner.notes(row, 0).values["sizes"] for row in rows))
+
+
+def test_finish_changes_all_values_before_they_are_kept(attached: Any) -> None:
+    class Ranked(Sizes):
+        def finish(self, values: dict[str, float], rows: Sequence[Encoded], context: Context) -> dict[str, float]:
+            assert list(values) == [row.id for row in rows]  # on every process in this order
+            return {id: float(sorted(values.values()).index(value)) for id, value in values.items()}
+
+    for _ in ("found", "cached"):
+        runner = attached(annotator := Ranked())
+        runner.update(0)
+        assert min(note["sizes"] for note in _values(runner).values()) == 0
+        assert all(note["sizes"] == int(note["sizes"]) for note in _values(runner).values())
+    assert not annotator.asked
+
+
+# -------------------------------------------------------------------------------------------- due
+
+
+def test_annotators_run_at_their_epochs_and_see_their_earlier_values(attached: Any, rows: list[Encoded]) -> None:
+    seen: list[list[float | None]] = []
+
+    class Counted(Sizes):
+        def due(self, epoch: int) -> bool:
+            return epoch in (1, 3)
+
+        def annotate(self, rows: Sequence[Encoded], context: Context) -> Mapping[str, float]:
+            seen.append([context.notes[row.id].get(self) for row in rows])
+            return {row.id: float(context.notes[row.id].epoch) for row in rows}
+
+    runner = attached(annotator := Counted(block_tokens=None))
+    assert not runner.has_run(annotator)
+    for epoch, expected in enumerate([None, 1.0, 1.0, 3.0, 3.0]):
+        for _ in range(2):  # a second call in the same epoch runs nothing
+            runner.update(epoch)
+        assert {note.get("sizes") for note in _values(runner, epoch).values()} == {expected}
+        assert runner.has_run(annotator) == (epoch > 0)
+    assert seen == [[None] * len(rows), [1.0] * len(rows)]
+    late = attached(Counted(own={"late": True}, block_tokens=None))
+    late.update(2)  # due in an epoch that this run did not see
+    assert {note["sizes"] for note in _values(late).values()} == {2.0}
+
+
+def test_initial_values_hold_until_the_first_run(attached: Any) -> None:
+    class Begun(Sizes):
+        def due(self, epoch: int) -> bool:
+            return epoch == 1
+
+        def initial(self, encoded: Encoded) -> float:
+            return -1.0
+
+    runner = attached(annotator := Begun())
+    runner.update(0)
+    assert {note["sizes"] for note in _values(runner).values()} == {-1.0}
+    assert not runner.has_run(annotator)
+    assert runner.state_dict() == {}
+    runner.update(1)
+    assert all(note["sizes"] > 0 for note in _values(runner).values())
+
+
+def test_a_report_sees_new_and_earlier_values(attached: Any, capsys: pytest.CaptureFixture[str]) -> None:
+    class Told(Sizes):
+        def initial(self, encoded: Encoded) -> float:
+            return -1.0
+
+        def report(self, values: Mapping[str, float], rows: Sequence[Encoded], context: Context) -> str:
+            fell = sum(values[row.id] > context.notes[row.id][self] for row in rows)
+            return f"{fell} of {len(values)} rose"
+
+    attached(Told()).update(0)
+    assert "6 of 6 rose" in capsys.readouterr().out
+
+
+# ------------------------------------------------------------------------------------------ cache
+
+
+def test_values_are_found_once_and_then_read(attached: Any, tmp_path: Path) -> None:
+    runner = attached(Sizes())
+    runner.update(0)
+    again = attached(annotator := Sizes())
+    again.update(0)
+    assert annotator.asked == []
+    assert _values(again) == _values(runner)
+    assert [path.name for path in (tmp_path / "annotations").iterdir()] == ["sizes.jsonl"]
+
+
+@pytest.mark.parametrize("change", ["settings", "needs", "weights", "examples"])
+def test_values_are_found_again_when_anything_that_they_depend_on_changed(
+    change: str, attached: Any, student: Any, rows: list[Encoded]
+) -> None:
+    class Other(Sizes):
+        def annotate(self, rows: Sequence[Encoded], context: Context) -> Mapping[str, float]:
+            return {row.id: 7.0 for row in rows}
+
+    attached(Sizes(), Doubled(own={"a": 1})).update(0)
+    first = Other(own={"other": True}) if change == "needs" else Sizes()
+    doubled = Doubled(own={"a": 2 if change == "settings" else 1})
+    own = {"rows": [*rows[:-1], replace(rows[-1], tokens=rows[-1].tokens[::-1])]} if change == "examples" else {}
+    runner = attached(first, doubled, **own)
+    weight = next(student.parameters())
+    before = weight.detach().clone()
+    try:
+        if change == "weights":
+            with torch.no_grad():
+                weight[0, 0] += 1e-3
+        runner.update(0)
+    finally:
+        with torch.no_grad():
+            weight.copy_(before)
+    assert set(doubled.asked) == {row.id for row in rows}
+    if change == "needs":
+        assert {note["doubled"] for note in _values(runner).values()} == {14.0}
+
+
+def test_what_needs_no_student_is_not_cached(attached: Any, tmp_path: Path) -> None:
+    attached(Sizes(uses_student=False)).update(0)
+    again = attached(annotator := Sizes(uses_student=False))
+    again.update(0)
+    assert len(annotator.asked) == 6
+    assert not (tmp_path / "annotations").exists()
+
+
+def test_a_killed_search_goes_on_where_it_was(attached: Any, tmp_path: Path) -> None:
+    class Killed(Sizes):
+        def annotate(self, rows: Sequence[Encoded], context: Context) -> Mapping[str, float]:
+            if len(self.asked) == 4:
+                raise KeyboardInterrupt
+            return super().annotate(rows, context)
+
+    killed = Killed()
+    with pytest.raises(KeyboardInterrupt):
+        attached(killed).update(0)
+    (journal,) = (tmp_path / "annotations").iterdir()
+    altered = json.dumps({"id": killed.asked[0]})[1:-1]  # one line is altered: it is not believed
+    lines = journal.read_text().splitlines()
+    assert sum(altered in line for line in lines) == 1
+    journal.write_text("\n".join(line.replace("[", "[1") if altered in line else line for line in lines) + "\n")
+    runner = attached(again := Sizes())
+    runner.update(0)
+    assert sorted(again.asked) == sorted({f"e{n}" for n in range(6)} - set(killed.asked[1:]))
+    assert {id: note["sizes"] for id, note in _values(runner).items()} == {
+        row.id: len(row.tokens) / 3 for row in runner.rows
+    }
+
+
+@pytest.mark.parametrize("processes", [2, 3, 8])  # eight: some have nothing to do
+def test_processes_share_the_examples_and_agree_on_every_bit(
+    processes: int, attached: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    alone = attached(Sizes(), Doubled(), folder=tmp_path / "alone")
+    alone.update(0)
+    parts: dict[tuple[int, str], dict[str, Any]] = {}
+    asked: list[str] = []
+    monkeypatch.setattr(runner_module, "ranks", lambda: processes)
+    runners = [
+        attached(Sizes(), Doubled(), folder=tmp_path / f"of {processes}" / str(rank)) for rank in range(processes)
+    ]
+    for name in ("sizes", "doubled"):
+        for trial in ("parts", "whole"):  # first what each process finds, then with what the others found
+            for rank, runner in enumerate(runners):
+                monkeypatch.setattr(runner_module, "rank", lambda rank=rank: rank)
+
+                def gather(part: dict[str, Any], rank: int = rank, trial: str = trial) -> dict[str, Any]:
+                    parts[rank, name] = part  # noqa: B023
+                    if trial == "parts":
+                        raise InterruptedError
+                    return {id: v for at in range(processes) for id, v in parts[at, name].items()}  # noqa: B023
+
+                monkeypatch.setattr(runner_module, "gather", gather)
+                annotator = next(a for a in runner.annotators if a.name == name)
+                if trial == "parts":
+                    with pytest.raises(InterruptedError):
+                        runner._run(annotator, 0)
+                    asked += annotator.asked  # type: ignore[attr-defined]
+                else:
+                    runner._run(annotator, 0)
+    assert sorted(asked) == sorted([f"e{n}" for n in range(6)] * 2)  # every example once for each annotator
+    for runner in runners:
+        assert _values(runner) == _values(alone)
+
+
+# ------------------------------------------------------------------------------------- checkpoints
+
+
+def test_a_checkpoint_gives_back_every_value(attached: Any) -> None:
+    runner = attached(Sizes(due=lambda epoch: epoch == 1), Doubled(due=lambda epoch: epoch == 1), Ends())
+    runner.update(0)
+    runner.update(1)
+    again = attached(
+        sizes := Sizes(due=lambda epoch: epoch in (1, 2)),
+        doubled := Doubled(due=lambda epoch: epoch == 1),
+        ends := Ends(),
+        state=_saved(runner),
+        folder=Path("not there"),  # the cache is not needed
+    )
+    assert _values(again) == _values(runner)
+    again.update(1)
+    assert not sizes.asked + doubled.asked + ends.asked
+    again = attached(sizes := Sizes(due=lambda epoch: epoch in (1, 2), own={"b": 1}), Doubled(), state=_saved(runner))
+    again.update(2)
+    assert sizes.asked  # what is due in a later epoch is found again
+    assert _values(again).keys() == _values(runner).keys()
+    assert str(_saved(again)) == str(_saved(attached(Sizes(), Doubled(), state=_saved(again))))
+
+
+def test_before_any_run_a_checkpoint_holds_nothing_and_restores_nothing(attached: Any) -> None:
+    runner = attached(Sizes())
+    assert runner.state_dict() == {}
+    again = attached(annotator := Sizes(), state={})
+    again.update(0)
+    assert len(annotator.asked) == 6
+
+
+@pytest.mark.parametrize("change", ["id", "steps", "tokens", "prompt", "one more"])
+def test_other_examples_are_refused(change: str, attached: Any, rows: list[Encoded]) -> None:
+    runner = attached(Sizes())
+    runner.update(0)
+    *others, last = rows
+    new = replace(last, example=replace(last.example, id="new"))
+    changed = {
+        "id": [new], "one more": [last, new], "steps": [replace(last, steps=last.steps[:-1])],
+        "tokens": [replace(last, tokens=last.tokens + 1)], "prompt": [replace(last, prompts={"": last.tokens})],
+    }[change]  # fmt: skip
+    again = attached(annotator := Sizes(), rows=[*others, *changed], state=_saved(runner))
+    for _ in range(2):
+        with pytest.raises(UserError, match=f"got 1 of {5 + len(changed)} .* such as '{changed[-1].id}'"):
+            again.update(0)
+    with pytest.raises(UserError, match="new or have other steps"):
+        again.run_all()
+    assert not annotator.asked
+    attached(Sizes(), rows=rows[::-1], state=_saved(runner)).update(0)  # the order plays no role
+
+
+def test_changed_settings_are_refused_where_values_would_stay(attached: Any) -> None:
+    runner = attached(Sizes(own={"how": "a", "span": (1, 2)}))
+    runner.update(0)
+    attached(Sizes(own={"how": "a", "span": [1, 2]}), state=_saved(runner)).update(1)  # as JSON has them
+    changed = attached(annotator := Sizes(own={"how": "b", "span": (1, 2)}), state=_saved(runner))
+    with pytest.raises(UserError, match=r"the sizes settings of the checkpoint, .*'a'.* got .*'b'"):
+        changed.update(1)
+    assert not annotator.asked
+    due = attached(annotator := Sizes(own={"how": "b"}, due=lambda epoch: True), state=_saved(runner))
+    due.update(1)  # found again at once, with the new settings
+    assert len(annotator.asked) == 6
+
+
+# ----------------------------------------------------------------------------------- another run's
+
+
+def test_values_of_another_run_are_taken_over_where_they_serve(
+    attached: Any, rows: list[Encoded], capsys: pytest.CaptureFixture[str]
+) -> None:
+    runner = attached(Sizes(own={"m": 4}), Doubled())
+    runner.update(0)
+    earlier = {"earlier": _saved(runner), "earlier_name": "old/last.ckpt"}
+
+    def accepts(settings: Mapping[str, Any]) -> bool:
+        return settings["m"] == 4
+
+    taken = attached(annotator := Sizes(own={"m": 5}, accepts=accepts, due=lambda epoch: epoch == 2), **earlier)
+    assert "sizes: those of old/last.ckpt" in capsys.readouterr().out
+    assert _values(taken) == {id: {"sizes": note["sizes"]} for id, note in _values(runner).items()}
+    taken.update(0)  # other settings than those of the values are no error: they were accepted
+    assert not annotator.asked
+    taken.update(2)
+    assert len(annotator.asked) == 6
+    for own in ({"accepts": lambda settings: False}, {}):  # by default none are
+        assert not attached(annotator := Sizes(**own), **earlier).has_run(annotator)
+    other = [*rows[:-1], replace(rows[-1], steps=rows[-1].steps[:-1])]
+    assert not attached(annotator := Sizes(accepts=accepts), rows=other, **earlier).has_run(annotator)
+
+
+# ------------------------------------------------------------------------------------------ limit
+
+
+def test_rows_longer_than_the_limit_are_left_out(attached: Any, rows: list[Encoded]) -> None:
+    class Longer(Sizes):
+        def tokens(self, encoded: Encoded, notes: Notes) -> int:
+            return encoded.length + 1
+
+    limit = sorted(row.length for row in rows)[3]
+    fitting = {row.id for row in rows if row.length + 1 <= limit}
+    assert 0 < len(fitting) < 6
+    runner = attached(annotator := Longer(), limit=limit)
+    assert not any(map(runner.lacks, rows))
+    runner.update(0)
+    assert set(annotator.asked) == fitting
+    assert {row.id for row in rows if not runner.lacks(row)} == fitting
+    assert {id for id, note in _values(runner).items() if "sizes" in note} == fitting
+
+
+# ------------------------------------------------------------------------------- annotate and draw
+
+
+def test_the_command_annotate_finds_all_that_is_missing(attached: Any) -> None:
+    def never(epoch: int) -> bool:
+        return False
+
+    there = attached(Sizes())
+    there.update(0)
+    fixed = Sizes(name="fixed", uses_student=False, initial=lambda encoded: 1.0, due=never)
+    kinds = [
+        Sizes(), fixed, Doubled(due=never), Sizes(name="begun", initial=lambda encoded: -1.0, due=never),
+        Sizes(name="training", for_training=True), Sizes(name="shown", for_display=True),
+    ]  # fmt: skip
+    runner = attached(*kinds, state=_saved(there))
+    runner.run_all()
+    assert [kind.name for kind in kinds if kind.asked] == ["doubled", "begun"]
+    note = next(iter(_values(runner).values()))
+    assert note.keys() == {"sizes", "fixed", "doubled", "begun"}
+    assert (note["fixed"], note["begun"] > 0) == (1.0, True)
+    runner.update(0)  # with values of the command, settings are not compared
+    assert [kind.name for kind in kinds if kind.asked] == ["doubled", "begun", "training"]
+
+
+def test_drawings_by_default_are_numbers_per_step_per_token_or_a_line(attached: Any, rows: list[Encoded]) -> None:
+    class PerStep(Sizes):
+        name = "step_sizes"
+
+        def annotate(self, rows: Sequence[Encoded], context: Context) -> Mapping[str, Any]:
+            return {row.id: np.array([float(end - start) for start, end in row.steps]) for row in rows}
+
+        def decode(self, array: Any) -> Any:
+            return array
+
+    class PerToken(PerStep):
+        name = "places"
+
+        def annotate(self, rows: Sequence[Encoded], context: Context) -> Mapping[str, Any]:
+            return {row.id: np.arange(float(row.answer[0])) for row in rows}
+
+    class Colored(PerStep):
+        name = "colored"
+        for_display = True
+
+        def draw(self, value: Any, encoded: Encoded, codec: Any) -> Any:
+            return {"nll": value.tolist()}
+
+    runner = attached(PerStep(), Sizes(), Doubled(), Colored())
+    runner.update(0)
+    assert not runner.has_run(runner.annotators[-1])
+    drawn = {row["id"]: row for row in runner.drawings(rows[:4])}
+    assert list(drawn) == [row.id for row in rows[:4]]
+    for row in rows[:4]:
+        found, sizes = drawn[row.id], [float(end - start) for start, end in row.steps]
+        assert found["per_step"] == {"step_sizes": sizes}
+        assert found["nll"] == sizes
+        assert found["lines"] == [f"sizes: {len(row.tokens) / 3}", f"doubled: {2 * (len(row.tokens) / 3)}"]
+        parts = row.example.rationale.split(". ")
+        assert [text.strip() for text in found["steps"]] == [f"{text.strip('.')}." for text in parts]
+        assert found["tokens"] == sizes
+        assert found["question"] == row.example.question
+        assert "answer is 1" in found["answer"]
+    tokens = attached(PerToken(), PerStep())
+    tokens.update(0)
+    for row, found in zip(rows, tokens.drawings(rows), strict=True):
+        assert found["per_token"] == {"places": list(range(row.answer[0]))}
+        assert "".join(found["tokens"]).strip() == row.example.rationale
+        assert found["steps"] == [list(span) for span in row.steps]
+        assert found["per_step"].keys() == {"step_sizes"}
+
+
+# ------------------------------------------------------------------------------------------- speed
+
+
+def test_annotations_of_many_examples_load_much_faster_than_lists(tmp_path: Path) -> None:
+    """Measured on one core: see the printed line; lists of 100,000 examples took 12 s and were read several times."""
+    n, chunks = 100_000, 12
+    ids = [f"arithmetic/train/{place}" for place in range(n)]
+    ends = np.tile(np.arange(1, chunks + 1), n)
+    column = Column(ids, np.full(n, chunks), ends)
+    chunkings = {**column.state(), "settings": "{}", "epoch": 0}
+    state = {
+        "examples": Column.pack_ids(ids), "digests": torch.randint(0, 256, (n, 8), dtype=torch.uint8),
+        "annotations": {"chunks": chunkings},
+    }  # fmt: skip
+    torch.save(state, tmp_path / "arrays.pt")
+    torch.save({id: [[end - 1, end] for end in range(1, chunks + 1)] for id in ids[: n // 50]}, tmp_path / "lists.pt")
+    start = time.perf_counter()
+    runner = Runner([])
+    runner.load_state_dict(torch.load(tmp_path / "arrays.pt", weights_only=True))
+    arrays = time.perf_counter() - start
+    start = time.perf_counter()
+    torch.load(tmp_path / "lists.pt", weights_only=True)
+    lists = 50 * (time.perf_counter() - start)
+    print(f"{n:,} examples of {chunks} chunks: arrays {arrays:.2f} s, lists {lists:.1f} s")
+    assert runner._results["chunks"].column[ids[-1]].tolist() == list(range(1, chunks + 1))
+    assert lists > 5 * arrays
