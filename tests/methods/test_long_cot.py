@@ -306,7 +306,9 @@ def test_dpo_by_itself_takes_over_the_cuts(
     with monkeypatch.context() as patch:
         patch.setattr(Cuts, "annotate", lambda *_: pytest.fail("cut again"))
         assert run("fit", "--run", "dpo", *LONG, *alone) == 0
-    assert "cuts: those of" in capsys.readouterr().out
+    out = " ".join(capsys.readouterr().out.split())
+    assert "cuts: those of" in out
+    assert out.count("cut: 12 of 20 traces shortened") == 2  # by the first run, and of what the second took over
     assert annotation(tmp_path / "dpo", "cuts") == annotation(tmp_path / "sft", "cuts")
     other = ["--model.cutter", "FirstAnswer", "--model.cutter.init_args", "{}"]
     assert run("fit", "--run", "other", *LONG, *alone, *other) == 0  # another cutter cuts by itself
@@ -331,7 +333,7 @@ def test_a_run_goes_on_with_the_traces_it_cut(run: Run, capsys: pytest.CaptureFi
 
 @pytest.mark.parametrize("cutter", ["cutters.Indulgent", "cutters.IndulgentRandom"])
 def test_the_cut_reads_no_test_or_validation_example_and_no_ground_truth(cutter: str, run: Run) -> None:
-    """The student is asked and its answers are graded; they count as right, so that the run has traces to go on with."""
+    """The student's answers are graded, and then all count as right, so that the run has traces to go on with."""
     with pytest.MonkeyPatch.context() as patch:
         searched = blindfold(patch, "cuts")
         words = ["--model.cutter", cutter, "--model.sft_epochs", 1, "--model.warmup_epochs", 0]

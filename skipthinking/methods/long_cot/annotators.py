@@ -50,6 +50,7 @@ class Cuts(Annotator[int | None]):
     name = "cuts"
     title = "Cutting"
     dtype = "int64"
+    once = True
 
     def __init__(self, epoch: int, cutter: Cutter, method: Traces) -> None:
         self.epoch, self.cutter, self.method = epoch, cutter, method
