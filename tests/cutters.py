@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from skipthinking.methods.long_cot.cuts import BinaryCut, Cutter
+from skipthinking.methods.long_cot.cuts import BinaryCut, Cutter, RandomCut
 
 
 class ByPlace(Cutter):
@@ -27,3 +27,7 @@ class Indulgent(BinaryCut):
 
     def _valid(self, *asked: Any) -> dict[str, bool]:
         return dict.fromkeys(super()._valid(*asked), True)
+
+
+class IndulgentRandom(Indulgent, RandomCut):
+    """The same, with the shares dealt at random."""

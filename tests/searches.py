@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -72,3 +73,48 @@ def on_ranks(patch: pytest.MonkeyPatch, ranks: int, work: Callable[[int], T]) ->
         patch.setattr(module, "rank", lambda: here.rank)
     with ThreadPoolExecutor(ranks) as pool:
         return list(pool.map(one, range(ranks)))
+
+
+class _Meta(dict[str, Any]):
+    """Ground truth that can't be read."""
+
+    def __getitem__(self, key: str) -> Any:
+        raise AssertionError(f"a search read {key}")
+
+    get = items = values = keys = __iter__ = __getitem__  # type: ignore[assignment]
+
+
+def blindfold(patch: pytest.MonkeyPatch, *names: str) -> dict[str, set[str]]:
+    """Hides from searches of a run what they must not look at: ground truth, and examples that are not for training.
+
+    Args:
+        patch: Undoes it.
+        names: Names of the annotators.
+
+    Returns:
+        The ids that each search had values for, once it has run.
+    """
+    searched: dict[str, set[str]] = {}
+    run = runner.Runner._run
+
+    def blind(self: Any, annotator: Annotator[Any], epoch: int) -> None:
+        if annotator.name not in names:
+            return run(self, annotator, epoch)
+        splits, rows = self._module.data.splits.examples, self.rows
+        shown = dict(splits)
+        self.rows = [replace(row, example=replace(row.example, meta=_Meta())) for row in rows]
+        splits.clear()
+        splits["train"] = [row.example for row in self.rows]
+        try:
+            run(self, annotator, epoch)
+        finally:
+            splits.clear()
+            splits.update(shown)
+            self.rows = rows
+        searched[annotator.name] = set(self._results[annotator.name].column)
+        hidden = {row.id for name, split in shown.items() if name != "train" for row in split}
+        assert hidden
+        assert not hidden & searched[annotator.name]
+
+    patch.setattr(runner.Runner, "_run", blind)
+    return searched

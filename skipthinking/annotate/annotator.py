@@ -140,6 +140,9 @@ class Annotator(ABC, Generic[Value]):
     for_training: bool = False
     """Whether the command ``annotate`` leaves the value out where training has not come to it."""
 
+    once: bool = False
+    """Whether it runs a single time, so that values of ``start_from`` take the place of that run."""
+
     for_validation: bool = False
     """Whether validation examples are drawn too."""
 

@@ -115,7 +115,8 @@ class Runner:
             if result is None:
                 due = any(map(annotator.due, range(epoch + 1)))
             else:
-                due = annotator.due(epoch) and result.epoch != epoch
+                final = annotator.once and result.epoch < 0  # those of start_from
+                due = annotator.due(epoch) and result.epoch != epoch and not final
                 if not due:
                     self._check_settings(annotator, result)
             if due:
@@ -143,6 +144,10 @@ class Runner:
                 lists = self._find(annotator, rows, context, None)
         column = Column.of({id: np.asarray(value, dtype=annotator.dtype) for id, value in lists.items()})
         self._results[annotator.name] = _Result(column=column, settings=_plain(annotator.settings()), epoch=epoch)
+        self._report(annotator, rows, context)
+
+    def _report(self, annotator: Annotator[Any], rows: Sequence[Encoded], context: Context) -> None:
+        column = self._results[annotator.name].column
         line = annotator.report({id: annotator.decode(column[id]) for id in column}, rows, context)
         if line:
             say(line)
@@ -275,6 +280,11 @@ class Runner:
                 result.epoch = -1
                 self._results[annotator.name] = result
                 say(f"{annotator.name}: those of {name}")
+                if annotator.once:
+                    rows = [row for row in self.rows if row.id in result.column]
+                    notes = {row.id: self.notes(row, 0) for row in rows}
+                    context = Context(student=self._student, codec=self._codec, notes=notes, seed=self._seed)
+                    self._report(annotator, rows, context)
 
     def _own_digests(self) -> Any:
         import torch
@@ -299,7 +309,7 @@ class Runner:
 
     def _check_settings(self, annotator: Annotator[Any], result: _Result) -> None:
         now = _plain(annotator.settings())
-        if annotator.uses_student and result.settings != now and result.epoch >= 0:
+        if annotator.uses_student and result.settings != now and (result.epoch >= 0 or annotator.once):
             raise UserError(
                 f"Expected the {annotator.name} settings of the checkpoint, {result.settings}, got {now}. Set them "
                 "back, or start a new run."

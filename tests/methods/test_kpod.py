@@ -12,12 +12,18 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from checkpoint_notes import annotation
 from interruptions import PulledPlugError
+from searches import blindfold
 
+from skipthinking.annotate.annotator import Notes
 from skipthinking.methods import KPOD, KeypointWeighter
+from skipthinking.methods.kpod.difficulty import Difficulty
+from skipthinking.methods.kpod.given import GivenSteps
 from skipthinking.methods.kpod.schedule import Schedule, hardness
-from skipthinking.methods.kpod.weights import unpack
-from skipthinking.records import Example, UserError
+from skipthinking.methods.kpod.weighter import LearnedWeights
+from skipthinking.methods.kpod.weights import TokenWeights
+from skipthinking.records import UserError
 from skipthinking.students import FromScratch
 from skipthinking.students.scratch import train_tokenizer
 from skipthinking.tasks import generate
@@ -34,10 +40,6 @@ def _state(folder: Path) -> dict[str, Any]:
 def _same(one: Path, two: Path) -> bool:
     a, b = _state(one)["state_dict"], _state(two)["state_dict"]
     return a.keys() == b.keys() and all(torch.equal(value, b[name]) for name, value in a.items())
-
-
-def _kept(folder: Path, name: str) -> dict[str, np.ndarray]:
-    return unpack(_state(folder)["skipthinking"]["kpod"][name])
 
 
 @pytest.fixture(scope="module")
@@ -81,7 +83,7 @@ def test_weights_of_one_and_nothing_given_are_full_cot(run: Run, weights: Path, 
     assert _same(tmp_path / "flat", tmp_path / "cot")
 
 
-def test_the_cut_gives_steps_weighs_tokens_and_counts_the_answer_whole() -> None:
+def test_instances_give_steps_weigh_tokens_and_count_the_answer_whole() -> None:
     from skipthinking.data.encoding import Codec, Plain
     from skipthinking.data.steps import Sentences
 
@@ -89,36 +91,40 @@ def test_the_cut_gives_steps_weighs_tokens_and_counts_the_answer_whole() -> None
     rows = generate("coin_flip", split="train", size=3)
     student.prepare([f"{row.question} {row.rationale}" for row in rows])
     method, raised = KPOD(student=student), KPOD(student=student, floor=0.3)
+    for one in (method, raised):
+        one.token_weights = TokenWeights(Path("weights.jsonl"))
+        one.given = GivenSteps(one.schedule, Difficulty(one.token_weights), one.clusters, one.glove)
     for row in Codec(tokenizer=student.tokenizer, template=Plain(), splitter=Sentences()).encode(rows):
-        told = np.linspace(0.1, 0.9, row.answer[0], dtype=np.float32)
+        weights = np.linspace(0.1, 0.9, row.answer[0], dtype=np.float32)
         for given in range(len(row.steps) + 1):
-            (found,) = method.cut(row, {"weights": told, "given": given})
+            notes = Notes(epoch=5, values={"weights": weights, "given": np.array([len(row.steps), given])})
+            (found,) = method.make_instances(row, notes)  # from the last stage on its number holds
             start = row.steps[given - 1][1] if given else 0
             assert (found.weights[:start] == 0).all()
-            assert (found.weights[start : row.answer[0]] == told[start:]).all()
+            assert (found.weights[start : row.answer[0]] == weights[start:]).all()
             assert (found.weights[row.answer[0] :] == 1).all()
             assert found.tokens.tolist() == row.tokens.tolist()
-            (higher,) = raised.cut(row, {"weights": told, "given": given})
+            (higher,) = raised.make_instances(row, notes)
             asked = found.weights > 0  # what is given has no loss, whatever the floor
             assert higher.weights == pytest.approx(np.where(asked, 0.3 + 0.7 * found.weights, 0))
 
 
 def test_what_is_trained_on_is_what_the_schedule_says(run: Run, weights: Path, tmp_path: Path) -> None:
     shown = []
-    cut = KPOD.cut
+    make_instances = KPOD.make_instances
 
     def spy(self: Any, encoded: Any, notes: Any) -> Any:
-        (found,) = cut(self, encoded, notes)
+        (found,) = make_instances(self, encoded, notes)
         first = int(np.flatnonzero(found.weights)[0])
         starts = [start for start, _ in encoded.steps]
-        shown.append((notes["epoch"], encoded.id, starts.index(first) if first in starts else len(starts)))
+        shown.append((notes.epoch, encoded.id, starts.index(first) if first in starts else len(starts)))
         return [found]
 
     words = ["--model.weights", weights, "--trainer.max_epochs", 7, "--evaluate", "false"]
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(KPOD, "cut", spy)
+        patch.setattr(KPOD, "make_instances", spy)
         assert run("fit", *OWN, *words) == 0
-    plan, difficulty = _kept(tmp_path / "tiny", "plan"), _kept(tmp_path / "tiny", "difficulty")
+    plan, difficulty = annotation(tmp_path / "tiny", "given"), annotation(tmp_path / "tiny", "difficulty")
     assert {len(stages) for stages in plan.values()} == {4}  # half of 7 epochs: stages 0 to 3, the last of them bare
     for epoch, id, given in shown:
         assert given == plan[id][min(epoch, 3)]
@@ -139,8 +145,8 @@ def test_a_permuted_data_set_has_the_same_annotations(run: Run, weights: Path, t
         words = ["--data.train", json.dumps(source), "--data.val_size", 0, "--run", name, *tokenizer]
         own = ["--model", "KPOD", "--trainer.max_epochs", 4, "--model.weigh_tokens", "false"]
         assert run("fit", *own, "--model.weigh_difficulty", "false", *words) == 0
-    for name in ("plan", "difficulty"):
-        one, two = (_kept(tmp_path / run_, name) for run_ in ("one", "two"))
+    for name in ("given", "difficulty"):
+        one, two = (annotation(tmp_path / run_, name) for run_ in ("one", "two"))
         assert one.keys() == two.keys()
         assert all((one[id] == two[id]).all() for id in one)
 
@@ -151,41 +157,16 @@ def test_rationales_of_one_step_and_more_stages_than_steps_train(run: Run, tmp_p
     source = [{"class_path": "Files", "init_args": {"path": str(tmp_path / "short.jsonl"), "task": "gsm8k"}}]
     words = ["--data.train", json.dumps(source), "--data.val_size", 0, "--model.stages", 6, "--trainer.max_epochs", 8]
     assert run("fit", "--model", "KPOD", "--model.weighter_epochs", 1, *words, "--evaluate", "false") == 0
-    plan = _kept(tmp_path / "tiny", "plan")
+    plan = annotation(tmp_path / "tiny", "given")
     assert {len(stages) for stages in plan.values()} == {7}
     assert {int(stages[0]) for stages in plan.values()} == {1}
 
 
 def test_no_part_reads_the_ground_truth_or_an_example_that_is_not_for_training(run: Run) -> None:
-    """Everything that must not be looked at is made to explode."""
-
-    class Meta(dict[str, Any]):
-        def __getitem__(self, key: str) -> Any:
-            raise AssertionError(f"read {key}")
-
-        get = items = values = keys = __iter__ = __getitem__  # type: ignore[assignment]
-
-    def hidden(row: Example, split: str) -> Example:
-        gold = "" if split == "val" else row.answer
-        return Example(
-            id=row.id, question=row.question, rationale=row.rationale, answer=gold, task=row.task, meta=Meta()
-        )
-
-    own_notes = KPOD.own_notes
-
-    def spy(self: Any, epoch: int, encoded: Any) -> Any:
-        splits = self.data.splits.examples
-        kept = dict(splits)
-        splits.clear()
-        splits["train"] = [hidden(row, "train") for row in kept["train"]]
-        try:
-            return own_notes(self, epoch, encoded)
-        finally:
-            splits.update(kept)
-
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(KPOD, "own_notes", spy)
+        searched = blindfold(patch, "weights", "difficulty", "given")
         assert run("fit", *OWN) == 0
+    assert {name: len(ids) for name, ids in searched.items()} == {"weights": 20, "difficulty": 20, "given": 20}
 
 
 # -------------------------------------------------------------------------------------- one command
@@ -232,14 +213,14 @@ def test_resume_after_a_kill_in_the_weighter_changes_no_bit(
 
 
 def test_resume_after_a_kill_between_the_parts_changes_no_bit(oracle: Path, run: Run, tmp_path: Path) -> None:
-    """The weighter is trained, its annotation is not written; then it is, and the schedule is not."""
+    """The weighter is trained, its annotation is not written; then it is, and the difficulty or the schedule is not."""
 
     def pull(*_: Any) -> None:
         raise PulledPlugError
 
-    for kind, place in ((KeypointWeighter, "annotate"), (KPOD, "_make_plan")):
+    for kind in (LearnedWeights, Difficulty, GivenSteps):
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(kind, place, pull)
+            patch.setattr(kind, "annotate", pull)
             with pytest.raises(PulledPlugError):
                 run("fit", *OWN, "--ckpt_path", "last")
     assert run("fit", *OWN, "--ckpt_path", "last") == 0
@@ -254,7 +235,8 @@ def test_resume_after_a_kill_in_the_training_changes_no_bit(step: int, oracle: P
     with pytest.MonkeyPatch.context() as patch:
         if step > 1:  # there is a checkpoint: nothing is computed again, even where its file is gone
             shutil.rmtree(tmp_path / "tiny" / "weighter")
-            patch.setattr(KPOD, "_make_plan", lambda *_: pytest.fail("planned again"))
+            for kind in (TokenWeights, Difficulty, GivenSteps):
+                patch.setattr(kind, "annotate", lambda *_: pytest.fail("annotated again"))
         assert run("fit", *OWN, "--ckpt_path", "last") == 0
     if step > 1:
         shutil.copytree(oracle / "weighter", tmp_path / "tiny" / "weighter")
@@ -265,8 +247,8 @@ def _assert_same(ours: Path, oracle: Path) -> None:
     assert _state(ours)["global_step"] == STEPS
     assert _same(ours, oracle)
     assert (ours / "weighter/annotations.jsonl").read_text() == (oracle / "weighter/annotations.jsonl").read_text()
-    for name in ("weights", "difficulty", "plan"):
-        one, two = _kept(ours, name), _kept(oracle, name)
+    for name in ("weights", "difficulty", "given"):
+        one, two = annotation(ours, name), annotation(oracle, name)
         assert one.keys() == two.keys()
         assert all((one[id] == two[id]).all() for id in one)
     assert (ours / "predictions.jsonl").read_text() == (oracle / "predictions.jsonl").read_text()
@@ -301,11 +283,11 @@ def test_two_ranks_learn_what_one_learns(run: Run, spawn: Callable[..., Any], tm
     spread = spawn("fit", "--run", "two", *words, "--data.batch_size", 2, "--trainer.devices", 2,
                    "--trainer.strategy", "ddp")  # fmt: skip
     assert spread.returncode == 0, spread.stderr
-    one, two = (_kept(tmp_path / name, "weights") for name in ("one", "two"))
+    one, two = (annotation(tmp_path / name, "weights") for name in ("one", "two"))
     assert one.keys() == two.keys()
     for id, expected in one.items():
         np.testing.assert_allclose(two[id], expected, rtol=1e-3)
-    plans = [_kept(tmp_path / name, "plan") for name in ("one", "two")]
+    plans = [annotation(tmp_path / name, "given") for name in ("one", "two")]
     assert all((plans[0][id] == plans[1][id]).all() for id in plans[0])
     a, b = (_state(tmp_path / name)["state_dict"] for name in ("one", "two"))
     for name, value in a.items():
@@ -365,7 +347,7 @@ def test_glove_vectors_cluster_the_questions(run: Run, weights: Path, tmp_path: 
 # ------------------------------------------------------------------------------- annotations and show
 
 
-def test_annotate_tells_the_schedule_and_show_draws_it(
+def test_annotate_writes_the_schedule_and_show_draws_it(
     oracle: Path, run: Run, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     from skipthinking.__main__ import main
@@ -374,7 +356,7 @@ def test_annotate_tells_the_schedule_and_show_draws_it(
     assert run("annotate", *OWN) == 0
     path = tmp_path / "tiny" / "annotations.jsonl"
     rows = [json.loads(line) for line in path.read_text().splitlines()]
-    plan = _kept(oracle, "plan")
+    plan = annotation(oracle, "given")
     assert {row["id"] for row in rows} == plan.keys()
     assert all(row["given"] == plan[row["id"]].tolist() for row in rows)
     capsys.readouterr()
@@ -393,7 +375,7 @@ def test_annotate_tells_the_schedule_and_show_draws_it(
 
 
 @pytest.mark.parametrize(
-    ("words", "told"),
+    ("words", "message"),
     [
         (["--model.clusters", 21], "model.clusters=21"),
         (["--model.clusters", 0], "model.clusters=0"),
@@ -413,17 +395,17 @@ def test_annotate_tells_the_schedule_and_show_draws_it(
         (["--model.weighter.warmup_epochs", 2], "warmup_epochs=2"),  # no epoch is left for the masks
     ],
 )
-def test_settings_that_make_no_sense_are_told_before_anything_is_written(
-    words: list[Any], told: str, run: Run, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+def test_settings_that_make_no_sense_are_reported_before_anything_is_written(
+    words: list[Any], message: str, run: Run, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert run("fit", *OWN, *words) == 2
     err = capsys.readouterr().err.strip()
-    assert told in err
+    assert message in err
     assert err.count("\n") == 0
     assert not (tmp_path / "tiny").exists()
 
 
-def test_weights_of_other_data_or_another_tokenizer_are_told(
+def test_weights_of_other_data_or_another_tokenizer_are_reported(
     run: Run, weights: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     own = [*OWN, "--model.weights", weights]
@@ -436,7 +418,7 @@ def test_weights_of_other_data_or_another_tokenizer_are_told(
 
 
 @pytest.mark.parametrize(
-    ("kind", "change", "told"),
+    ("kind", "change", "message"),
     [
         ("weights", lambda text: b"\xff\xfe" * 9, ":1"),
         ("weights", lambda text: text[:-40], ":24"),
@@ -454,8 +436,8 @@ def test_weights_of_other_data_or_another_tokenizer_are_told(
         ("glove", lambda text: "zzzz 1 2\n", "got none"),
     ],
 )
-def test_a_damaged_file_is_told_before_anything_is_written(
-    kind: str, change: Any, told: str, weights: Path, run: Run, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+def test_a_damaged_file_is_reported_before_anything_is_written(
+    kind: str, change: Any, message: str, weights: Path, run: Run, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     text = change(weights.read_text())
     (tmp_path / "bad").write_bytes(text if isinstance(text, bytes) else text.encode())
@@ -463,22 +445,22 @@ def test_a_damaged_file_is_told_before_anything_is_written(
     assert run("fit", *OWN, *given, f"--model.{kind}", tmp_path / "bad") == 2
     err = capsys.readouterr().err.strip()
     assert f"{tmp_path / 'bad'}" in err
-    assert told in err
+    assert message in err
     assert err.count("\n") == 0
     assert not (tmp_path / "tiny").exists()
 
 
-def test_masks_that_collapse_are_told(run: Run, capsys: pytest.CaptureFixture[str]) -> None:
+def test_masks_that_collapse_are_reported(run: Run, capsys: pytest.CaptureFixture[str]) -> None:
     words = ["--model", "KeypointWeighter", "--model.alpha", 50, "--trainer.max_epochs", 40, "--evaluate", "false"]
     assert run("fit", *words, "--model.train_predictor", "false", "--trainer.limit_val_batches", 0) == 0
-    told = capsys.readouterr().out
-    assert "masks collapsed" in told
-    assert "lower alpha" in told
-    means = [float(mean) for mean in re.findall(r"mean ([\d.]+) after epoch \d+", told)]
+    out = capsys.readouterr().out
+    assert "masks collapsed" in out
+    assert "lower alpha" in out
+    means = [float(mean) for mean in re.findall(r"mean ([\d.]+) after epoch \d+", out)]
     assert len(means) == 40  # it can be watched
     assert means[0] > 0.3
     assert means[-1] < 0.01
-    before, _, after = told.partition("warning:")
+    before, _, after = out.partition("warning:")
     assert "after epoch" in before  # there was none while there was nothing to warn of
     assert "after epoch" in after  # and it came before the end
 
@@ -538,15 +520,15 @@ def test_the_measure_of_weights_knows_core_tokens_and_the_area_under_the_curve(
 def test_weights_that_were_learned_otherwise_are_not_taken(
     oracle: Path, run: Run, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """A run that was left after its weighter, and is begun anew with other settings of it."""
+    """A run that was left after its weighter, and is started again with other settings of it."""
     shutil.copytree(oracle / "weighter", tmp_path / "tiny" / "weighter")
-    for words, told in (
+    for words, message in (
         (["--model.weighter.alpha", 0.3], "model.init_args.alpha"),
         (["--model.weighter_epochs", 3], "trainer.max_epochs"),
     ):
         assert run("fit", *OWN, *words) == 2
         err = capsys.readouterr().err
-        assert told in err
+        assert message in err
         assert "Remove that folder" in err
     assert run("fit", *OWN, "--evaluate", "false") == 0
     assert "first: KeypointWeighter" not in capsys.readouterr().out

@@ -13,13 +13,16 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from checkpoint_notes import annotation
 from conftest import ROOT
 from interruptions import PulledPlugError
+from searches import blindfold
 
 from skipthinking.__main__ import main
 from skipthinking.data.batches import collate
 from skipthinking.methods import LongCoT
-from skipthinking.records import Example, Instance, UserError
+from skipthinking.methods.long_cot.annotators import Cuts, References
+from skipthinking.records import Encoded, Instance, UserError
 from skipthinking.students import FromScratch
 from skipthinking.tasks import generate
 
@@ -50,18 +53,19 @@ def _log(folder: Path, name: str) -> list[float]:
 
 
 class Seen:
-    """Every example that was cut, with its notes and instances, by epoch."""
+    """Every example with its instances, by epoch."""
 
     def __init__(self, patch: pytest.MonkeyPatch) -> None:
-        self.rows: dict[int, list[tuple[Any, dict[str, Any], list[Instance], LongCoT]]] = {}
-        cut = LongCoT.cut
+        self.rows: dict[int, list[tuple[Encoded, list[Instance], LongCoT]]] = {}
+        make_instances = LongCoT.make_instances
 
         def spy(method: LongCoT, encoded: Any, notes: Any) -> list[Instance]:
-            found = cut(method, encoded, notes)
-            self.rows.setdefault(method.trainer.current_epoch, []).append((encoded, notes, found, method))
+            found = make_instances(method, encoded, notes)
+            assert notes.epoch == method.trainer.current_epoch
+            self.rows.setdefault(notes.epoch, []).append((encoded, found, method))
             return found
 
-        patch.setattr(LongCoT, "cut", spy)
+        patch.setattr(LongCoT, "make_instances", spy)
 
 
 @pytest.fixture
@@ -81,23 +85,23 @@ def test_full_traces_are_full_cot(run: Run, tmp_path: Path) -> None:
 def test_what_is_kept_is_what_is_trained_on(run: Run, seen: Seen) -> None:
     marks = ["--model.open_thinking", " <think>", "--model.close_thinking", "</think>"]
     assert run("fit", *STAGES, *marks) == 0
-    examples = {row.id: row for row in seen.rows[0][0][3].data.examples["train"]}
+    examples = {row.id: row for row in seen.rows[0][0][2].data.examples["train"]}
     for epoch, rows in seen.rows.items():
         assert len(rows) == 20
-        for place, (encoded, _, found, method) in enumerate(rows):
+        for place, (encoded, found, method) in enumerate(rows):
             paragraphs = examples[encoded.id].rationale.split("\n\n")
             kept = len(paragraphs) // 2
             end = f"</think> Therefore, the answer is {examples[encoded.id].answer}."
             full = "<think> " + "\n\n".join(paragraphs) + end
             pruned = "<think> " + "\n\n".join(paragraphs[:kept]) + end
-            told = [method.codec.decode(side.tokens) for side in found]
+            texts = [method.codec.decode(side.tokens) for side in found]
             assert all(side.weights.all() for side in found)
             if epoch == 0:
-                assert told == [full]
+                assert texts == [full]
             elif epoch == 1:
-                assert told == ([] if place in DROPPED else [full] if place in WHOLE else [pruned])
+                assert texts == ([] if place in DROPPED else [full] if place in WHOLE else [pruned])
             else:
-                assert told == ([] if place in DROPPED or place in WHOLE else [pruned, full])
+                assert texts == ([] if place in DROPPED or place in WHOLE else [pruned, full])
                 assert [side.term for side in found] == [0, 1][: len(found)]
 
 
@@ -125,18 +129,18 @@ def test_dpo_starts_from_the_sft_student(how: str, run: Run, tmp_path: Path) -> 
     assert abs(margins[0]) < 1e-3
     assert margins[1] > margins[0] + 1e-3
     assert losses[3] > math.log(2)  # and 0.3 times the likelihood
-    sums = torch.load(tmp_path / "tiny/checkpoints/last.ckpt", weights_only=True)["skipthinking"]["references"]
+    sums = [pair for pair in annotation(tmp_path / "tiny", "reference").values() if pair is not None]
     assert len(sums) == 12
-    assert all(full < pruned < 0 for pruned, full in sums.values())
+    assert all(full < pruned < 0 for pruned, full in sums)
 
 
 def _random_batch(beta: float, sft_weight: float) -> tuple[LongCoT, Any, torch.Tensor]:
     rng = np.random.default_rng(0)
     rows = []
     for place, size in enumerate([3, 7, 8, 5, 2, 2]):
-        told = {"tokens": rng.integers(1, 50, size=size), "weights": np.ones(size, dtype=np.float32)}
+        fields = {"tokens": rng.integers(1, 50, size=size), "weights": np.ones(size, dtype=np.float32)}
         prompt, reference = rng.integers(1, 50, size=2), float(-rng.random() * 9)
-        rows.append(Instance(id=str(place // 2), prompt=prompt, term=place % 2, reference=reference, **told))
+        rows.append(Instance(id=str(place // 2), prompt=prompt, term=place % 2, reference=reference, **fields))
     method = LongCoT(student=FromScratch(), beta=beta, sft_weight=sft_weight)
     method.log = lambda *_, **__: None  # type: ignore[method-assign]
     batch = collate(rows, pad_id=0, encoder_decoder=False, terms=2)
@@ -154,13 +158,13 @@ def test_loss_is_the_mean_over_pairs_and_a_share_of_the_chosen_likelihood() -> N
     pairs = list(zip(sides[::2], sides[1::2], strict=True))
     preference = sum(math.log(1 + math.exp(-0.7 * (chosen[1] - rejected[1]))) for chosen, rejected in pairs) / 3
     likelihood = sum(sum(chosen[0]) for chosen, _ in pairs) / sum(len(chosen[0]) for chosen, _ in pairs)
-    assert method.share(nll_N, batch).item() == pytest.approx(preference + 0.3 * likelihood, rel=1e-5)
+    assert method.micro_batch_loss(nll_N, batch).item() == pytest.approx(preference + 0.3 * likelihood, rel=1e-5)
 
 
 @pytest.mark.parametrize(("beta", "sft_weight"), [(0.7, 0.0), (1e-9, 0.3)])
 def test_each_term_alone_trains_what_it_is_meant_to(beta: float, sft_weight: float) -> None:
     method, batch, nll_N = _random_batch(beta, sft_weight)
-    method.share(nll_N, batch).backward()
+    method.micro_batch_loss(nll_N, batch).backward()
     rejected_N = batch.terms_B[:, None].expand_as(batch.weights_BL)[batch.weights_BL > 0] == 1
     assert bool((nll_N.grad[~rejected_N] > 1e-6).all())  # the chosen side is made likelier by both
     assert bool((nll_N.grad[rejected_N] < -1e-6).all()) == (beta > 1e-6)  # the rejected one less likely by DPO
@@ -172,9 +176,9 @@ def test_the_preference_gradient_is_that_of_a_second_model(run: Run, seen: Seen,
     assert run("fit", "--run", "sft", *words, "--trainer.max_epochs", 1) == 0
     frozen = {name.removeprefix("student."): value for name, value in _state(tmp_path / "sft")["state_dict"].items()}
     assert run("fit", "--run", "both", *words, "--trainer.max_epochs", 2) == 0
-    method = seen.rows[1][0][3]
+    method = seen.rows[1][0][2]
     method.student.load_state_dict(frozen)
-    for _, _, found, _ in seen.rows[1]:
+    for _, found, _ in seen.rows[1]:
         for side in found:
             with torch.no_grad():
                 ids = torch.from_numpy(np.concatenate([side.prompt, side.tokens]))[None]
@@ -197,9 +201,36 @@ def test_pairs_spread_over_steps_and_ranks_as_over_one_batch(
     expected = _state(tmp_path / "one")
     for name in ("two", "ranks"):
         found = _state(tmp_path / name)
-        assert found["skipthinking"]["cuts"] == expected["skipthinking"]["cuts"]
+        assert annotation(tmp_path / name, "cuts") == annotation(tmp_path / "one", "cuts")
         for weight, value in expected["state_dict"].items():
             torch.testing.assert_close(found["state_dict"][weight], value, rtol=1e-4, atol=1e-6, msg=weight)
+
+
+@pytest.mark.parametrize("resumed", [False, True])
+def test_dpo_has_no_dropout(resumed: bool, run: Run, tmp_path: Path) -> None:
+    """Its reference has none, so noise would count as a move away from it. SFT before it has dropout.
+
+    A run is resumed in its second epoch of DPO (4 steps of SFT, then 3 an epoch), by a process that never saw SFT.
+    """
+    equal: dict[int, list[bool]] = {}
+    step = LongCoT.training_step
+
+    def spy(self: LongCoT, batch: Any, place: int) -> Any:
+        assert self.student.training
+        with torch.no_grad():
+            one, two = (self.student.token_nll(batch) for _ in range(2))
+        equal.setdefault(self.current_epoch, []).append(torch.equal(one, two))
+        return step(self, batch, place)
+
+    words = [*LONG, "--model.sft_epochs", 1, "--evaluate", "false"]
+    if resumed:
+        assert run("fit", *words, "--trainer.max_epochs", 2) == 0
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(LongCoT, "training_step", spy)
+        assert run("fit", *words, "--trainer.max_epochs", 3, *(["--ckpt_path", "last"] if resumed else [])) == 0
+    assert equal.keys() == ({2} if resumed else {0, 1, 2})
+    assert all(all(same) for epoch, same in equal.items() if epoch > 0)
+    assert resumed or not any(equal[0])
 
 
 def test_a_budget_of_tokens_holds_for_pairs(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -233,10 +264,10 @@ def test_resume_around_the_cut_and_the_switch_changes_no_bit(
         run("fit", *words, "--checkpoint_every", 2, "--trainer.callbacks+=interruptions.Interrupt",
             "--trainer.callbacks.step", step)  # fmt: skip
     with monkeypatch.context() as patch:
-        if step >= 7:  # there is a checkpoint from behind the cut: it must not come again
-            patch.setattr(LongCoT, "_cut_all", lambda *_: pytest.fail("cut again"))
+        if step >= 7:  # there is a checkpoint from after the cut: it must not come again
+            patch.setattr(Cuts, "annotate", lambda *_: pytest.fail("cut again"))
         if step >= 11:
-            patch.setattr(LongCoT, "_reference", lambda *_: pytest.fail("asked another reference"))
+            patch.setattr(References, "annotate", lambda *_: pytest.fail("asked another reference"))
         assert run("fit", *words, "--ckpt_path", "last") == 0
     assert _same(tmp_path / "tiny", tmp_path / "oracle")
     one, two = (json.loads((tmp_path / name / "summary.json").read_text()) for name in ("tiny", "oracle"))
@@ -246,22 +277,23 @@ def test_resume_around_the_cut_and_the_switch_changes_no_bit(
 def test_a_trace_that_breaks_off_teaches_the_answer_but_not_to_stop(run: Run, seen: Seen) -> None:
     words = ["--model.warmup_epochs", 2, "--model.early_share", 0.5, "--trainer.max_epochs", 2, "--evaluate", "false"]
     assert run("fit", *LONG, *words) == 0
-    early = 0
-    for epoch in (0, 1):
-        for encoded, notes, (found,), method in seen.rows[epoch]:
+    early: dict[int, list[int | None]] = {0: [], 1: []}
+    for epoch, steps in early.items():
+        for encoded, (found,), method in seen.rows[epoch]:
             decode = method.codec.decode
-            if notes["early"] is None:
+            if found.weights.all():
                 assert found.tokens.tolist() == encoded.tokens.tolist()
-                assert found.weights.all()
+                steps.append(None)
                 continue
-            early += 1
-            end = encoded.steps[notes["early"] - 1][1]
+            end = int(np.flatnonzero(found.weights == 0)[0])  # what is no target comes right after the last step
+            steps.append([stop for _, stop in encoded.steps].index(end) + 1)
             assert found.tokens[:end].tolist() == encoded.tokens[:end].tolist()
             assert found.tokens[end:].tolist() == encoded.tokens[slice(*encoded.answer)].tolist()
             assert decode(found.tokens[found.weights == 0]) == "Therefore, the answer is"
             assert found.weights[:end].all()
-    assert 10 <= early <= 30  # of 40
-    assert [n["early"] for _, n, _, _ in seen.rows[0]] != [n["early"] for _, n, _, _ in seen.rows[1]]
+    assert 10 <= sum(step is not None for steps in early.values() for step in steps) <= 30  # of 40
+    assert len({step for steps in early.values() for step in steps}) > 3  # anywhere
+    assert early[0] != early[1]
 
 
 def test_dpo_by_itself_takes_over_the_cuts(
@@ -272,10 +304,12 @@ def test_dpo_by_itself_takes_over_the_cuts(
     start = tmp_path / "sft" / "checkpoints" / "last.ckpt"
     alone = ["--model.sft_epochs", 0, "--trainer.max_epochs", 1, "--model.start_from", start, "--evaluate", "false"]
     with monkeypatch.context() as patch:
-        patch.setattr(LongCoT, "_search", lambda *_: pytest.fail("cut again"))
+        patch.setattr(Cuts, "annotate", lambda *_: pytest.fail("cut again"))
         assert run("fit", "--run", "dpo", *LONG, *alone) == 0
-    assert "cuts: those of" in capsys.readouterr().out
-    assert _state(tmp_path / "dpo")["skipthinking"]["cuts"] == _state(start.parents[1])["skipthinking"]["cuts"]
+    out = " ".join(capsys.readouterr().out.split())
+    assert "cuts: those of" in out
+    assert out.count("cut: 12 of 20 traces shortened") == 2  # by the first run, and of what the second took over
+    assert annotation(tmp_path / "dpo", "cuts") == annotation(tmp_path / "sft", "cuts")
     other = ["--model.cutter", "FirstAnswer", "--model.cutter.init_args", "{}"]
     assert run("fit", "--run", "other", *LONG, *alone, *other) == 0  # another cutter cuts by itself
     assert "cuts: those of" not in capsys.readouterr().out
@@ -291,43 +325,20 @@ def test_a_run_goes_on_with_the_traces_it_cut(run: Run, capsys: pytest.CaptureFi
     assert "20 of 20 that are new or have other steps" in " ".join(capsys.readouterr().err.split())
     other = ["--model.cutter", "FirstAnswer", "--model.cutter.init_args", "{}"]
     assert run("fit", *LONG, *sft, *on, *other) == 2
-    assert "Expected the cutter of the checkpoint" in capsys.readouterr().err
+    err = capsys.readouterr().err
+    assert "Expected the cuts settings of the checkpoint, {'cutter': 'ByPlace'" in err
+    assert "got {'cutter': 'FirstAnswer'" in err
     assert run("fit", *LONG, *sft, *on) == 0
 
 
-def test_the_cut_reads_no_test_or_validation_example_and_no_ground_truth(run: Run) -> None:
-    asked: list[set[str]] = []
-    search = LongCoT._search
-
-    class Meta(dict[str, Any]):
-        def __getitem__(self, key: str) -> Any:
-            raise AssertionError(f"the cut read {key}")
-
-        get = items = values = keys = __iter__ = __getitem__  # type: ignore[assignment]
-
-    def spy(self: Any, encoded: Any, journal: Any) -> Any:
-        splits = self.data.splits.examples
-        hidden = dict(splits)
-        splits.clear()
-        splits["train"] = [
-            Example(id=r.id, question=r.question, rationale=r.rationale, answer=r.answer, task=r.task, meta=Meta())
-            for r in hidden["train"]
-        ]
-        try:
-            found = search(self, encoded, journal)
-        finally:
-            splits.clear()
-            splits.update(hidden)
-        asked.append(set(found))
-        assert not {row.id for name, rows in hidden.items() if name != "train" for row in rows} & set(found)
-        return found
-
+@pytest.mark.parametrize("cutter", ["cutters.Indulgent", "cutters.IndulgentRandom"])
+def test_the_cut_reads_no_test_or_validation_example_and_no_ground_truth(cutter: str, run: Run) -> None:
+    """The student's answers are graded, and then all count as right, so that the run has traces to go on with."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(LongCoT, "_search", spy)
-        words = ["--model.cutter", "RandomCut", "--model.cutter.init_args", "{}", "--model.sft_epochs", 1]
-        code = run("fit", *LONG, *words, "--trainer.max_epochs", 1, "--model.warmup_epochs", 0)
-    assert code in (0, 2)  # a random student may be right about nothing
-    assert len(asked) == 1
+        searched = blindfold(patch, "cuts")
+        words = ["--model.cutter", cutter, "--model.sft_epochs", 1, "--model.warmup_epochs", 0]
+        assert run("fit", *LONG, *words, "--trainer.max_epochs", 1) == 0
+    assert len(searched["cuts"]) == 20
 
 
 def test_encoder_decoder_students_are_cut_and_preferred_too(run: Run, tmp_path: Path) -> None:
@@ -341,7 +352,7 @@ def test_encoder_decoder_students_are_cut_and_preferred_too(run: Run, tmp_path: 
         config,
     ]
     assert run("fit", *LONG, *words, "--model.sft_epochs", 1, "--trainer.max_epochs", 2, "--evaluate", "false") == 0
-    assert set(_state(tmp_path / "tiny")["skipthinking"]["cuts"].values()) == {1}
+    assert set(annotation(tmp_path / "tiny", "cuts").values()) == {1}
     assert len(_log(tmp_path / "tiny", "train/margin")) == 5
 
 
@@ -355,13 +366,14 @@ def test_annotate_writes_the_cuts_of_the_run_and_show_draws_them(
     marks = ["--model.open_thinking", " <think>", "--model.close_thinking", "</think>"]
     assert run("fit", *STAGES, *marks, "--evaluate", "false") == 0
     assert run("annotate", *STAGES, *marks) == 0
-    own = _state(tmp_path / "tiny")["skipthinking"]
+    cuts, pairs = (annotation(tmp_path / "tiny", name) for name in ("cuts", "reference"))
     path = tmp_path / "tiny" / "annotations.jsonl"
     rows = [json.loads(line) for line in path.read_text().splitlines()]
     assert len(rows) == 20
-    assert [row["cut"] for row in rows] == [own["cuts"][row["id"]] for row in rows]
-    assert [row["pair"] for row in rows] == [own["references"].get(row["id"]) for row in rows]
-    for row, (encoded, _, (whole,), method) in zip(rows[:3], seen.rows[0], strict=False):
+    assert [row["cut"] for row in rows] == [cuts[row["id"]] for row in rows]
+    assert [row["pair"] and tuple(row["pair"]) for row in rows] == [pairs[row["id"]] for row in rows]
+    assert {row["pair"] is None for row in rows} == {True, False}
+    for row, (encoded, (whole,), method) in zip(rows[:3], seen.rows[0], strict=False):
         assert row["id"] == encoded.id
         assert row["kept"] == list(range(row["cut"] or 0))
         assert " ".join(row["steps"]).split() == encoded_text(method, encoded.id).split()
@@ -375,8 +387,8 @@ def test_annotate_writes_the_cuts_of_the_run_and_show_draws_them(
     capsys.readouterr()
     assert main(["show", "--file", str(path), "--n", "3"]) == 0
     out = " ".join(capsys.readouterr().out.split())
-    for place, told in enumerate(["no valid prefix, dropped", "the first ", "the first "]):
-        assert f"{rows[place]['id']} ({len(rows[place]['steps'])} steps, {told}" in out
+    for place, text in enumerate(["no valid prefix, dropped", "the first ", "the first "]):
+        assert f"{rows[place]['id']} ({len(rows[place]['steps'])} steps, {text}" in out
     gone = [len(rows[0]["steps"]), 0, len(rows[2]["steps"]) - rows[2]["cut"]]
     assert out.count("cut off") == sum(gone)
     assert out.count("DPO pair") == 1
@@ -387,20 +399,20 @@ def test_annotate_writes_the_cuts_of_the_run_and_show_draws_them(
 # ----------------------------------------------------------------------------------------------- bad input
 
 
-def test_a_student_without_a_valid_prefix_is_told(run: Run, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_student_without_a_valid_prefix_is_reported(run: Run, capsys: pytest.CaptureFixture[str]) -> None:
     binary = ["--model.cutter", "BinaryCut", "--model.cutter.init_args", "{answer_tokens: 1}"]
     assert run("fit", *LONG, *binary, "--trainer.max_epochs", 1) == 2
-    told = capsys.readouterr().err
-    assert "none of 20 by BinaryCut" in told
-    assert "model.warmup_epochs" in told
+    err = capsys.readouterr().err
+    assert "none of 20 by BinaryCut" in err
+    assert "model.warmup_epochs" in err
 
 
 def test_dpo_without_a_pair_is_refused_before_sft(run: Run, capsys: pytest.CaptureFixture[str]) -> None:
     words = ["--model.cutter", "FullTrace", "--model.cutter.init_args", "{}", "--model.sft_epochs", 1]
     assert run("fit", *LONG, *words, "--trainer.max_epochs", 2) == 2
-    told = capsys.readouterr().err
-    assert "trainer.max_epochs=1" in told
-    assert "shortened traces for DPO" in told
+    err = capsys.readouterr().err
+    assert "trainer.max_epochs=1" in err
+    assert "shortened traces for DPO" in err
 
 
 def test_a_run_that_ends_within_its_warm_up_is_refused_before_anything_is_written(

@@ -10,9 +10,12 @@ from typing import Any
 
 import pytest
 import torch
+from checkpoint_notes import annotation, annotations
 from interruptions import PulledPlugError
+from searches import blindfold
 
 from skipthinking.methods import STT
+from skipthinking.methods.skip_thinking.skips import Skips
 from skipthinking.records import UserError
 from skipthinking.students import FromScratch
 
@@ -39,17 +42,17 @@ def test_no_skip_is_cwt(run: Run, tmp_path: Path) -> None:
 
 def test_what_is_kept_is_what_is_trained_on(run: Run, tmp_path: Path) -> None:
     shown = []
-    cut = STT.cut
+    make_instances = STT.make_instances
 
     def spy(self: Any, encoded: Any, notes: Any) -> Any:
-        found = cut(self, encoded, notes)
-        shown.append((notes["epoch"], notes["kept"], self.codec.tokenizer.decode(found[0].tokens)))
-        return found
+        (found,) = make_instances(self, encoded, notes)
+        shown.append((notes.epoch, self.kept_chunks(encoded, notes), self.codec.tokenizer.decode(found.tokens)))
+        return [found]
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(STT, "cut", spy)
+        patch.setattr(STT, "make_instances", spy)
         assert run("fit", *STT_RUN, "--model.verifier", "verifiers.EveryOther", "--data.stage_sampling", "all") == 0
-    assert _state(tmp_path / "tiny")["skipthinking"]["kept"]
+    assert annotation(tmp_path / "tiny", "skips")
     late = [row for row in shown if row[0] >= 2]
     assert late
     for _, kept, text in late:
@@ -62,31 +65,32 @@ def test_what_is_kept_is_what_is_trained_on(run: Run, tmp_path: Path) -> None:
     assert any(len(kept) < 4 for kept in gaps)
 
 
-def test_the_name_of_a_stage_behind_a_random_gap_is_no_target(run: Run) -> None:
+def test_the_name_of_a_stage_after_a_random_gap_is_no_target(run: Run) -> None:
     seen = []
-    cut = STT.cut
+    make_instances = STT.make_instances
 
     def spy(self: Any, encoded: Any, notes: Any) -> Any:
-        found = cut(self, encoded, notes)
-        if notes["kept"] is not None and notes["epoch"] == 1:
-            seen.append((notes["kept"], len(notes["chunks"]), self, encoded, found[0], notes["chunks"]))
-        return found
+        (found,) = make_instances(self, encoded, notes)
+        kept, chunks = self.kept_chunks(encoded, notes), notes[self.chunks]
+        if kept is not None and notes.epoch == 1:
+            seen.append((kept, len(chunks), self, encoded, found, chunks))
+        return [found]
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(STT, "cut", spy)
+        patch.setattr(STT, "make_instances", spy)
         words = ["--model.gap_shares", "[0.5]", "--data.stage_sampling", "all", "--evaluate", "false"]
         assert run("fit", *STT_RUN, *words) == 0
     assert seen
     for kept, chunks, method, encoded, found, spans in seen:
         tokens = method.codec.tokenizer
-        untold = tokens.decode(found.tokens[found.weights == 0]).split()
+        untaught = tokens.decode(found.tokens[found.weights == 0]).split()
         expected, before = [], -1
         for stage in [*kept, chunks]:
             if stage != before + 1:
                 first = tokens.decode(method.codec.inline(" Therefore")[:1]).strip()  # the answer's own name
                 expected.append(f"[{stage + 1}]" if stage < chunks else first)
             before = stage
-        assert untold == expected
+        assert untaught == expected
         assert len(method.stages.tokens(encoded, spans)) == chunks + 1
 
 
@@ -101,54 +105,26 @@ def test_resume_around_the_searches_changes_no_bit(step: int, run: Run, tmp_path
         run("fit", *words, "--checkpoint_every", 2, "--trainer.callbacks+=interruptions.Interrupt",
             "--trainer.callbacks.step", step)  # fmt: skip
     with pytest.MonkeyPatch.context() as patch:
-        if step > 12:  # there is a checkpoint from behind the skip search: it must not come again
-            patch.setattr(STT, "_search", lambda *_: pytest.fail("searched again"))
+        if step > 12:  # there is a checkpoint from after the skip search: it must not come again
+            patch.setattr(Skips, "annotate", lambda *_: pytest.fail("searched again"))
         assert run("fit", *words, "--ckpt_path", "last") == 0
     assert _same(tmp_path / "tiny", tmp_path / "oracle")
     one, two = (json.loads((tmp_path / name / "summary.json").read_text()) for name in ("tiny", "oracle"))
     assert one["target_tokens"] == two["target_tokens"]
 
 
-def test_the_search_reads_no_test_or_validation_example_and_no_ground_truth(run: Run, tmp_path: Path) -> None:
-    """Everything that the search must not look at is made to explode."""
-    from skipthinking.records import Example
-
-    asked: list[set[str]] = []
-    search = STT._search
-
-    class Meta(dict[str, Any]):
-        def __getitem__(self, key: str) -> Any:
-            raise AssertionError(f"the search read {key}")
-
-        get = items = values = keys = __iter__ = __getitem__  # type: ignore[assignment]
-
-    def spy(self: Any, encoded: Any, chunks: Any) -> Any:
-        splits = self.data.splits.examples
-        hidden = dict(splits)
-        train = [Example(id=r.id, question=r.question, rationale=r.rationale, answer=r.answer, task=r.task, meta=Meta())
-                 for r in splits["train"]]  # fmt: skip
-        splits.clear()
-        splits["train"] = train
-        try:
-            found = search(self, encoded, chunks)
-        finally:
-            splits.clear()
-            splits.update(hidden)
-        asked.append(set(found))
-        assert not {row.id for name, rows in hidden.items() if name != "train" for row in rows} & set(found)
-        return found
-
+def test_the_search_reads_no_test_or_validation_example_and_no_ground_truth(run: Run) -> None:
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(STT, "_search", spy)
+        searched = blindfold(patch, "skips")
         assert run("fit", *STT_RUN, "--model.verifier", "Rollout") == 0
-    assert len(asked) == 1
+    assert len(searched["skips"]) == 20
 
 
 def test_random_skip_takes_as_much(run: Run, tmp_path: Path) -> None:
     words = [*STT_RUN, "--model.verifier", "verifiers.EveryOther", "--evaluate", "false"]
     assert run("fit", "--run", "search", *words) == 0
     assert run("fit", "--run", "random", *words, "--model.control", "random_skip") == 0
-    one, two = (_state(tmp_path / name)["skipthinking"]["kept"] for name in ("search", "random"))
+    one, two = (annotation(tmp_path / name, "skips") for name in ("search", "random"))
     assert {id: len(kept) for id, kept in one.items()} == {id: len(kept) for id, kept in two.items()}
     assert one != two
 
@@ -161,9 +137,9 @@ def test_two_ranks_find_what_one_finds(run: Run, spawn: Callable[..., Any], tmp_
     spread = spawn("fit", "--run", "two", *words, "--data.batch_size", 2, "--trainer.devices", 2,
                    "--trainer.strategy", "ddp")  # fmt: skip
     assert spread.returncode == 0, spread.stderr
-    one, two = _state(tmp_path / "one"), _state(tmp_path / "two")
-    assert one["skipthinking"]["kept"] == two["skipthinking"]["kept"]
-    assert one["RationaleDataModule"]["chunks"] == two["RationaleDataModule"]["chunks"]
+    one, two = annotations(tmp_path / "one"), annotations(tmp_path / "two")
+    assert one["skips"] == two["skips"]
+    assert one["chunks"] == two["chunks"]
 
 
 def test_a_run_that_ends_with_its_warm_up_is_refused(run: Run, capsys: pytest.CaptureFixture[str]) -> None:
@@ -180,22 +156,22 @@ def test_settings_that_make_no_sense_are_refused(wrong: dict[str, Any]) -> None:
         STT(student=FromScratch(), **wrong)
 
 
-def test_chunks_that_a_warm_up_found_are_judged_by_the_run_behind_it(
+def test_chunks_that_a_warm_up_found_are_judged_by_the_run_after_it(
     run: Run, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """Average ones are not what its student was trained on."""
     words = ["--data.chunker", "SearchChunks", "--data.chunker.n_chunks", 3, "--evaluate", "false"]
     first = ["--model", "CWT", "--data.chunker.refresh_every_n_epochs", 1]
     assert run("fit", "--run", "cwt", *words, *first, "--trainer.max_epochs", 3) == 0
-    searched = _state(tmp_path / "cwt")["RationaleDataModule"]["chunks"]
+    searched = annotation(tmp_path / "cwt", "chunks")
     then = ["--model", "STT", "--model.start_from", tmp_path / "cwt" / "checkpoints" / "last.ckpt",
             "--model.warmup_epochs", 0, "--model.gap_epochs", 0, "--trainer.max_epochs", 1]  # fmt: skip
     assert run("fit", "--run", "stt", *words, *then) == 0
-    assert _state(tmp_path / "stt")["RationaleDataModule"]["chunks"] == searched
+    assert annotation(tmp_path / "stt", "chunks") == searched
     capsys.readouterr()
     assert run("fit", "--run", "other", *words, *then, "--data.chunker.n_chunks", 2) == 0
     assert "chunk search: none falls into the epochs of this run" in capsys.readouterr().out
-    assert _state(tmp_path / "other")["RationaleDataModule"]["chunks"] is None
+    assert "chunks" not in annotations(tmp_path / "other")
 
 
 @pytest.mark.parametrize(("gaps", "epochs"), [(2, range(5)), (0, range(6)), (6, range(1))])
@@ -211,10 +187,10 @@ def test_stt_may_start_from_a_checkpoint_of_cwt(run: Run, tmp_path: Path) -> Non
     frozen = ["--model.optimizer.lr", 0.0, "--model.optimizer.weight_decay", 0.0, "--trainer.max_epochs", 1]
     assert run("fit", "--run", "stt", *words, *frozen, "--evaluate", "false") == 0
     assert _same(tmp_path / "stt", tmp_path / "cwt")  # nothing was learned: the student is the one it began with
-    assert _state(tmp_path / "stt")["skipthinking"]["kept"]
+    assert annotation(tmp_path / "stt", "skips")
 
 
-def test_a_start_that_does_not_fit_is_told(run: Run, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_start_that_does_not_fit_is_reported(run: Run, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert run("fit", "--run", "cwt", "--trainer.max_epochs", 1, "--evaluate", "false") == 0
     start = ["--model.start_from", tmp_path / "cwt" / "checkpoints" / "last.ckpt"]
     assert run("fit", *start, "--model.student.config.n_embd", 32) == 2

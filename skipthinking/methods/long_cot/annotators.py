@@ -26,6 +26,8 @@ class Traces(Protocol):
 
     marks: tuple[str, str]
     trainer: Any
+    warmup_epochs: int
+    sft_epochs: int
 
     def trace(self, encoded: Encoded) -> Trace:
         """The parts of a long rationale."""
@@ -49,6 +51,7 @@ class Cuts(Annotator[int | None]):
     name = "cuts"
     title = "Cutting"
     dtype = "int64"
+    once = True
 
     def __init__(self, epoch: int, cutter: Cutter, method: Traces) -> None:
         self.epoch, self.cutter, self.method = epoch, cutter, method
@@ -104,10 +107,9 @@ class Cuts(Annotator[int | None]):
         short = sum(steps < len(row.steps) for row, steps in kept)
         last = self.method.trainer.max_epochs
         if not short and (last is None or last < 0 or self.method.prefers(last - 1)):
-            raise UserError(
-                f"Expected shortened traces for DPO, got none of {len(kept)}. End the run with SFT "
-                "(trainer.max_epochs = model.warmup_epochs + model.sft_epochs), or choose another model.cutter."
-            )
+            before = self.method.warmup_epochs + self.method.sft_epochs
+            end = f"End the run with SFT (trainer.max_epochs={before}), or choose" if before else "Choose"
+            raise UserError(f"Expected shortened traces for DPO, got none of {len(kept)}. {end} another model.cutter.")
         gone = 1 - sum(row.steps[steps - 1][1] for row, steps in kept) / sum(row.steps[-1][1] for row, _ in kept)
         n = len(rows)
         return (

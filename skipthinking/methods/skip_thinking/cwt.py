@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from skipthinking.annotate.annotator import Annotator, Notes
+from skipthinking.annotate.runner import say
 from skipthinking.data.instances import instance
 from skipthinking.evaluation.answers import Completion
 from skipthinking.methods.base import Distiller
@@ -61,6 +62,14 @@ class CWT(Distiller):
     def may_search_chunks(self, epoch: int) -> bool:
         """Whether chunks may change at the start of an epoch."""
         return True
+
+    def on_train_start(self) -> None:
+        """Warns where a searching chunker never gets to search: chunks are those that training begins with."""
+        super().on_train_start()
+        epochs = self.trainer.max_epochs or 0
+        searches = self.data.runner.has_run(self.chunks) or epochs < 0 or any(map(self.chunks.due, range(epochs)))
+        if self.current_epoch == 0 and self.chunker.searches and not searches:
+            say("chunk search: none falls into the epochs of this run, so chunks stay of average length")
 
     def make_instances(self, encoded: Encoded, notes: Notes) -> list[Instance]:
         """One instance: the drawn stage, or all, after the question and the earlier stages."""
