@@ -36,7 +36,7 @@ import skipthinking.students  # noqa: F401
 from skipthinking.checkpoints import read_checkpoint
 from skipthinking.command_line.hints import OneLineErrors, empty_settings
 from skipthinking.command_line.layers import LayeredConfigs
-from skipthinking.data.module import RationaleDataModule
+from skipthinking.data.module import RationaleDataModule, check_annotates
 from skipthinking.methods import Distiller
 from skipthinking.records import UserError
 from skipthinking.report.reading import flat
@@ -226,7 +226,10 @@ class SkipCLI(LightningCLI):
         self.datamodule.load("predict")
         self.before_validate()
 
-    before_annotate = before_validate
+    def before_annotate(self) -> None:
+        """The same, for a method that annotates: others are refused before any data is read."""
+        check_annotates(self.model, type(self.model).annotators is not Distiller.annotators)
+        self.before_validate()
 
     @staticmethod
     def subcommands() -> dict[str, set[str]]:
