@@ -23,7 +23,7 @@ from skipthinking.tasks import generate
 def read_cuts(path: Path) -> dict[str, int | None]:
     """Paragraphs that are kept by example id, None where the trace was dropped."""
     rows = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
-    return {row["id"]: row["cut"] if "cut" in row else row["value"] for row in rows if "id" in row}
+    return {row["id"]: row["cut"] if "cut" in row else next(iter(row["value"]), None) for row in rows if "id" in row}
 
 
 def nearness(cuts: Mapping[str, int | None], known: Mapping[str, Example]) -> dict[str, float]:
