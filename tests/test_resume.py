@@ -15,7 +15,7 @@ import torch
 from conftest import TINY
 from interruptions import PulledPlugError
 
-from skipthinking.methods import STT
+from skipthinking.methods.skip_thinking.skips import Skips
 
 # Every part that could go astray: dropout, stages drawn by the student's own loss, accumulation, an odd last batch.
 HARD = [
@@ -165,7 +165,7 @@ def test_a_search_is_left_at_once(
         pytest.fail("the search goes on")
 
     with monkeypatch.context() as patch:
-        patch.setattr(STT, "_search", search)
+        patch.setattr(Skips, "annotate", search)
         assert run("fit", *own, "--evaluate", "false") == 130
     assert scontrol.read_text() == "requeue 42\n"
     last = tmp_path / "tiny" / "checkpoints" / "last.ckpt"
