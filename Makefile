@@ -1,4 +1,4 @@
-# Two commands: `make quickstart` and `make test`. Both build .venv first, from setup.cfg and constraints.txt.
+# Start with `make quickstart` or `make test`. Both first build .venv from setup.cfg and constraints.txt.
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
@@ -10,21 +10,21 @@ STAMP = $(VENV)/.installed
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
 
-quickstart: $(STAMP)  ## install, train a small student on arithmetic stories, test it, and show what came out
+quickstart: $(STAMP)  ## install, train and test a small student on arithmetic stories, and print the results
 	$(BIN)/python -m skipthinking fit --config experiments/quickstart.yaml --ckpt_path last
 
-results: $(STAMP)  ## rerun the table of the README, go on where it stopped, and compare
+results: $(STAMP)  ## reproduce the table of the README; resumes a stopped run
 	$(BIN)/python -m skipthinking suite --config experiments/suites/results.yaml
 
-test: $(VENV)/.tested  ## install what tests need and run them
+test: $(VENV)/.tested  ## install what the tests need and run them
 	HF_HUB_OFFLINE=1 WANDB_MODE=offline $(BIN)/python -m pytest -n auto --maxprocesses 8 --dist worksteal
 
-lint: $(VENV)/.tested  ## style and types
+lint: $(VENV)/.tested  ## check style and types
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
-bench: $(VENV)/.tested  ## speed and memory, each against a plain reference in the same run
+bench: $(VENV)/.tested  ## measure speed and memory against plain references in the same run
 	HF_HUB_OFFLINE=1 $(BIN)/python -m pytest tests/bench -s
 
 clean:  ## remove the environment; runs/ stays
@@ -37,5 +37,5 @@ $(STAMP): setup.cfg constraints.txt
 	@touch $@
 
 $(VENV)/.tested: $(STAMP)
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[dev,math,report,teacher]'
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[dev,kpod,math,report,teacher]'
 	@touch $@

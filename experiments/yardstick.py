@@ -1,8 +1,8 @@
-"""How found chunks and skips compare with what the generators of the built-in tasks know of every step.
+"""Compares searched chunks and skips with the ground truth of a built-in task: the kind of every step.
 
-The kinds of steps (reasoning, transition, summary) are recorded in the examples' meta, which no method reads. For
-average, greedy and exact chunks, all from the same step losses: J, and the mean share of a chunk's steps that are of
-its most frequent kind, reasoning or not. For the skips: how many steps of each kind are skipped.
+The generator records the kinds of steps (reasoning, transition, summary) in the examples' meta, which no method reads.
+For average, greedy and exact chunks, all from the same step losses, this prints J and the mean share of a chunk's steps
+that are of its most frequent kind (reasoning or not). For the skips it prints how many steps of each kind are skipped.
 
     python -m skipthinking annotate --config runs/NAME/config.yaml
     python experiments/yardstick.py runs/NAME/annotations.jsonl --task arithmetic --size 4000
@@ -30,18 +30,19 @@ def purity(chunks: Any, kinds: list[str]) -> float:
 
 
 def main() -> None:
-    """Reads annotations, prints the table."""
+    """Reads annotations and prints the tables."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("file", type=Path)
     parser.add_argument("--task", required=True)
-    parser.add_argument("--size", type=int, required=True, help="that of the training set")
-    parser.add_argument("--seed", type=int, default=0, help="that of the training set")
-    parser.add_argument("--chunks", type=int, default=4, help="M of the chunkings that are compared")
-    asked = parser.parse_args()
-    known = {row.id: row for row in generate(asked.task, split="train", size=asked.size, seed=asked.seed)}
-    rows = [json.loads(line) for line in asked.file.read_text(encoding="utf-8").splitlines()]
-    found: dict[str, list[tuple[float, float]]] = {"average": [], "greedy": [], "exact": []}
-    steps, skipped = Counter(), Counter()
+    parser.add_argument("--size", type=int, required=True, help="size of the generated training set")
+    parser.add_argument("--seed", type=int, default=0, help="seed of the generated training set")
+    parser.add_argument("--chunks", type=int, default=4, help="number of chunks M in the comparison")
+    args = parser.parse_args()
+    known = {row.id: row for row in generate(args.task, split="train", size=args.size, seed=args.seed)}
+    rows = [json.loads(line) for line in args.file.read_text(encoding="utf-8").splitlines()]
+    scores: dict[str, list[tuple[float, float]]] = {"average": [], "greedy": [], "exact": []}
+    steps: Counter[str] = Counter()
+    skipped: Counter[str] = Counter()
     ordered = aligned = 0
     for row in rows:
         kinds = [step["kind"] for step in known[row["id"]].meta["steps"]]
@@ -54,20 +55,20 @@ def main() -> None:
         tokens = np.array(row["tokens"])
         costs = chunk_costs(np.array(row["nll"]) * tokens, tokens)
         sizes = (np.cumsum([0, *tokens])[None, :] - np.cumsum([0, *tokens])[:, None]).astype(float)
-        groups = min(asked.chunks, len(tokens))
+        groups = min(args.chunks, len(tokens))
         average = best_partition((sizes - tokens.sum() / groups) ** 2, groups)
-        cuts = {
+        partitions = {
             "average": average,
             "greedy": greedy_partition(average, costs, 0.01),
             "exact": best_partition(costs, groups),
         }
-        for name, cut in cuts.items():
-            found[name].append((objective(cut, costs), purity(cut, kinds)))
-        j = {name: values[-1][0] for name, values in found.items()}
+        for name, partition in partitions.items():
+            scores[name].append((objective(partition, costs), purity(partition, kinds)))
+        j = {name: values[-1][0] for name, values in scores.items()}
         ordered += j["exact"] <= j["greedy"] + 1e-9 and j["greedy"] <= j["average"] + 1e-9
-    print(f"{asked.task}: {aligned} of {len(rows)} examples whose steps are the generator's")
-    print(f"J(exact) <= J(greedy) <= J(average), M = {asked.chunks}: {ordered} of {aligned}")
-    for name, values in found.items():
+    print(f"{args.task}: {aligned} of {len(rows)} examples with the steps of the generator")
+    print(f"J(exact) <= J(greedy) <= J(average), M = {args.chunks}: {ordered} of {aligned}")
+    for name, values in scores.items():
         j, pure = np.mean(values, axis=0)
         print(f"  {name:8} J {j:.4f}  share of one kind {pure:.3f}")
     for kind, count in steps.most_common():

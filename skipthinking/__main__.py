@@ -5,6 +5,8 @@ from __future__ import annotations
 import importlib
 import sys
 
+from skipthinking.records import UserError, did_you_mean
+
 TOOLS = {
     "compare": "skipthinking.report.compare:compare",
     "generate": "skipthinking.command_line.generate:generate",
@@ -60,11 +62,9 @@ def main(args: list[str] | None = None) -> int:
     if words[0] in TOOLS:
         return _tool(words[0], words[1:])
     if words[0] not in TRAINING:
-        import difflib
-
-        near = difflib.get_close_matches(words[0], [*TRAINING, *TOOLS], n=1)
-        hint = f" Did you mean {near[0]}?" if near else ""
-        print(f"error: Expected a command ({', '.join([*TRAINING, *TOOLS])}), got {words[0]!r}.{hint}", file=sys.stderr)
+        known = [*TRAINING, *TOOLS]
+        hint = did_you_mean(words[0], known)
+        print(f"error: Expected a command ({', '.join(known)}), got {words[0]!r}.{hint}", file=sys.stderr)
         return 2
     from skipthinking.command_line.cli import main as train
 
@@ -73,7 +73,6 @@ def main(args: list[str] | None = None) -> int:
 
 def _tool(name: str, words: list[str]) -> int:
     from skipthinking.command_line.parsing import call
-    from skipthinking.records import UserError
 
     module, function = TOOLS[name].split(":")
     try:

@@ -1,4 +1,4 @@
-"""Reading checkpoints of this framework."""
+"""Checkpoint files of this framework: how they are written, read and checked against a student."""
 
 from __future__ import annotations
 
@@ -8,50 +8,71 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from lightning.fabric.plugins import TorchCheckpointIO
 from torch import Tensor
 
+from skipthinking.files import replacing
 from skipthinking.records import UserError
 
-__all__ = ["check_shapes", "read_checkpoint"]
+__all__ = ["SafeCheckpointIO", "check_shapes", "read_checkpoint"]
+
+
+class SafeCheckpointIO(TorchCheckpointIO):
+    """Writes a checkpoint next to its destination, syncs it and renames it, so that the last good one is never lost.
+
+    Lightning writes into the system's temporary folder, often another file system, from which a move is a copy; it does
+    not sync, and it holds the file in memory too.
+    """
+
+    def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any = None) -> None:
+        """Writes the file."""
+        with replacing(Path(path)) as partial:
+            try:
+                with partial.open("wb") as file:
+                    torch.save(checkpoint, file)
+            except RuntimeError as error:  # torch's own, raised while it handles the one that says "no space left"
+                if isinstance(error.__context__, OSError):
+                    raise error.__context__ from error
+                raise
 
 
 def read_checkpoint(path: str | Path, option: str) -> dict[str, Any]:
-    """A checkpoint, its tensors still on disk.
+    """Reads a checkpoint; its tensors stay on disk until they are used.
 
     Args:
         path: The file.
         option: The option that named it, for errors.
 
     Raises:
-        UserError: It is missing, damaged, or not from this framework.
+        UserError: The file is missing, damaged, or not from this framework.
     """
     if not Path(path).is_file():
         what = "is a folder" if Path(path).is_dir() else "does not exist"
-        raise UserError(f"Expected a checkpoint file, got {str(path)!r}, which {what}. Mend {option}.")
+        raise UserError(f"Expected a checkpoint file, got {str(path)!r}, which {what}. Fix {option}.")
     try:
-        found = torch.load(path, weights_only=True, map_location="cpu", mmap=True)
-        if not isinstance(found, dict):
-            raise TypeError(type(found).__name__)
-        own = found["skipthinking"]
+        checkpoint = torch.load(path, weights_only=True, map_location="cpu", mmap=True)
+        if not isinstance(checkpoint, dict):
+            raise TypeError(type(checkpoint).__name__)
+        own = checkpoint["skipthinking"]
         own["method"], own["tokenizer"]
     except (RuntimeError, KeyError, TypeError, EOFError, ValueError, OSError, pickle.UnpicklingError) as error:
         kind = "one of something else" if isinstance(error, (KeyError, TypeError)) else "no checkpoint or a damaged one"
         raise UserError(
-            f"Expected a checkpoint of this framework, got {kind} ({path}). Mend {option}, or remove the file and "
-            "train anew."
+            f"Expected a checkpoint of this framework, got {kind} ({path}). Fix {option}, or remove the file and "
+            "train again."
         ) from error
-    return found
+    return checkpoint
 
 
 def check_shapes(
-    found: Mapping[str, Tensor], expected: Mapping[str, Tensor], remedy: str = "Use the run's own config.yaml."
+    weights: Mapping[str, Tensor], expected: Mapping[str, Tensor], remedy: str = "Use the run's own config.yaml."
 ) -> None:
-    """Sees that the weights of a checkpoint fit a student.
+    """Checks that the weights of a checkpoint fit a student.
 
     Raises:
-        UserError: One has another shape.
+        UserError: A weight has another shape.
     """
-    for name, value in found.items():
+    for name, value in weights.items():
         if name in expected and expected[name].shape != value.shape:
             raise UserError(
                 f"Expected the weights of this student, got a checkpoint with {name} of shape {tuple(value.shape)}, "

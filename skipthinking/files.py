@@ -1,18 +1,25 @@
-"""Files of a run folder, written whole or not at all."""
+"""Text and JSON files: errors name the line that was read, and a file is written completely or not at all."""
 
 from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterable
+import shutil
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-__all__ = ["lines_of", "write_json", "write_jsonl", "write_text"]
+from skipthinking.records import DataError
+
+__all__ = [
+    "lines_of", "parse_json", "read_jsonl", "read_text", "replacing", "replacing_folder", "write_json", "write_jsonl",
+    "write_text",
+]  # fmt: skip
 
 
 def lines_of(text: str) -> list[str]:
-    """Lines as JSON lines have them: nothing but a line feed ends one.
+    """Splits JSON lines: only a line feed ends a line.
 
     >>> lines_of("a\\u2028b\\nc\\n"), lines_of("a"), lines_of("")
     (['a\\u2028b', 'c'], ['a'], [])
@@ -20,27 +27,114 @@ def lines_of(text: str) -> list[str]:
     return text.removesuffix("\n").split("\n") if text else []
 
 
-def write_text(path: Path, text: str) -> None:
-    """Writes a text file atomically; parents are created."""
-    _write(path, [text])
+def read_text(path: Path) -> str:
+    """Reads a UTF-8 file and removes a byte order mark.
+
+    Raises:
+        DataError: The file is not UTF-8.
+    """
+    try:
+        return path.read_bytes().decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        line = error.object[: error.start].count(b"\n") + 1
+        raise DataError(
+            f"Expected UTF-8 text, got byte 0x{error.object[error.start]:02x} ({path}:{line}). Convert it to UTF-8."
+        ) from error
 
 
-def _write(path: Path, parts: Iterable[str]) -> None:
+def parse_json(text: str) -> Any:
+    """Parses JSON.
+
+    Raises:
+        json.JSONDecodeError: The text is not JSON, or has a number of thousands of digits or too many nested brackets,
+            for which ``json.loads`` raises other errors.
+    """
+    try:
+        return json.loads(text)
+    except json.JSONDecodeError:
+        raise
+    except (ValueError, RecursionError) as error:
+        raise json.JSONDecodeError(str(error), text, 0) from error
+
+
+def read_jsonl(path: Path, remedy: str = "Fix the line.") -> Iterator[tuple[str, Any]]:
+    """Yields ("file:line", value) for every line that is not blank.
+
+    Raises:
+        DataError: The file is not UTF-8, or a line is not JSON; then the message ends with ``remedy``.
+    """
+    for number, line in enumerate(lines_of(read_text(path)), 1):
+        if line.strip():
+            try:
+                value = parse_json(line)
+            except json.JSONDecodeError as error:
+                raise DataError(
+                    f"Expected a JSON object, got {error.msg} at column {error.colno} ({path}:{number}). {remedy}"
+                ) from error
+            yield f"{path}:{number}", value
+
+
+@contextmanager
+def replacing(path: Path) -> Iterator[Path]:
+    """Yields a path next to ``path`` to write to; that file is synced and replaces ``path`` if the block succeeds.
+
+    The rename is atomic only within a file system, and only a synced file survives a power failure after it. Parents
+    are created.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(f".{path.name}.partial")
     try:
-        with partial.open("w", encoding="utf-8") as file:
-            file.writelines(parts)
+        yield partial
+        _sync(partial)
         os.replace(partial, path)
     finally:
         partial.unlink(missing_ok=True)
 
 
+@contextmanager
+def replacing_folder(folder: Path) -> Iterator[Path]:
+    """Yields a path next to ``folder`` to make a folder at, which replaces ``folder`` if the block succeeds.
+
+    No system call replaces a folder that has files in it: the old one is set aside, and removed after the rename.
+    """
+    partial, aside = (folder.with_name(f".{folder.name}.{part}") for part in ("partial", "old"))
+    for leftover in (partial, aside):  # of a killed process
+        shutil.rmtree(leftover, ignore_errors=True)
+    try:
+        yield partial
+        for path in partial.rglob("*"):
+            _sync(path)
+        if folder.exists():
+            os.replace(folder, aside)
+        os.replace(partial, folder)
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+    shutil.rmtree(aside, ignore_errors=True)
+
+
+def _sync(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def write_text(path: Path, text: str) -> None:
+    """Writes a text file in one piece."""
+    _write(path, [text])
+
+
 def write_json(path: Path, value: Any) -> None:
-    """Writes a value as indented JSON."""
-    write_text(path, json.dumps(value, indent=2, ensure_ascii=False) + "\n")
+    """Writes a value as indented JSON in one piece."""
+    _write(path, [json.dumps(value, indent=2, ensure_ascii=False), "\n"])
 
 
 def write_jsonl(path: Path, rows: Iterable[Any]) -> None:
-    """Writes one JSON value a line, as they come."""
+    """Writes one JSON value per line in one piece; the rows may come from an iterator."""
     _write(path, (json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
+
+
+def _write(path: Path, parts: Iterable[str]) -> None:
+    with replacing(path) as partial, partial.open("w", encoding="utf-8") as file:
+        file.writelines(parts)

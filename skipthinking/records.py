@@ -6,7 +6,8 @@ record; nothing is ever matched by position.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import difflib
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -14,7 +15,7 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-__all__ = ["DataError", "Encoded", "Example", "Instance", "Prediction", "Span", "UserError"]
+__all__ = ["DataError", "Encoded", "Example", "Instance", "Prediction", "Span", "UserError", "did_you_mean"]
 
 Span = tuple[int, int]
 """Half-open interval ``[start, end)``."""
@@ -29,6 +30,17 @@ class UserError(ValueError):
 
 class DataError(UserError):
     """Data that cannot be used as it is; the text names the file and line, or the example id."""
+
+
+def did_you_mean(wrong: str, known: Iterable[str]) -> str:
+    """A sentence for the end of an error text that names the known word nearest to a wrong one; empty if none is near.
+
+    >>> did_you_mean("coin-flop", ["coin_flip", "last_letter"]), did_you_mean("x", ["coin_flip"])
+    (" Did you mean 'coin_flip'?", '')
+    """
+    names = {name.lower().replace("-", "_"): name for name in sorted(known)}
+    near = difflib.get_close_matches(wrong.lower().replace("-", "_"), names, n=1, cutoff=0.5)
+    return f" Did you mean {names[near[0]]!r}?" if near else ""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -1,4 +1,4 @@
-"""What many tests share: tiny runs through the command line, in this process or in one of their own."""
+"""Fixtures that many tests share: tiny runs through the command line, in this process or in a separate one."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ os.environ.setdefault("HF_HUB_OFFLINE", "1")
 
 @pytest.fixture(scope="session", autouse=True)
 def _one_thread() -> None:
-    """Tiny tensors: a second thread costs more than it brings."""
+    """Limits torch to one thread: on tiny tensors a second thread costs more time than it saves."""
     import torch
 
     torch.set_num_threads(1)
@@ -42,7 +42,7 @@ def run(tmp_path: Path) -> Callable[..., int]:
 
 @pytest.fixture
 def spawn(tmp_path: Path) -> Callable[..., subprocess.CompletedProcess[str]]:
-    """The same in a process of its own."""
+    """Runs ``python -m skipthinking`` in a separate process on tests/conf/tiny.yaml, with runs under tmp_path."""
 
     def call(command: str, *words: Any, config: Path = TINY) -> subprocess.CompletedProcess[str]:
         line = [sys.executable, "-m", "skipthinking", command, "--config", str(config), "--runs_dir", str(tmp_path)]

@@ -1,4 +1,4 @@
-"""Callbacks that end a run at a chosen optimiser step, by class path."""
+"""Callbacks that end a run at a chosen optimizer step, for use by class path."""
 
 from __future__ import annotations
 
@@ -13,17 +13,17 @@ from torch.optim.lr_scheduler import LambdaLR
 
 
 class PulledPlugError(Exception):
-    """Stands for a crash."""
+    """Simulates a crash."""
 
 
 class Interrupt(Callback):
-    """Ends the run when an optimiser step is done.
+    """Ends the run after an optimizer step.
 
     Args:
-        step: The step.
+        step: The number of the optimizer step.
         how: ``crash`` raises, ``kill`` sends SIGKILL, ``ctrl_c`` SIGINT, ``terminate``
             SIGTERM, ``requeue`` SIGUSR1.
-        rank: The process that does it.
+        rank: The process that ends the run.
     """
 
     def __init__(self, step: int, how: str = "crash", rank: int = 0) -> None:
@@ -40,10 +40,10 @@ class Interrupt(Callback):
 
 
 class AskParent(Callback):
-    """Sends the parent process a signal when an optimiser step is done, and gives it time to pass it on.
+    """Sends the parent process a signal after an optimizer step and gives the parent time to forward it.
 
     Args:
-        step: The step.
+        step: The number of the optimizer step.
         name: The signal.
     """
 
@@ -51,18 +51,18 @@ class AskParent(Callback):
         self.step, self.number = step, signal.Signals[name]
 
     def on_train_batch_end(self, trainer: Any, *args: Any) -> None:
-        """Asks."""
+        """Sends the signal."""
         if trainer.global_step == self.step:
             os.kill(os.getppid(), self.number)
             time.sleep(1)
 
 
 class Breakdown(LambdaLR):
-    """A constant learning rate that ends the run after so many optimiser steps: reaches runs that callbacks do not.
+    """A constant learning rate that ends the run after N optimizer steps, also in runs that callbacks do not reach.
 
     Args:
         optimizer: The optimizer.
-        step: The step.
+        step: The number of the optimizer step.
         how: ``crash`` raises, ``kill`` sends SIGKILL.
     """
 

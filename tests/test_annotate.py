@@ -1,4 +1,4 @@
-"""``annotate`` writes what the student says of the training examples, ``show`` draws it."""
+"""``annotate`` writes the annotations of the training examples, and ``show`` draws them."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def _rows(path: Path) -> list[dict[str, Any]]:
 
 
 @pytest.mark.parametrize("architecture", ["gpt2", "t5"])
-def test_annotations_hold_every_training_example_in_whole_chunks(architecture: str, run: Run, tmp_path: Path) -> None:
+def test_annotations_have_every_example_in_complete_chunks(architecture: str, run: Run, tmp_path: Path) -> None:
     words = [*SETTINGS]
     if architecture == "t5":
         config = "{d_model: 16, d_kv: 8, d_ff: 32, num_layers: 1, num_heads: 2}"
@@ -40,7 +40,7 @@ def test_annotations_hold_every_training_example_in_whole_chunks(architecture: s
 
 
 def test_annotations_are_those_of_the_run(run: Run, tmp_path: Path) -> None:
-    """What the checkpoint holds is told, not searched again."""
+    """``annotate`` writes the chunks and skips of the checkpoint instead of searching again."""
     stt = ["--model", "STT", "--model.warmup_epochs", 2, "--model.gap_epochs", 0, "--trainer.max_epochs", 3]
     words = [*stt, *SETTINGS, "--model.verifier", "verifiers.EveryOther"]
     assert run("fit", *words, "--evaluate", "false") == 0
@@ -66,7 +66,7 @@ def test_show_draws_stages_losses_and_skips(tmp_path: Path, capsys: pytest.Captu
     assert "b  (3 chunks" in capsys.readouterr().out
 
 
-def test_a_pair_that_is_none_is_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_malformed_pair_is_an_error(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     row = {"id": "a", "question": "?", "steps": ["One.", "Two."], "nll": [0.1, 0.2], "chunks": [[0, 1], [1, 2]],
            "kept": [0], "cut": 1, "pair": [-1.0], "answer": "2."}  # fmt: skip
     (tmp_path / "annotations.jsonl").write_text(json.dumps(row) + "\n")
@@ -75,16 +75,16 @@ def test_a_pair_that_is_none_is_told(tmp_path: Path, capsys: pytest.CaptureFixtu
 
 
 @pytest.mark.parametrize(
-    ("text", "told"), [(None, "does not exist"), ("{", ":1"), ('{"id": "a"}', "question"), ("", "none of 0")]
+    ("text", "message"), [(None, "does not exist"), ("{", ":1"), ('{"id": "a"}', "question"), ("", "none of 0")]
 )
 def test_show_names_what_is_wrong(
-    text: str | None, told: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    text: str | None, message: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     path = tmp_path / "annotations.jsonl"
     if text is not None:
         path.write_text(text)
     assert main(["show", "--file", str(path)]) == 2
-    assert told in capsys.readouterr().err
+    assert message in capsys.readouterr().err
 
 
 def test_a_method_without_chunks_has_no_annotations(

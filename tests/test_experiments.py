@@ -18,11 +18,11 @@ from skipthinking.students.scratch import train_tokenizer
 from skipthinking.tasks import generate
 
 EXPERIMENTS = sorted((ROOT / "experiments").glob("*.yaml"))
-SHARED = sorted((ROOT / "experiments" / "shared").glob("*.yaml"))  # what several of them stand on
-ADDED = sorted((ROOT / "experiments" / "with").glob("*.yaml"))  # what is added to another config
-OTHERS = {"shared", "with", "suites", "sweeps", "teach", "harness"}  # no experiments, and tested elsewhere but for two
+SHARED = sorted((ROOT / "experiments" / "shared").glob("*.yaml"))  # files that several experiments extend
+ADDED = sorted((ROOT / "experiments" / "with").glob("*.yaml"))  # files that are added to another config
+OTHERS = {"shared", "with", "suites", "sweeps", "teach", "harness"}  # not experiments; most are tested elsewhere
 CHAT = "{% for m in messages %}<|{{ m.role }}|>{{ m.content }}<|end|>{% endfor %}<|assistant|>"
-STUDENTS = {  # hub name: architecture and config of its stand-in; only a tokenizer where there is none
+STUDENTS = {  # hub name: architecture and config of its stand-in; None: only a tokenizer
     "microsoft/Phi-3-mini-4k-instruct": ("phi3", {"hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 1,
                                                   "num_attention_heads": 2, "num_key_value_heads": 2}),
     "microsoft/Phi-3-mini-128k-instruct": ("phi3", {"hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 1,
@@ -61,7 +61,7 @@ def _stand_in(folder: Path, model: tuple[str, dict[str, Any]] | None) -> None:
 
 @pytest.fixture(scope="module")
 def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder where the hub names and the data paths of the experiments lead to small stand-ins."""
+    """A folder with small stand-ins at the hub names and data paths of the experiments."""
     folder = tmp_path_factory.mktemp("world")
     for name, model in STUDENTS.items():
         _stand_in(folder / name, model)
@@ -69,13 +69,13 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
     svamp, gsm8k, hub = folder / "data" / "svamp", folder / "data" / "gsm8k", folder / "openai" / "gsm8k"
     for path in (svamp, gsm8k, hub / "main"):
         path.mkdir(parents=True)
-    told = [{"instruction": r.question, "output": f" {r.rationale} The answer is {r.answer}"} for r in train]
+    rationales = [{"instruction": r.question, "output": f" {r.rationale} The answer is {r.answer}"} for r in train]
     for level in (5, 6):
-        (svamp / f"chatgpt_level{level}.json").write_text(json.dumps(told))
-    asked = [{"ID": f"chal-{i}", "Body": r.question.rpartition(". ")[0] + ".", "Equation": "",
+        (svamp / f"chatgpt_level{level}.json").write_text(json.dumps(rationales))
+    problems = [{"ID": f"chal-{i}", "Body": r.question.rpartition(". ")[0] + ".", "Equation": "",
               "Question": r.question.rpartition(". ")[2], "Answer": float(r.answer), "Type": ""}
              for i, r in enumerate(test)]  # fmt: skip
-    (svamp / "test.json").write_text(json.dumps(asked))
+    (svamp / "test.json").write_text(json.dumps(problems))
     for split, rows in {"train": train, "test": test}.items():
         lines = [json.dumps({"question": r.question, "answer": f"{r.rationale}\n#### {r.answer}"}) for r in rows]
         (gsm8k / f"{split}.jsonl").write_text("\n".join(lines) + "\n")
@@ -87,7 +87,7 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def _reasoning_traces(folder: Path) -> None:
-    """Rows of OpenR1-Math and of MATH-500."""
+    """Writes rows in the formats of OpenR1-Math and MATH-500."""
     train, test = (generate("long_arithmetic", split=split, size=12, levels=[1, 1]) for split in ("train", "test"))
     rows = {"open-r1/OpenR1-Math-220k": ("train", [
         {"problem": r.question, "solution": r.rationale, "answer": r.answer, "is_reasoning_complete": [True],
@@ -104,7 +104,7 @@ def _reasoning_traces(folder: Path) -> None:
 
 
 def _own_words(path: Path) -> list[str]:
-    """A random student is right about nothing, so that a cut by its own answers leaves nothing."""
+    """Options for long CoT: a random student is never right, so a cutter that asks it would drop every trace."""
     text = "".join(file.read_text() for file in layers(path))
     return ["--model.cutter", "cutters.ByPlace"] if "class_path: LongCoT" in text else []
 
@@ -125,10 +125,10 @@ def test_there_are_experiments() -> None:
     assert folders <= {".", *OTHERS}
 
 
-def test_what_is_shared_is_shared() -> None:
-    stand_on = [layers(path) for path in EXPERIMENTS]
+def test_every_shared_file_is_used_at_least_twice() -> None:
+    layers_of_each = [layers(path) for path in EXPERIMENTS]
     for part in SHARED:
-        used = sum(part.resolve() in {file.resolve() for file in files} for files in stand_on)
+        used = sum(part.resolve() in {file.resolve() for file in files} for files in layers_of_each)
         assert used >= 2, part.name
 
 
@@ -140,7 +140,7 @@ def test_every_experiment_takes_a_step_and_is_tested(
     monkeypatch.chdir(world)
     words = ["--run", "it", "--trainer.max_steps", 1, "--trainer.accelerator", "cpu", "--data.val_size", 2]
     short = ["--model.max_new_tokens", 4, "--model.latency_examples", 1, "--trainer.enable_progress_bar", "false"]
-    if path.stem == "kpod_quick":  # its annotators go over the whole training set before the first step
+    if path.stem == "kpod_quick":  # its annotators process the full training set before the first step
         rows = {"class_path": "Generated", "init_args": {"task": "arithmetic", "split": "train", "size": 100}}
         words += ["--data.train", json.dumps([rows])]
     assert run("fit", *words, *short, *_own_words(path), config=path) == 0
@@ -148,11 +148,11 @@ def test_every_experiment_takes_a_step_and_is_tested(
     assert found["steps"] == 1
     assert found["target_tokens"] > 0
     assert (tmp_path / "it" / "student" / "config.json").exists()
-    assert "chunk search: none" not in capsys.readouterr().out  # where chunks are to be searched, they are
+    assert "chunk search: none" not in capsys.readouterr().out  # configs with chunk search do search
 
 
 @pytest.mark.parametrize("path", [path for path in EXPERIMENTS if _own_words(path)], ids=lambda path: path.stem)
-def test_every_stage_of_long_cot_is_taken(
+def test_long_cot_trains_with_sft_and_then_dpo(
     path: Path, world: Path, run: Callable[..., int], tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:  # fmt: skip
@@ -173,7 +173,7 @@ def test_every_experiment_says_how_to_run_it() -> None:
         assert any(line == f"#   python -m skipthinking fit --config {name}" for line in header), name
 
 
-def test_wandb_gets_the_whole_config_offline(
+def test_wandb_gets_the_full_config_offline(
     run: Callable[..., int], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     import wandb
@@ -181,16 +181,16 @@ def test_wandb_gets_the_whole_config_offline(
     monkeypatch.setenv("WANDB_SILENT", "true")
     monkeypatch.delenv("WANDB_API_KEY", raising=False)
     monkeypatch.chdir(tmp_path)
-    told: list[dict[str, Any]] = []
+    seen: list[dict[str, Any]] = []
     finish = wandb.sdk.wandb_run.Run.finish
     monkeypatch.setattr(
-        wandb.sdk.wandb_run.Run, "finish", lambda self, *a, **k: (told.append(dict(self.config)), finish(self, *a, **k))
+        wandb.sdk.wandb_run.Run, "finish", lambda self, *a, **k: (seen.append(dict(self.config)), finish(self, *a, **k))
     )
     added = ROOT / "experiments" / "with" / "wandb.yaml"
     assert run("fit", "--config", added, "--trainer.max_epochs", 1) == 0
     wandb.finish()
     assert list((tmp_path / "wandb").glob("offline-run-*"))
-    config = told[0]
+    config = seen[0]
     assert config["model"]["class_path"] == "skipthinking.methods.FullCoT"
     assert config["data"]["init_args"]["batch_size"] == 4
     assert config["data"]["init_args"]["stage_sampling"] == "cycle"  # defaults too

@@ -1,4 +1,4 @@
-"""An exported student, scored by lm-evaluation-harness and by us: answer for answer the same."""
+"""lm-evaluation-harness and our ``test`` grade every answer of an exported student alike."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ STUDENT = ["--model", "CWT", "--model.student.architecture", "llama", "--model.s
 
 
 def _commands(path: Path) -> list[list[str]]:
-    """The commands in a file's header, without the interpreter."""
+    """The commands in the header of a file, without the interpreter."""
     lines = [line[4:] for line in path.read_text().splitlines() if line.startswith("#   ")]
     return [shlex.split(line.removeprefix("python -m skipthinking ")) for line in lines]
 
@@ -37,10 +37,10 @@ def _stories(**settings: Any) -> str:
     return json.dumps({"class_path": "Files", "init_args": about})
 
 
-def test_the_harness_agrees_with_us_answer_for_answer(
+def test_the_harness_agrees_with_test_on_every_answer(
     run: Callable[..., int], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Half of the stories are learned by heart, so that some answers are right and some wrong."""
+    """The student memorizes half of the stories, so that some answers are right and some wrong."""
     monkeypatch.chdir(tmp_path)
     generate, score = _commands(TASKS / "arithmetic.yaml")
     generate[generate.index("--size") + 1] = "24"
@@ -72,7 +72,7 @@ def test_the_harness_agrees_with_us_answer_for_answer(
         assert bool(found["exact_match"]) == row["correct"]
 
 
-def test_gsm8k_is_asked_as_our_students_are(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_gsm8k_has_the_prompt_and_grader_of_our_students(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from lm_eval.tasks import TaskManager
 
     rows = tmp_path / "openai" / "gsm8k" / "main"
@@ -90,6 +90,6 @@ def test_gsm8k_is_asked_as_our_students_are(tmp_path: Path, monkeypatch: pytest.
     assert task.doc_to_text(doc) == Plain().render(benchmark.ask(row["question"]), None)
     assert benchmark.grader.read(task.doc_to_target(doc)) == "2990"
     (regex, _) = task._filters[0].filters
-    told = "[2] It is 7. " + benchmark.answer_sentence("2990")
-    said = [[told], ["The answer is: 2,990."], ["none"], ["the answer is 1. The answer is -2.5."]]
-    assert [found[0] for found in regex().apply(said, [doc] * 4)] == ["2990", "2,990", "[invalid]", "-2.5"]
+    text = "[2] It is 7. " + benchmark.answer_sentence("2990")
+    completions = [[text], ["The answer is: 2,990."], ["none"], ["the answer is 1. The answer is -2.5."]]
+    assert [found[0] for found in regex().apply(completions, [doc] * 4)] == ["2990", "2,990", "[invalid]", "-2.5"]

@@ -1,4 +1,4 @@
-"""Which module may know which, and what starts without torch."""
+"""Which module may import which, and what starts without torch."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import sys
 import pytest
 from conftest import ROOT
 
-# Rooms from the ground up: a room imports from itself and from those before it. Type-checking imports count.
+# Rooms from the ground up: a room imports from itself and from the rooms before it. Type-checking imports count.
 ORDER = (
     "records", "files", "losses", "checkpoints", "ranks",
     "tasks", "annotate", "data", "students", "evaluation", "methods", "runs", "teacher", "report", "command_line",
@@ -18,7 +18,7 @@ ORDER = (
 
 
 def _imports() -> list[tuple[str, str]]:
-    """(file, module of this package that it imports), those for type checking and inside functions included."""
+    """Pairs of a file and a module of this package that it imports, for type checking and inside functions too."""
     found = []
     for path in sorted((ROOT / "skipthinking").rglob("*.py")):
         for node in ast.walk(ast.parse(path.read_text())):
@@ -52,7 +52,7 @@ def test_no_circle_of_files() -> None:
             del arrows[file]
 
 
-def test_only_students_know_transformers() -> None:
+def test_only_students_import_transformers() -> None:
     for path in sorted((ROOT / "skipthinking").rglob("*.py")):
         if path.parent.name != "students":
             assert "import transformers" not in path.read_text(), path

@@ -1,4 +1,4 @@
-"""Laws of the loss: what one loop over the tokens of a step gives, however the step is split."""
+"""Laws of the loss: it equals one loop over the tokens of a step, however the step is split."""
 
 from __future__ import annotations
 
@@ -40,8 +40,8 @@ def totals_of(rows: list[Row], terms: int) -> Tensor:
     return torch.tensor([sum(sum(row.weights) for row in rows if row.term == k) for k in range(terms)])
 
 
-def share(rows: list[Row], totals_K: Tensor, term_weights: list[float]) -> tuple[Tensor, Tensor]:
-    """The loss of one micro-batch, and its token NLLs as a leaf."""
+def part_loss(rows: list[Row], totals_K: Tensor, term_weights: list[float]) -> tuple[Tensor, Tensor]:
+    """The contribution of one micro-batch to the loss of a step, and its token NLLs as a leaf tensor."""
     width = max(len(row.weights) for row in rows)
     weights_BL = torch.tensor([row.weights + [0.0] * (width - len(row.weights)) for row in rows])
     kept = [nll for row in rows for nll, weight in zip(row.nll, row.weights, strict=True) if weight > 0]
@@ -62,7 +62,7 @@ def drawn(seed: int, terms: int, count: int = 9) -> list[Row]:
 
 def test_literal_step() -> None:
     rows = [Row([9.0, 2.0, 4.0], [0.0, 1.0, 0.5], 0), Row([1.0], [1.0], 1), Row([7.0], [1.0], 1)]
-    loss, _ = share(rows, totals_of(rows, 2), [1.0, 0.5])
+    loss, _ = part_loss(rows, totals_of(rows, 2), [1.0, 0.5])
     # term 0: (1*2 + 0.5*4) / 1.5 = 8/3; the 9 is context. term 1: (1 + 7) / 2 = 4, at weight 0.5
     assert loss.item() == pytest.approx(8 / 3 + 2.0)
     assert loss.shape == ()
@@ -72,27 +72,27 @@ def test_literal_step() -> None:
 @pytest.mark.parametrize("seed", range(5))
 def test_loss_is_the_sum_of_weighted_means(seed: int, terms: int) -> None:
     rows, term_weights = drawn(seed, terms), [1.0, 0.3, 2.5][:terms]
-    loss, _ = share(rows, totals_of(rows, terms), term_weights)
+    loss, _ = part_loss(rows, totals_of(rows, terms), term_weights)
     assert loss.item() == pytest.approx(step_loss(rows, term_weights), rel=1e-5)
 
 
 @pytest.mark.parametrize("seed", range(10))
-def test_shares_of_any_split_add_up_to_the_step(seed: int) -> None:
+def test_micro_batch_losses_of_any_split_add_up_to_the_step(seed: int) -> None:
     rng, rows, term_weights = random.Random(seed), drawn(seed, 2), [1.0, 0.3]
     totals_K = totals_of(rows, 2)
     order = rng.sample(range(len(rows)), len(rows))
     cuts = sorted(rng.sample(range(1, len(rows)), rng.randint(1, len(rows) - 1)))
     parts = [[rows[i] for i in order[a:b]] for a, b in zip([0, *cuts], [*cuts, len(rows)], strict=True)]
-    losses = [share(part, totals_K, term_weights)[0].item() for part in parts]
+    losses = [part_loss(part, totals_K, term_weights)[0].item() for part in parts]
     assert sum(losses) == pytest.approx(step_loss(rows, term_weights), rel=1e-5)
-    # A mean of the parts' own losses is another number: the split is not even.
+    # The mean of the losses of the parts differs: the split is uneven.
     assert sum(step_loss(part, term_weights) for part in parts) / len(parts) != pytest.approx(sum(losses), rel=1e-3)
 
 
 def test_gradient_of_a_token_is_its_weight_over_the_steps() -> None:
     rows, term_weights = drawn(1, 2), [1.0, 0.3]
     totals_K = totals_of(rows, 2)
-    loss, nll_N = share(rows[:4], totals_K, term_weights)
+    loss, nll_N = part_loss(rows[:4], totals_K, term_weights)
     loss.backward()
     expected = [
         term_weights[row.term] * weight / float(totals_K[row.term])
@@ -106,7 +106,7 @@ def test_gradient_of_a_token_is_its_weight_over_the_steps() -> None:
 @pytest.mark.parametrize("term", [0, 1, 2])
 def test_each_term_alone_trains_its_tokens_and_no_others(term: int) -> None:
     rows = drawn(2, 3)
-    loss, nll_N = share(rows, totals_of(rows, 3), [float(k == term) for k in range(3)])
+    loss, nll_N = part_loss(rows, totals_of(rows, 3), [float(k == term) for k in range(3)])
     loss.backward()
     own = torch.tensor([row.term == term for row in rows for weight in row.weights if weight])
     assert bool((nll_N.grad[own] > 0).all())
@@ -117,7 +117,7 @@ def test_term_without_instances_counts_zero() -> None:
     rows = [row._replace(term=1) for row in drawn(3, 1)]
     totals_K = totals_of(rows, 3)
     assert totals_K.tolist()[::2] == [0.0, 0.0]
-    loss, nll_N = share(rows, totals_K, [5.0, 1.0, 7.0])
+    loss, nll_N = part_loss(rows, totals_K, [5.0, 1.0, 7.0])
     loss.backward()
     assert loss.item() == pytest.approx(step_loss(rows, [0.0, 1.0, 0.0]), rel=1e-5)
     assert bool(nll_N.grad.isfinite().all())
@@ -133,13 +133,14 @@ def test_micro_batch_without_targets_adds_zero() -> None:
 
 def test_scale_of_token_weights_cancels_and_that_of_terms_does_not() -> None:
     rows, term_weights = drawn(4, 2), [1.0, 0.3]
-    once = share(rows, totals_of(rows, 2), term_weights)[0].item()
+    once = part_loss(rows, totals_of(rows, 2), term_weights)[0].item()
     tripled = [row._replace(weights=[3 * weight for weight in row.weights]) for row in rows]
-    assert share(tripled, totals_of(tripled, 2), term_weights)[0].item() == pytest.approx(once, rel=1e-5)
-    assert share(rows, totals_of(rows, 2), [4 * w for w in term_weights])[0].item() == pytest.approx(4 * once, rel=1e-5)
-    # One term's weights scaled: that term's mean, and so the loss, stays.
+    assert part_loss(tripled, totals_of(tripled, 2), term_weights)[0].item() == pytest.approx(once, rel=1e-5)
+    fourfold = [4 * weight for weight in term_weights]
+    assert part_loss(rows, totals_of(rows, 2), fourfold)[0].item() == pytest.approx(4 * once, rel=1e-5)
+    # Scaling the token weights of one term changes neither its mean nor the loss.
     one = [row if row.term else row._replace(weights=[3 * weight for weight in row.weights]) for row in rows]
-    assert share(one, totals_of(one, 2), term_weights)[0].item() == pytest.approx(once, rel=1e-5)
+    assert part_loss(one, totals_of(one, 2), term_weights)[0].item() == pytest.approx(once, rel=1e-5)
 
 
 def test_literal_preferences() -> None:
@@ -152,7 +153,7 @@ def test_literal_preferences() -> None:
 
 
 @pytest.mark.parametrize("seed", range(5))
-def test_preference_loss_is_that_of_sigmoid_and_its_gradient_that_of_the_paper(seed: int) -> None:
+def test_preference_loss_is_log_sigmoid_with_the_gradient_of_the_paper(seed: int) -> None:
     torch.manual_seed(seed)
     logps, references = torch.randn(2, 6, dtype=torch.float64) * 5, torch.randn(2, 6, dtype=torch.float64) * 5
     logps.requires_grad_()
@@ -162,11 +163,11 @@ def test_preference_loss_is_that_of_sigmoid_and_its_gradient_that_of_the_paper(s
     better = torch.softmax(reward, dim=0)  # Bradley-Terry: the probability that each side is preferred
     assert loss.item() == pytest.approx(-better[0].log().sum().item())
     loss.backward()
-    # Rafailov et al., Eq. 8: the weight of a pair is the probability that the reward has it the wrong way round.
+    # Rafailov et al., Eq. 8: the weight of a pair is the probability that the reward orders it wrongly.
     torch.testing.assert_close(logps.grad, 0.3 * torch.stack([-better[1], better[1]]).detach())
 
 
-def test_preference_loss_stays_finite_far_out() -> None:
+def test_preference_loss_is_finite_for_large_margins() -> None:
     far = torch.tensor([1e4, -1e4], requires_grad=True)
     loss_P = dpo(far, -far.detach(), beta=1.0)
     assert loss_P.tolist() == [0.0, 2e4]

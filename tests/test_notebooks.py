@@ -1,4 +1,4 @@
-"""The notebooks run, on less data, and what was committed is what they give: whole, and without a machine's paths."""
+"""The notebooks run on less data; the committed ones ran once from the top, without errors or paths of a machine."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def test_there_are_notebooks() -> None:
 
 
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
-def test_committed_notebook_is_whole(path: Path) -> None:
+def test_committed_notebook_is_complete(path: Path) -> None:
     notebook = nbformat.read(path, as_version=4)
     nbformat.validate(notebook)
     code = [cell for cell in notebook.cells if cell.cell_type == "code"]

@@ -1,4 +1,4 @@
-"""How a step is spread over processes and micro-batches changes nothing but rounding."""
+"""Splitting a step over processes and micro-batches changes nothing but rounding."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import torch
 
-# Uneven target lengths (answers of a few tokens beside rationales), no dropout; SGD, so that rounding stays rounding.
+# Uneven target lengths (short answers next to rationales), no dropout; SGD, because Adam would amplify rounding.
 SETTINGS = [
     "--model", "MultiTask", "--model.rationale_weight", 0.5, "--model.student.architecture", "llama",
     "--model.student.config", "{hidden_size: 16, intermediate_size: 32, num_hidden_layers: 1, num_attention_heads: 2}",

@@ -1,4 +1,4 @@
-"""What the README tells a user to do works."""
+"""The instructions of the README work."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ TEXT = (ROOT / "README.md").read_text()
 
 
 def _block(language: str) -> str:
-    found = re.search(rf"```{language}\n(.*?)```", TEXT, re.S)
-    assert found
-    return found.group(1)
+    match = re.search(rf"```{language}\n(.*?)```", TEXT, re.S)
+    assert match
+    return match.group(1)
 
 
 def test_the_method_of_the_readme_trains(
@@ -43,9 +43,9 @@ def test_the_config_of_the_readme_is_read(
     assert config["model"]["class_path"] == "skipthinking.methods.CWT"
     assert config["data"]["init_args"]["train"][0]["init_args"]["path"] == "my_rationales.jsonl"
     assert config["data"]["init_args"]["test"]
-    assert run("fit", config=path) == 2  # everything is understood; the file is not there, and the hub not in reach
-    told = capsys.readouterr().err
-    assert "my_rationales.jsonl" in told or "openai/gsm8k" in told
+    assert run("fit", config=path) == 2  # valid, but the file is missing and the hub is out of reach
+    message = capsys.readouterr().err
+    assert "my_rationales.jsonl" in message or "openai/gsm8k" in message
 
 
 def test_the_commands_tasks_and_files_of_the_readme_exist() -> None:

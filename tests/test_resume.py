@@ -1,4 +1,4 @@
-"""A run that is killed and taken up again ends as if nothing had happened, bit for bit."""
+"""A run that is killed and resumed ends with the same bits as a run without interruption."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ from interruptions import PulledPlugError
 
 from skipthinking.methods.skip_thinking.skips import Skips
 
-# Every part that could go astray: dropout, stages drawn by the student's own loss, accumulation, an odd last batch.
+# All that could break a resume: dropout, stages sampled by the student's loss, accumulation, a smaller last batch.
 HARD = [
     "--model", "CWT", "--data.stage_sampling", "loss", "--data.batch_size", 3,
     "--trainer.max_epochs", 3, "--trainer.accumulate_grad_batches", 2,
 ]  # fmt: skip
-STEPS = 12  # 20 training examples, 6 a step: 4 steps an epoch
+STEPS = 12  # 20 training examples, 6 per step: 4 steps per epoch, 3 epochs
 
 
 def _end(folder: Path) -> tuple[dict[str, Any], list[dict[str, str]], dict[str, Any]]:
@@ -52,7 +52,7 @@ def _assert_same(ours: Path, oracle: Path) -> None:
 
 @pytest.fixture(scope="module")
 def oracle(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A run that nothing interrupted."""
+    """A run without interruption."""
     from skipthinking.__main__ import main
 
     folder = tmp_path_factory.mktemp("oracle")
@@ -64,7 +64,7 @@ def oracle(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_resume_after_a_crash_at_any_step_changes_no_bit(
     step: int, oracle: Path, run: Callable[..., int], tmp_path: Path
 ) -> None:
-    every = 1 if step % 2 else 3  # a checkpoint of this very step, and one from some steps before
+    every = 1 if step % 2 else 3  # a checkpoint of this very step, or only one of an earlier step
     with pytest.raises(PulledPlugError):
         run("fit", *HARD, "--checkpoint_every", every, "--trainer.callbacks+=interruptions.Interrupt",
             "--trainer.callbacks.step", step)  # fmt: skip
@@ -96,7 +96,7 @@ def test_resume_after_kill_9_changes_no_bit(
     _assert_same(tmp_path / "tiny", oracle)
 
 
-def test_ctrl_c_keeps_a_checkpoint_and_says_how_to_go_on(
+def test_ctrl_c_keeps_a_checkpoint_and_says_how_to_resume(
     oracle: Path, run: Callable[..., int], spawn: Callable[..., Any], tmp_path: Path
 ) -> None:
     stopped = spawn("fit", *HARD, "--trainer.callbacks+=interruptions.Interrupt", "--trainer.callbacks.step", 5,
@@ -108,7 +108,7 @@ def test_ctrl_c_keeps_a_checkpoint_and_says_how_to_go_on(
     _assert_same(tmp_path / "tiny", oracle)
 
 
-def test_sigterm_is_no_success_and_the_run_goes_on(
+def test_sigterm_is_no_success_and_the_run_can_resume(
     oracle: Path, run: Callable[..., int], spawn: Callable[..., Any], tmp_path: Path
 ) -> None:
     stopped = spawn("fit", *HARD, "--trainer.callbacks+=interruptions.Interrupt",
@@ -122,7 +122,7 @@ def test_sigterm_is_no_success_and_the_run_goes_on(
 
 @pytest.fixture
 def scontrol(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A stand-in for SLURM's command, and the file where it notes what it was asked."""
+    """A stand-in for SLURM's scontrol; returns the file that records its arguments."""
     (tmp_path / "scontrol").write_text(f'#!/bin/sh\necho "$@" >> {tmp_path}/asked\n')
     (tmp_path / "scontrol").chmod(0o755)
     monkeypatch.setenv("PATH", f"{tmp_path}{os.pathsep}{os.environ['PATH']}")
@@ -141,7 +141,7 @@ def test_a_requeued_job_changes_no_bit(
     assert stopped.returncode == 130, stopped.stderr
     assert "job 40_7 is queued again" in stopped.stderr
     assert scontrol.read_text() == "requeue 40_7\n"
-    assert not list((tmp_path / "tiny").glob("hpc*"))  # Lightning's own handler saves these, wherever the step is
+    assert not list((tmp_path / "tiny").glob("hpc*"))  # Lightning's handler would save these in the middle of a step
     assert torch.load(tmp_path / "tiny" / "checkpoints" / "last.ckpt", weights_only=True)["global_step"] == 5
     assert run("fit", *HARD, "--data.num_workers", 2, "--ckpt_path", "last") == 0
     _assert_same(tmp_path / "tiny", oracle)
@@ -154,10 +154,10 @@ def test_a_second_run_in_the_same_folder_is_refused(run: Callable[..., int], tmp
     assert before == {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
 
 
-def test_a_search_is_left_at_once(
+def test_a_signal_ends_a_search_at_once(
     run: Callable[..., int], tmp_path: Path, scontrol: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """No step is under way that could be ended first: it may take longer than SLURM waits."""
+    """A search does not finish first, because it may take longer than SLURM waits."""
     own = ["--model", "STT", "--model.warmup_epochs", 2, "--model.gap_epochs", 1, "--trainer.max_epochs", 3]
 
     def search(self: Any, *args: Any) -> Any:
@@ -169,5 +169,27 @@ def test_a_search_is_left_at_once(
         assert run("fit", *own, "--evaluate", "false") == 130
     assert scontrol.read_text() == "requeue 42\n"
     last = tmp_path / "tiny" / "checkpoints" / "last.ckpt"
-    assert torch.load(last, weights_only=True)["epoch"] == 1  # of which nothing was lost
+    assert torch.load(last, weights_only=True)["epoch"] == 1  # the epoch before the search is saved completely
     assert run("fit", *own, "--evaluate", "false", "--ckpt_path", "last") == 0
+
+
+def test_files_of_a_run_are_synced_beside_their_destination_before_they_replace_it(
+    run: Callable[..., int], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    synced, replaced, sync, replace = set(), set(), os.fsync, os.replace
+
+    def spy_sync(descriptor: int) -> None:
+        synced.add(os.fstat(descriptor).st_ino)
+        sync(descriptor)
+
+    def spy_replace(new: Path, old: Path) -> None:
+        if Path(new).is_file():
+            assert os.stat(new).st_ino in synced
+            assert Path(new).parent == Path(old).parent
+            replaced.add(Path(old).name)
+        replace(new, old)
+
+    monkeypatch.setattr(os, "fsync", spy_sync)
+    monkeypatch.setattr(os, "replace", spy_replace)
+    assert run("fit", "--trainer.max_epochs", 1) == 0
+    assert replaced >= {"last.ckpt", "config.yaml", "metrics.csv", "predictions.jsonl", "summary.json"}

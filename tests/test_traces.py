@@ -1,4 +1,4 @@
-"""Traces of reasoning models, from the file to the run: what is read, what is trained on, what is told."""
+"""Traces of reasoning models, from the file to the run: what is read, trained on and reported."""
 
 from __future__ import annotations
 
@@ -30,20 +30,20 @@ def _words(path: Path, *rows: dict[str, Any], **settings: Any) -> list[Any]:
             "--evaluate", "false"]  # fmt: skip
 
 
-def test_conclusions_are_encoded_behind_the_last_step_for_methods_that_ask(tmp_path: Path) -> None:
+def test_conclusions_are_encoded_after_the_last_step_for_methods_that_need_them(tmp_path: Path) -> None:
     student: Any = FromScratch("llama", {}, vocab_size=600)
     student.prepare([THOUGHTS, "We add. So it is. Therefore, the answer is 2."])
     row = Example(id="a", question="1 + 1?", rationale=THOUGHTS, answer="2", task="gsm8k", conclusion="We add.\n\nOk.")
     settings = {"tokenizer": student.tokenizer, "template": Plain(), "splitter": BlankLines()}
-    (with_, without) = (next(iter(Codec(**settings, conclusions=on).encode([row]))) for on in (True, False))
+    (with_, without) = (next(iter(Codec(**settings, encodes_conclusion=on).encode([row]))) for on in (True, False))
     decode = student.tokenizer.decode
     assert decode(without.tokens[:-1]) == f" {THOUGHTS} Therefore, the answer is 2."
     assert decode(with_.tokens[:-1]) == f" {THOUGHTS}\n\nWe add.\n\nOk. Therefore, the answer is 2."
-    assert with_.steps == without.steps  # a conclusion is no step: it is never cut
+    assert with_.steps == without.steps  # a conclusion is not a step: it is never pruned
     assert len(with_.steps) == 4
     assert decode(with_.tokens[with_.steps[-1][1] : with_.answer[0]]).strip() == "We add.\n\nOk."
     method = LongCoT(student=student, open_thinking=" <think>", close_thinking="\n</think>")
-    method.connect(Codec(**settings, conclusions=True), AverageChunks())
+    method.connect(Codec(**settings, encodes_conclusion=True), AverageChunks())
     (pruned,) = method.make_instances(with_, Notes(values={"cuts": 2}))
     assert decode(pruned.tokens[:-1]) == (
         " <think> One and one.\n\nThat makes 2.\n</think>\n\nWe add.\n\nOk. Therefore, the answer is 2."
@@ -60,25 +60,25 @@ def test_a_file_of_traces_is_trained_on(run: Run, tmp_path: Path, capsys: pytest
 
 
 @pytest.mark.parametrize(
-    ("completion", "told"),
+    ("completion", "message"),
     [
         ("<think>One and one. The answer is 2.", "thoughts that end in </think>"),
         ("<think>One and one.</think>I am\nnot sure.", "<think>rationale</think>X"),
         ("<think>One and one.</think>", "<think>rationale</think>X"),
         ("<think>\n\n</think>2", "at least one step"),
     ],
-    ids=["no end", "no answer", "nothing behind", "empty"],
+    ids=["no end", "no answer", "nothing after", "empty"],
 )
 def test_a_broken_trace_is_named_or_left_out_and_counted(
-    completion: str, told: str, run: Run, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    completion: str, message: str, run: Run, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     rows = [{**GOOD, "prompt": "2 + 0?"}, GOOD, {"prompt": "3 - 1?", "completion": completion}]
     path = tmp_path / "t.jsonl"
     assert run("fit", *_words(path, *rows)) == 2
     error = capsys.readouterr().err
-    assert told in error
-    assert f"{path}:3" in error or told == "at least one step"
-    assert not (tmp_path / "tiny").exists() or told == "at least one step"
+    assert message in error
+    assert f"{path}:3" in error or message == "at least one step"
+    assert not (tmp_path / "tiny").exists() or message == "at least one step"
     words = [*_words(path, *rows, unreadable="leave_out"), "--data.without_steps", "leave_out", "--run", "less"]
     assert run("fit", *words) == 0
     out = " ".join(capsys.readouterr().out.split())
@@ -93,10 +93,10 @@ def test_a_trace_longer_than_the_context_is_dropped_and_counted(
     assert "kept 2 of 3 training examples; dropped 1 (33.3%): longer than 512 tokens" in capsys.readouterr().out
 
 
-def test_traces_of_ten_thousand_tokens_are_cut_and_trained_on(
+def test_traces_of_ten_thousand_tokens_are_pruned_and_trained_on(
     run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """All the way with a judgement of the student's own: no padded batch is larger than the longest pair."""
+    """The student itself judges the prefixes, and no padded batch is larger than the longest pair."""
     paragraph = " ".join(str(n) for n in range(500, 570)) + "\n\n"
     rows = [{"prompt": f"{n}?", "completion": f"<think>{paragraph * steps}So.</think>{n}"}
             for n, steps in enumerate([1, 2, 90, 1, 2])]  # fmt: skip
@@ -119,6 +119,6 @@ def test_traces_of_ten_thousand_tokens_are_cut_and_trained_on(
     longest = max(width for _, width in widths)
     assert longest > 10_000
     assert all(rows * width <= max(3000, 2 * longest) for rows, width in widths)
-    assert (2, longest) in widths  # the pair of the longest trace, by itself
+    assert (2, longest) in widths  # the pair of the longest trace, alone in its batch
     assert (1, longest) in widths  # and its full trace in the warm-up
     assert (4, longest) not in widths

@@ -1,4 +1,4 @@
-"""A verifier whose judgement is known beforehand, by class path."""
+"""A verifier with known verdicts, for use by class path."""
 
 from __future__ import annotations
 
@@ -8,12 +8,12 @@ from skipthinking.methods.skip_thinking.verifiers import Verifier
 
 
 class EveryOther(Verifier):
-    """Lets the chunks at odd places go, of every example."""
+    """Allows the removal of every chunk with an odd index."""
 
     def begin(self, rows: Any, context: Any) -> list[bool]:
-        """All are right."""
+        """Says that the student answers every example right."""
         return [True] * len(rows)
 
     def verify(self, trials: Any) -> list[bool]:
-        """By place."""
+        """Decides by the index of the chunk alone."""
         return [trial.drop % 2 == 1 for trial in trials]

@@ -1,6 +1,7 @@
 """The command line: LightningCLI for training, small functions for tools.
 
-Start with ``cli.py`` (fit, validate, test, predict, annotate); ``layers.py`` reads configs that name other configs,
-``hints.py`` shortens error messages, ``generate.py``, ``suite.py`` and ``teach.py`` are tools that start without torch.
-May import every room; no room imports it.
+Start with ``cli.py`` (fit, validate, test, predict, annotate). ``layers.py`` reads configs that build on others,
+``class_paths.py`` those of older versions, ``checks.py`` refuses settings, ``hints.py`` shortens error messages. The
+tools ``generate.py``, ``suite.py`` (with ``plan.py`` and ``processes.py``) and ``teach.py`` start without torch; their
+options are their parameters (``parsing.py``). May import every room; only ``__main__`` imports it.
 """

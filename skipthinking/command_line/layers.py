@@ -1,30 +1,58 @@
-"""Config files that stand on others: the key ``config`` names the files to read first."""
+"""Config files that build on others: the key ``config`` of a file names files that are read before it.
+
+config: [methods/stt.yaml, students/gpt2.yaml]   # relative to this file
+data: {init_args: {batch_size: 8}}               # wins over both
+"""
 
 from __future__ import annotations
 
 import os
-import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any, ClassVar
 
 import yaml
-from jsonargparse import ActionConfigFile, get_loader
 
 from skipthinking.records import UserError
 
-__all__ = ["LayeredConfigs", "layers"]
+__all__ = ["KEY", "expand", "layers", "line_of"]
 
 KEY = "config"
 
 
-def layers(path: Path) -> list[Path]:
-    """A config file behind the files that it names, and these behind what they name themselves.
+def expand(words: Sequence[str]) -> tuple[list[str], list[Path]]:
+    """Replaces each ``--config FILE`` of a command line by one ``--config`` per file that FILE builds on, and itself.
 
-    Names are relative to the file that has them; a file that cannot be read names none, and is left to the parser.
+    Returns:
+        The new words, and all these files.
 
     Raises:
-        UserError: A file is no YAML, has a key twice, names one that does not exist, or files form a circle.
+        UserError: See :func:`layers`; or YAML given in place of a file has the key.
+    """
+    expanded, files, rest = list[str](), list[Path](), iter(words)
+    for word in rest:
+        option, equals, value = word.partition("=")
+        if option in ("--config", "-c") and not equals:
+            value = next(rest, "")
+        if option not in ("--config", "-c") or not value:
+            expanded.append(word)
+        elif os.path.isfile(value):  # not a pipe, which can be read only once
+            stack = layers(Path(value))
+            expanded += [f"--config={file}" for file in stack]
+            files += [file for file in stack if os.access(file, os.R_OK)]
+        else:
+            if any(key.value == KEY for key, _ in _items(_compose(value))):
+                raise UserError("Expected `config` in a file, got it in a text. Give these files by --config each.")
+            expanded.append(f"--config={value}")
+    return expanded, files
+
+
+def layers(path: Path) -> list[Path]:
+    """A config file, preceded by the files that it names, each preceded by those that it names itself.
+
+    Names are relative to the file that has them. A file that cannot be read names none; the parser will report it.
+
+    Raises:
+        UserError: A file is not YAML, has a key twice, names a file that does not exist, or files name each other.
     """
     return _layers(path, ())
 
@@ -32,120 +60,84 @@ def layers(path: Path) -> list[Path]:
 def _layers(path: Path, above: tuple[Path, ...]) -> list[Path]:
     if path.resolve() in above:
         circle = " names ".join(file.name for file in (*above[above.index(path.resolve()) :], path))
-        raise UserError(f"Expected config files one on top of the other, got {circle}. Remove a `config`.")
+        raise UserError(f"Expected config files that build on each other, got {circle}. Remove a `config`.")
     try:
-        text = path.read_text(encoding="utf-8")
-        found = _mapping(text)
+        root = yaml.compose(path.read_text(encoding="utf-8"), yaml.SafeLoader)
     except OSError:
         return [path]
     except UnicodeDecodeError as error:
-        raise UserError(f"Expected a text file in UTF-8, got one with other bytes ({path}). Mend the file.") from error
+        raise UserError(f"Expected a text file in UTF-8, got one with other bytes ({path}). Fix the file.") from error
     except yaml.YAMLError as error:
-        raise UserError(f"Expected YAML, got {' '.join(str(error).split())} ({path}). Mend the file.") from error
-    _check_keys(yaml.compose(text, yaml.SafeLoader), path)
-    given = found.get(KEY) or []
-    names = [given] if isinstance(given, str) else given
-    if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
-        raise UserError(f"Expected a file or a list of files, got config: {given!r} ({path}). Mend it.")
-    for name in names:
+        raise UserError(f"Expected YAML, got {' '.join(str(error).split())} ({path}). Fix the file.") from error
+    _check_keys(root, path)
+    below = []
+    for name in _names(root, path):
         if not (path.parent / name).is_file():
-            raise UserError(f"Expected a config file, got config: {name}, which is none ({path}). Mend its path.")
-    below = [_layers(path.parent / name, (*above, path.resolve())) for name in names]
-    return [*(file for files in below for file in files), path]
+            raise UserError(f"Expected a config file, got config: {name}, which does not exist ({path}). Fix its path.")
+        below += _layers(path.parent / name, (*above, path.resolve()))
+    return [*below, path]
+
+
+def _names(root: yaml.Node | None, path: Path) -> list[str]:
+    """The files that a config names."""
+    for key, value in _items(root):
+        if key.value == KEY:
+            given = yaml.safe_load(yaml.serialize(value)) or []
+            names = [given] if isinstance(given, str) else given
+            if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
+                raise UserError(f"Expected a file or a list of files, got config: {given!r} ({path}). Fix it.")
+            return names
+    return []
+
+
+def _compose(text: str) -> yaml.Node | None:
+    try:
+        return yaml.compose(text, yaml.SafeLoader)
+    except yaml.YAMLError:
+        return None  # the parser will report it
+
+
+def _items(node: yaml.Node | None) -> list[tuple[yaml.Node, yaml.Node]]:
+    return node.value if isinstance(node, yaml.MappingNode) else []
 
 
 def _check_keys(node: yaml.Node | None, path: Path) -> None:
-    """Of two values for a key the parser takes the last, without a word.
+    """Refuses a mapping with the same key twice, of which YAML parsers silently take the last."""
+    lines: dict[str, int] = {}
+    for key, value in _items(node):
+        name, line = str(key.value), key.start_mark.line + 1
+        if name in lines:
+            raise UserError(
+                f"Expected every key once, got {name} in lines {lines[name]} and {line} ({path}). Remove one."
+            )
+        lines[name] = line
+        _check_keys(value, path)
+    for value in node.value if isinstance(node, yaml.SequenceNode) else ():
+        _check_keys(value, path)
 
-    Raises:
-        UserError: A mapping has a key twice.
+
+def line_of(key: str, value: str | None, files: Sequence[Path]) -> str:
+    """Where a key stands in config files, as " (FILE:LINE)"; empty if that is nowhere or in several places.
+
+    Args:
+        key: The key, or its last names, dotted.
+        value: Its value, or None for any.
+        files: The files.
     """
-    if isinstance(node, yaml.MappingNode):
-        lines: dict[str, int] = {}
-        for key, value in node.value:
-            name, line = str(key.value), key.start_mark.line + 1
-            if name in lines:
-                raise UserError(
-                    f"Expected every key once, got {name} in lines {lines[name]} and {line} ({path}). Remove one."
-                )
-            lines[name] = line
-            _check_keys(value, path)
-    elif isinstance(node, yaml.SequenceNode):
-        for value in node.value:
-            _check_keys(value, path)
+    places = {
+        f" ({file}:{line})"
+        for file in files
+        for name, text, line in _entries(_compose(file.read_text(encoding="utf-8")))
+        if f".{name}".endswith(f".{key}") and value in (None, text)
+    }
+    return places.pop() if len(places) == 1 else ""
 
 
 def _entries(node: yaml.Node | None, above: str = "") -> Iterator[tuple[str, str | None, int]]:
-    """Dotted key, value if it is one, and line of all that a config says; places in a list are no part of the key."""
-    if isinstance(node, yaml.MappingNode):
-        for key, value in node.value:
-            name = f"{above}{key.value}"
-            yield name, value.value if isinstance(value, yaml.ScalarNode) else None, key.start_mark.line + 1
-            yield from _entries(value, f"{name}.")
-    elif isinstance(node, yaml.SequenceNode):
-        for value in node.value:
-            yield from _entries(value, above)
-
-
-def _mapping(text: str) -> dict[str, Any]:
-    """A config's keys as the parser reads them; none where it is going to refuse the text."""
-    found = get_loader("yaml")(text)
-    return found if isinstance(found, dict) else {}
-
-
-class Layered(ActionConfigFile):
-    """``--config FILE`` as if the files that it stands on had been given before it, by ``--config`` each."""
-
-    def __call__(self, parser: Any, cfg: Any, values: Any, option_string: str | None = None) -> None:
-        """Reads them all, later ones over earlier ones."""
-        if os.path.isfile(values):  # a pipe can be read only once
-            files = layers(Path(values))
-            LayeredConfigs.files += [file for file in files if os.access(file, os.R_OK)]
-            for file in files[:-1]:
-                super().__call__(parser, cfg, str(file), option_string)
-        elif KEY in _mapping(str(values)):
-            raise UserError("Expected `config` in a file, got it in a text. Give these files by --config each.")
-        super().__call__(parser, cfg, values, option_string)
-
-
-class LayeredConfigs:
-    """Gives a parser's config files layers, and says in which of them an error is."""
-
-    files: ClassVar[list[Path]] = []  # of the command line that is parsed; a class has a parser of its own for its keys
-
-    def parse_args(self: Any, args: Any = None, *more: Any, **kwargs: Any) -> Any:
-        """Parses a command line, or one key of a class in a class, whose value jsonargparse read and wrote again."""
-        if "namespace" in kwargs:
-            args = [re.sub("=None$", "=null", word) for word in args]
-        else:
-            LayeredConfigs.files.clear()
-        return super().parse_args(args, *more, **kwargs)  # type: ignore[misc]
-
-    def place(self, message: str) -> str:
-        """The file and line of the key, and of the value if there is one, that a parser's message complains of."""
-        named = re.search(r"""(?:Parser key|[Oo]ption) ['"]([\w.]+)""", message)
-        value = re.search(r"(?:Got value|Given value): (.*)\s*$", message)
-        if not named:
-            return ""
-        found = {
-            f" ({file}:{line})"
-            for file in self.files
-            for key, text, line in _entries(yaml.compose(file.read_text(encoding="utf-8"), yaml.SafeLoader))
-            if f".{key}".endswith(f".{named[1]}") and (value is None or value[1] == text)
-        }
-        return found.pop() if len(found) == 1 else ""
-
-    def add_argument(self: Any, *args: Any, **kwargs: Any) -> Any:
-        """Adds an option; that of config files as :class:`Layered`."""
-        if kwargs.get("action") is ActionConfigFile:
-            kwargs["action"] = Layered
-        return super().add_argument(*args, **kwargs)  # type: ignore[misc]
-
-    def parse_string(self: Any, content: str, *args: Any, **kwargs: Any) -> Any:
-        """Parses a config's own keys; what it stands on was read before it."""
-        found = _mapping(content) if KEY in content else {}
-        if KEY in found:
-            # Everything in quotes with its type: the parser reads numbers otherwise than PyYAML writes texts.
-            del found[KEY]
-            content = yaml.safe_dump(found, default_style='"', sort_keys=False)
-        return super().parse_string(content, *args, **kwargs)  # type: ignore[misc]
+    """Dotted key, value if it is a scalar, and line of everything in a config; list items share the key of the list."""
+    for key, value in _items(node):
+        name = f"{above}{key.value}"
+        yield name, value.value if isinstance(value, yaml.ScalarNode) else None, key.start_mark.line + 1
+        yield from _entries(value, f"{name}.")
+    for value in node.value if isinstance(node, yaml.SequenceNode) else ():
+        yield from _entries(value, above)

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import inspect
-import re
 from collections.abc import Callable, Sequence
-from typing import Any, NoReturn
+from typing import Any
 
 from jsonargparse import ArgumentParser
 
@@ -14,20 +13,8 @@ from skipthinking.command_line.hints import OneLineErrors
 __all__ = ["call"]
 
 
-_GUESS = re.compile(r"^.*Expected a path but .* either not accessible or invalid\n", re.MULTILINE)
-
-
 class ToolParser(OneLineErrors, ArgumentParser):
-    """Says what is wrong in one line, with the nearest valid key."""
-
-    def error(self, message: str, ex: Exception | None = None) -> NoReturn:
-        """Prints the error and exits with code 2.
-
-        That a class is no path is left out: nobody meant one, and it would repeat all settings of the class.
-        """
-        if not self.exit_on_error:  # a parser of one class's settings: whoever asked it tells
-            ArgumentParser.error(self, message, ex)
-        super().error(_GUESS.sub("", message), ex)
+    """Reports errors in one line, with the nearest valid key."""
 
 
 def call(function: Callable[..., Any], prog: str, words: Sequence[str]) -> Any:

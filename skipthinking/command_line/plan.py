@@ -15,9 +15,8 @@ from typing import Any
 
 import yaml
 
-from skipthinking.command_line.hints import nearest
 from skipthinking.command_line.layers import layers
-from skipthinking.records import UserError
+from skipthinking.records import UserError, did_you_mean
 
 __all__ = ["Planned", "Suite", "read_suite"]
 
@@ -94,10 +93,10 @@ def read_suite(path: Path, runs_dir: str | None = None) -> Suite:
         raise UserError(f"Expected a list of seeds, got seeds: {seeds} ({path}). Write, say, seeds: [0, 1, 2].")
     for key in ("baseline", "runs_dir"):
         if not isinstance(found.get(key), (str, type(None))):
-            raise UserError(f"Expected a text, got {key}: {found[key]} ({path}). Mend it.")
+            raise UserError(f"Expected a text, got {key}: {found[key]} ({path}). Fix it.")
     baseline = found.get("baseline")
     if baseline is not None and baseline not in methods:
-        raise UserError(f"Expected a baseline out of {', '.join(methods)}, got {baseline!r} ({path}). Mend it.")
+        raise UserError(f"Expected a baseline out of {', '.join(methods)}, got {baseline!r} ({path}). Fix it.")
     folder = Path(runs_dir or found.get("runs_dir") or f"runs/{path.stem}")
     runs: dict[str, Planned] = {}
     for method, (task, seed) in itertools.product(_ordered(methods, path), itertools.product(tasks, seeds)):
@@ -149,7 +148,7 @@ def _ordered(methods: Mapping[str, Any], path: Path) -> Iterator[str]:
         named |= {f"{{{other}}} in its words": other for other in _used(about, path)}
         for how, other in named.items():
             if str(other) not in methods:
-                hint = nearest(str(other), methods)
+                hint = did_you_mean(str(other), methods)
                 raise UserError(f"Expected a method, got {how} (methods.{method}, {path}).{hint}")
         graph[method] = list(named.values())
     try:
@@ -167,9 +166,9 @@ def _yaml(path: Path, named_in: str) -> Any:
     try:
         return yaml.safe_load(path.read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError) as error:
-        raise UserError(f"Expected a YAML file, got {str(path)!r}: {error} ({named_in}). Mend its path.") from error
+        raise UserError(f"Expected a YAML file, got {str(path)!r}: {error} ({named_in}). Fix its path.") from error
     except yaml.YAMLError as error:
-        raise UserError(f"Expected YAML, got {' '.join(str(error).split())} ({path}). Mend the file.") from error
+        raise UserError(f"Expected YAML, got {' '.join(str(error).split())} ({path}). Fix the file.") from error
 
 
 def _mapping(value: Any, known: set[str], where: str) -> dict[str, Any]:
@@ -178,7 +177,7 @@ def _mapping(value: Any, known: set[str], where: str) -> dict[str, Any]:
         raise UserError(f"Expected keys ({', '.join(sorted(known))}), got {value!r} ({where}).")
     for key in value:
         if key not in known:
-            hint = nearest(str(key), known)
+            hint = did_you_mean(str(key), known)
             raise UserError(f"Expected one of {', '.join(sorted(known))}, got {key!r} ({where}).{hint}")
     return value
 

@@ -1,4 +1,4 @@
-"""The runs of a suite as processes: so many at a time, stopped and taken up again without loss."""
+"""The runs of a suite as processes: N at a time, stopped and resumed without loss."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from tqdm import tqdm
 
 from skipthinking.command_line.plan import Planned, Suite
 from skipthinking.files import write_json
-from skipthinking.report.reading import SUITE_FILE
+from skipthinking.report.run_folders import SUITE_FILE
 from skipthinking.runs.slurm import requeue
 
 __all__ = ["run_all"]
@@ -34,7 +34,7 @@ class Running:
 
     Attributes:
         run: The run.
-        process: Its process, the first of a group of its own.
+        process: Its process, which leads a process group.
         since: When it was started, in seconds.
     """
 
@@ -119,7 +119,7 @@ class _Stop:
             self._tell(one)
 
     def follow(self, one: Running) -> None:
-        """Has a run that was just started told of all signals, one that came meanwhile included."""
+        """Passes on signals to a run that was just started, including a signal that came meanwhile."""
         asked = self.asked
         self.under_way.append(one)
         if asked:
@@ -132,7 +132,7 @@ class _Stop:
             os.killpg(one.process.pid, signal.SIGINT)
 
     def close(self, codes: Sequence[int]) -> None:
-        """Has the job requeued if no run did: those that SIGUSR1 killed had not begun to listen."""
+        """Requeues the job if no run did: SIGUSR1 kills a run that does not handle it yet."""
         if self.time_over and 130 not in codes:
             requeue()
 
@@ -164,7 +164,7 @@ def _threads(at_once: int) -> dict[str, str]:
 
 
 def _close(plan: Suite, one: Running, failed: dict[str, str], stopped: bool) -> str:
-    """Notes that a run is finished, or why not; returns a line on it."""
+    """Records that a run is finished, or why not; returns a line about it."""
     name, code, folder = one.run.name, one.process.returncode, plan.runs_dir / one.run.name
     last = folder / ("summary.json" if one.run.evaluate else "checkpoints/last.ckpt")
     if code == 0 and last.exists():

@@ -1,4 +1,4 @@
-"""The command ``suite``: runs what is not done yet of methods x tasks x seeds, then compares."""
+"""The command ``suite``: runs methods x tasks x seeds as far as they are not finished, then compares them."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from skipthinking.command_line.processes import run_all
 from skipthinking.files import write_text
 from skipthinking.records import UserError
 from skipthinking.report.comparing import compare_runs
-from skipthinking.report.reading import SUITE_FILE
+from skipthinking.report.run_folders import SUITE_FILE
 from skipthinking.report.tables import FORMATS
 
 __all__ = ["suite"]
@@ -32,13 +32,13 @@ def suite(
 ) -> int:
     """Runs a suite: every method on every task with every seed, one run after the other, then compares them.
 
-    What is finished is left alone, what is half done goes on; Ctrl-C stops, and the same command goes on.
+    Finished runs are skipped and interrupted ones resumed. Ctrl-C stops; the same command resumes.
 
     Args:
         config: The suite's YAML file.
-        only: Names of runs (TASK-METHOD-SEED), with * and ?; what they need is run too.
+        only: Names of runs (TASK-METHOD-SEED), with * and ?; the runs that they need are run too.
         jobs: Runs at a time; they share the processor's cores.
-        runs_dir: Where run folders lie, in place of what the file says.
+        runs_dir: Folder of run folders, in place of the file's own.
         dry_run: Print the commands instead.
         slurm: Print a script that submits the runs as SLURM arrays instead.
 
@@ -73,17 +73,17 @@ def suite(
 
 
 def command(run: Planned) -> list[str]:
-    """The words after ``python``. A first start takes the same ones as a later one."""
+    """The words after ``python``, the same for a first start and for a resume."""
     quiet = ["--trainer.enable_progress_bar", "false"]
     return ["-m", "skipthinking", "fit", *run.words, *quiet, "--ckpt_path", "last"]
 
 
 def _chosen(plan: Suite, only: list[str] | None) -> list[Planned]:
-    """The runs that are asked for and those that they need, in order."""
+    """The runs that match the patterns and those that they need, in order."""
     patterns = ["*"] if only is None else only
     names = {name for name in plan.runs for pattern in patterns if fnmatch.fnmatchcase(name, pattern)}
     if not names:
-        raise UserError(f"Expected some of {', '.join(plan.runs)}, got --only {' '.join(patterns)}. Mend it.")
+        raise UserError(f"Expected some of {', '.join(plan.runs)}, got --only {' '.join(patterns)}. Fix it.")
     for run in reversed(list(plan.runs.values())):
         if run.name in names:
             names.update(run.after)
@@ -113,23 +113,23 @@ def _finished(plan: Suite, run: Planned) -> bool:
 
 
 def _check_words(plan: Suite, runs: list[Planned]) -> None:
-    """Has ``fit`` read the words of every run, so that a slip in the last one is told before the first one starts.
+    """Parses the words of every run as ``fit`` will: an error in the last run is reported before the first starts.
 
     Raises:
-        UserError: It does not take them.
+        UserError: ``fit`` refuses them.
     """
     one_seed = {(run.task, run.method): run for run in reversed(runs)}
     for run in reversed(one_seed.values()):
         from skipthinking.command_line.cli import main as train
 
-        with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()) as told:
+        with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()) as errors:
             try:
                 code: object = train(["fit", *run.words, "--print_config"])
             except SystemExit as stop:
                 code = stop.code
         if code:
-            reason = told.getvalue().strip().rpartition("\n")[2].removeprefix("error: ")
-            raise UserError(f"Expected words that fit takes, got those of {run.name}: {reason} Mend {plan.path}.")
+            reason = errors.getvalue().strip().rpartition("\n")[2].removeprefix("error: ")
+            raise UserError(f"Expected words that fit takes, got those of {run.name}: {reason} Fix {plan.path}.")
 
 
 def _compare(plan: Suite) -> None:

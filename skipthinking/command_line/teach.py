@@ -1,4 +1,4 @@
-"""Asks a teacher for rationales, and writes those that its answers bear out."""
+"""The command ``teach``: requests rationales from a teacher and writes those with a correct answer."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ from skipthinking.data.importing import count
 from skipthinking.data.sources import Files, Source
 from skipthinking.records import UserError
 from skipthinking.teacher.choosing import Keep, Shortest
+from skipthinking.teacher.client import Client, Sampling
 from skipthinking.teacher.endpoint import Endpoint
 from skipthinking.teacher.job import Job
 from skipthinking.teacher.local import Local
 from skipthinking.teacher.prompts import Prompt, ZeroShot
-from skipthinking.teacher.requests import Client, Sampling
 
 _PROMPT, _KEEP = lazy_instance(ZeroShot), lazy_instance(Shortest)
 
@@ -37,25 +37,25 @@ def teach(
     retry_failed: bool = False,
     dry_run: bool = False,
 ) -> None:
-    """Asks a teacher for rationales of questions, and writes a file that ``fit`` trains on.
+    """Requests rationales from a teacher and writes a file that ``fit`` trains on.
 
-    Every completion is written to a .records file beside it as it comes. The same command goes on from there after a
-    stop or kill, asks nothing twice, and only filters where all has been asked.
+    Every completion is appended to a .records file beside the output as it arrives. After a stop or kill the same
+    command resumes from there and repeats no request; if every completion is recorded, it only selects again.
 
     Args:
-        questions: Where questions and answers come from: Files, Hub or Generated.
-        client: Whom to ask: an Endpoint, or a Local model.
+        questions: Source of questions and answers: Files, Hub or Generated.
+        client: The teacher: an Endpoint or a Local model.
         out: Rationale file to write, .jsonl.
-        prompt: What is asked: ZeroShot by default, FewShot, Rationalise or Rewrite.
+        prompt: The prompt: ZeroShot by default, FewShot, Rationalise or Rewrite.
         samples: Completions per question.
-        temperature: 0 is greedy.
-        max_tokens: Most new tokens of a completion.
+        temperature: Sampling temperature; 0 is greedy.
+        max_tokens: Maximum new tokens per completion.
         seed: Another seed gives other samples.
         keep: Which rationales are kept: the Shortest correct one by default, Correct, Diverse or Everything.
-        lenient: Whether an answer counts that is stated without the task's answer phrase.
-        stop_after: Failures in a row that end the run.
-        retry_failed: Ask again what has failed, and only that.
-        dry_run: Show the first prompt and the number of requests; ask nobody.
+        lenient: Whether an answer without the task's answer phrase counts.
+        stop_after: Number of consecutive failures after which the run stops.
+        retry_failed: Repeat the requests that failed, and only those.
+        dry_run: Show the first prompt and the number of requests; send nothing.
 
     Raises:
         UserError: A setting makes no sense, the teacher is out of reach, or nothing can be kept.
@@ -63,9 +63,9 @@ def teach(
     if not out.endswith(".jsonl") or Path(out).is_dir():
         raise UserError(f"Expected a file of JSON lines, got --out {out!r}. Name it .jsonl.")
     if isinstance(questions, Files) and Path(out).resolve() in [path.resolve() for path in questions.paths()]:
-        raise UserError(f"Expected questions from other files than --out {out!r} itself. Give another --out.")
+        raise UserError(f"Expected an output file other than the questions, got --out {out!r}. Give another --out.")
     if stop_after < 1:
-        raise UserError(f"Expected at least 1 failure that ends the run, got stop_after={stop_after}.")
+        raise UserError(f"Expected stop_after of at least 1, got stop_after={stop_after}.")
     sampling = Sampling(samples=samples, temperature=temperature, max_tokens=max_tokens, seed=seed)
     loaded = questions.load()
     print(f"questions: {loaded.description}", file=sys.stderr)
@@ -73,8 +73,8 @@ def teach(
     unfit = len(loaded.examples) - len(examples)
     if not examples:
         raise UserError(
-            f"Expected questions that {type(prompt).__name__} can show, got {unfit} without a rationale. Use a source "
-            "that has rationales, or another prompt."
+            f"Expected questions with rationales for {type(prompt).__name__}, got {unfit} without a rationale. Use a "
+            "source that has rationales, or another prompt."
         )
     if unfit:
         print(f"left out {count(unfit, 'question')} without a rationale", file=sys.stderr)
@@ -86,13 +86,14 @@ def teach(
         keep=keep,
         lenient=lenient,
         stop_after=stop_after,
+        retry_failed=retry_failed,
         out=Path(out),
     )
     if dry_run:
-        job.show(retry_failed)
+        job.show()
         return
     try:
-        job.run(retry_failed)
+        job.run()
     except KeyboardInterrupt:
-        print("stopped; the same command goes on from here", file=sys.stderr)
+        print("stopped; run the same command to resume", file=sys.stderr)
         raise SystemExit(130) from None

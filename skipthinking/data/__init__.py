@@ -1,1 +1,7 @@
-"""From sources to batches: formats, encoding, chunks, stages, sampling, and the LightningDataModule over them."""
+"""From files to batches: rows, examples, token ids, chunks, batches, and the LightningDataModule over them.
+
+Start with ``module.py`` (RationaleDataModule), then follow an example: ``sources.py`` (a task, files or the hub),
+``rows.py`` (files to rows), ``formats.py`` (a row to its fields), ``importing.py`` (rows to examples), ``splits.py``
+(training, validation, test), ``encoding.py`` with ``steps.py`` (examples to token ids), ``chunkers.py``,
+``instances.py``, ``planning.py`` and ``batches.py``. May import: the ground, tasks, annotate.
+"""

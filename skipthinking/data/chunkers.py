@@ -1,4 +1,4 @@
-"""Chunkers: how the steps of a rationale are grouped into chunks."""
+"""Chunkers group the steps of a rationale into chunks."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ StepLosses = Callable[[Sequence[Encoded], Mapping[str, Sequence[Span]]], Mapping
 
 
 def best_partition(costs: NDArray[np.float64], groups: int) -> tuple[Span, ...]:
-    """Cuts S items into contiguous groups of least total cost, by dynamic programming.
+    """Partitions S items into contiguous groups of least total cost, by dynamic programming.
 
     Args:
         costs: ``costs[i, j]`` is the cost of the group of items i..j-1, shape (S + 1, S + 1); only i < j is read.
         groups: Number of groups, 1 <= groups <= S.
 
     Returns:
-        The half-open item spans. Among equals, the one whose last groups begin earliest.
+        Half-open spans of items; among equal partitions, the one whose last groups begin earliest.
 
     >>> best_partition(np.array([[0, 1, 9], [0, 0, 1], [0, 0, 0]]), 2)
     ((0, 1), (1, 2))
@@ -58,35 +58,35 @@ class Chunker(ABC):
         """Returns half-open spans of step indices that cover all steps in order; none is empty."""
 
     def due(self, epoch: int) -> bool:
-        """Whether an epoch begins with new chunks, found with the student."""
+        """Whether a search is due at the start of an epoch."""
         return False
 
     def search(
         self, encoded: Sequence[Encoded], chunks: Mapping[str, Sequence[Span]], step_losses: StepLosses
     ) -> dict[str, tuple[Span, ...]]:
-        """New chunks for every example.
+        """Returns new chunks for every example.
 
         Args:
             encoded: The examples.
-            chunks: Their chunks so far, which say where stage markers stand in the pass.
-            step_losses: The pass of the student: the summed NLL of every step.
+            chunks: Current chunks of the examples, which place the stage markers in the student's input.
+            step_losses: Runs the student and returns the summed NLL of every step.
         """
         raise NotImplementedError
 
     def settings(self) -> dict[str, Any]:
-        """What the result of a search depends on, beside data and student."""
+        """Returns all settings that the result of a search depends on, besides data and student."""
         return {}
 
 
 class AverageChunks(Chunker):
     """AC: contiguous chunks of near-equal size (Skip-Thinking, arXiv 2505.18642).
 
-    The cut minimises the squared deviation of the chunk sizes from their mean. A rationale with fewer steps than
+    The chunks minimize the squared deviation of their sizes from the mean. A rationale with fewer steps than
     ``n_chunks`` gets one chunk per step.
 
     Args:
         n_chunks: Number of chunks M, at least 1.
-        by: What is counted: the tokens of a step, or steps.
+        by: Unit of the chunk sizes.
     """
 
     def __init__(self, n_chunks: int = 4, by: Literal["tokens", "steps"] = "tokens") -> None:
@@ -95,7 +95,7 @@ class AverageChunks(Chunker):
         self.n_chunks, self.by = n_chunks, by
 
     def chunk(self, encoded: Encoded) -> tuple[Span, ...]:
-        """Cuts where the chunk sizes are closest to their mean."""
+        """Returns the chunks whose sizes are closest to their mean."""
         groups = min(self.n_chunks, len(encoded.steps))
         if groups == 0:
             return ()

@@ -1,4 +1,4 @@
-"""From text to tokens: templates, one tokenization per example, and token spans for steps and answer."""
+"""Encodes text: prompt templates, one tokenization per example, and the token spans of its steps and answer."""
 
 from __future__ import annotations
 
@@ -20,24 +20,24 @@ _BATCH = 1000  # texts per tokenizer call: large enough for its threads, small e
 
 
 class Template(ABC):
-    """How a question becomes a prompt. Training and evaluation use the same one."""
+    """Turns a question into a prompt, the same one in training and evaluation."""
 
     lead: str
-    """What stands between the prompt and the first character of the completion."""
+    """Text between the prompt and the first character of the completion."""
     special_tokens: bool
-    """Whether the tokenizer adds its special tokens around the rendered prompt."""
+    """Whether the tokenizer adds its special tokens to the prompt."""
 
     @abstractmethod
     def render(self, question: str, tokenizer: Any) -> str:
-        """Returns the prompt text for a question that already carries its task's wording."""
+        """Returns the prompt for a question that already has the wording of its task."""
 
 
 class Plain(Template):
     """A text prompt for base models and models trained from scratch.
 
     Args:
-        prompt: Prompt with one ``{question}`` place. It must not end in white space: the blank that follows it
-            belongs to the completion.
+        prompt: Prompt with ``{question}`` in it once. It must not end in white space: the space after it belongs to
+            the completion.
     """
 
     lead = " "
@@ -47,12 +47,12 @@ class Plain(Template):
         if prompt.count("{question}") != 1 or prompt != prompt.rstrip():
             raise UserError(
                 f"Expected a prompt with one {{question}} and no trailing white space, got {prompt!r}. "
-                "Mend data.template.init_args.prompt."
+                "Fix data.template.init_args.prompt."
             )
         self.prompt = prompt
 
     def render(self, question: str, tokenizer: Any) -> str:
-        """Fills the question in; braces in it are plain text."""
+        """Inserts the question; braces in it are plain text."""
         return self.prompt.replace("{question}", question)
 
 
@@ -60,7 +60,7 @@ class Chat(Template):
     """The tokenizer's own chat template, with the generation prompt added.
 
     Args:
-        system: System message, if the template takes one.
+        system: System message, if the template supports one.
     """
 
     lead = ""
@@ -93,9 +93,9 @@ def step_spans(starts: Sequence[int], token_starts: NDArray[np.int64]) -> tuple[
         token_starts: First character of every token, shape (T,).
 
     Returns:
-        One half-open token span per segment that owns at least one token; together they cover all T tokens.
-        A token that begins in one segment and ends in the next (".\\n\\n" is one token of some vocabularies) belongs
-        to the one where it begins.
+        One half-open token span per segment in which at least one token begins; together they cover all T tokens. A
+        token that begins in one segment and ends in the next (".\\n\\n" is one token of some vocabularies) belongs to
+        the first.
 
     >>> step_spans([0, 5], np.array([0, 2, 4, 5, 8]))
     ((0, 3), (3, 5))
@@ -107,25 +107,25 @@ def step_spans(starts: Sequence[int], token_starts: NDArray[np.int64]) -> tuple[
 
 @dataclass(frozen=True, kw_only=True)
 class Codec:
-    """Turns examples into token ids and token ids into text.
+    """Encodes examples as token ids, and decodes token ids.
 
-    Prompt and completion are tokenized apart, the completion behind a stand-in for the prompt's last character. So the
-    prompt's ids in training are exactly the ids that generation starts from, and the completion's first token is
-    the one it would be in running text, for byte-level BPE and for SentencePiece alike.
+    Prompt and completion are tokenized separately, the completion after an anchor that stands for the last character of
+    the prompt. So the prompt ids in training are exactly those that generation starts from, and the completion starts
+    with the token that running text would have there, for byte-level BPE and SentencePiece.
 
     Attributes:
         tokenizer: A fast Hugging Face tokenizer with an EOS token.
         template: The prompt template.
         splitter: Splits rationales into steps.
-        prefixes: Texts that the method puts in front of the question (multi-task methods have several).
-        conclusions: Whether an example's conclusion is encoded, between the last step and the answer.
+        prefixes: Texts that the method adds before the question; multi-task methods have several.
+        encodes_conclusion: Whether the conclusion of an example is encoded, between the last step and the answer.
     """
 
     tokenizer: Any
     template: Template
     splitter: StepSplitter
     prefixes: tuple[str, ...] = ("",)
-    conclusions: bool = False
+    encodes_conclusion: bool = False
 
     def __post_init__(self) -> None:
         if not getattr(self.tokenizer, "is_fast", False):
@@ -136,11 +136,11 @@ class Codec:
             raise UserError(f"Expected a tokenizer with an EOS token, got {self.tokenizer.name_or_path!r} without one.")
 
     def inline(self, text: str) -> NDArray[np.int64]:
-        """Token ids of a text as it is tokenized between two words, for stage markers."""
-        return self._behind_anchor([text + " b"], text_end=len(text))[0][0]
+        """Returns the token ids of a text between two words, for stage markers."""
+        return self._after_anchor([text + " b"], text_end=len(text))[0][0]
 
     def prompts(self, examples: Sequence[Example], prefix: str = "") -> list[NDArray[np.int64]]:
-        """Prompt ids of every example, special tokens included."""
+        """Returns the prompt ids of every example, special tokens included."""
         texts = [
             self.template.render(prefix + get_task(example.task).ask(example.question), self.tokenizer)
             for example in examples
@@ -150,7 +150,7 @@ class Codec:
             encoded = self.tokenizer(
                 texts[at : at + _BATCH],
                 add_special_tokens=self.template.special_tokens,
-                # A question that spells a special token is text; a chat template's own ones are what they seem.
+                # "<s>" in a question is text, but the special tokens of a chat template are special tokens.
                 split_special_tokens=self.template.special_tokens,
             )
             ids.extend(np.asarray(row, dtype=np.int64) for row in encoded["input_ids"])
@@ -161,10 +161,10 @@ class Codec:
 
         Args:
             examples: The examples.
-            rationales: Whether every example must have a rationale. If not, only the answer is encoded.
+            rationales: Whether to encode rationales, which then need at least one step; else only the answer.
 
         Raises:
-            DataError: An example has no steps although rationales are needed, or its text holds the end token.
+            DataError: A rationale has no steps, or a text contains the end token.
         """
         for at in range(0, len(examples), _BATCH):
             rows = examples[at : at + _BATCH]
@@ -174,13 +174,13 @@ class Codec:
                 text, first = self._completion(example, rationales)
                 texts.append(text)
                 starts.append(first)
-            for i, (tokens, token_starts) in enumerate(self._behind_anchor(texts)):
+            for i, (tokens, token_starts) in enumerate(self._after_anchor(texts)):
                 spans = step_spans(starts[i], token_starts)
                 eos = len(tokens)
                 if self.tokenizer.eos_token_id in tokens:
                     raise DataError(
-                        f"Expected a rationale without the end token {self.tokenizer.eos_token!r}, got one with it in "
-                        f"its text (example {rows[i].id!r}). Remove it, or leave the example out."
+                        f"Expected a rationale without the end token {self.tokenizer.eos_token!r}, got one with it "
+                        f"(example {rows[i].id!r}). Remove the token or the example."
                     )
                 yield Encoded(
                     example=rows[i],
@@ -191,18 +191,18 @@ class Codec:
                 )
 
     def decode(self, ids: Sequence[int]) -> str:
-        """The text of generated ids, special tokens left out."""
+        """Returns the text of generated ids, without special tokens."""
         return self.tokenizer.decode(ids, skip_special_tokens=True).strip()
 
     def token_texts(self, ids: Sequence[int] | NDArray[np.int64]) -> list[str]:
-        """The text of every token as it stands after another one: alone, SentencePiece would drop its blank."""
+        """Returns the text of every token after another token: SentencePiece drops the space of a first one."""
         before = self.tokenizer("a", add_special_tokens=False)["input_ids"]
         start = len(self.tokenizer.decode(before))
         texts = {int(id): self.tokenizer.decode([*before, int(id)])[start:] for id in set(map(int, ids))}
         return [texts[int(id)] for id in ids]
 
     def _completion(self, example: Example, rationales: bool) -> tuple[str, list[int]]:
-        """The completion's text, and the first character of every step, of a conclusion, and of the answer sentence."""
+        """Returns the completion, and where its steps, its conclusion (if any) and its answer sentence begin."""
         answer = get_task(example.task).answer_sentence(example.answer)
         rationale = example.rationale.strip() if rationales else ""
         spans = self.splitter.spans(rationale)
@@ -219,17 +219,14 @@ class Codec:
         return f"{text} {answer}", starts if len(text) == starts[-1] else [*starts, len(text)]
 
     def _conclusion(self, example: Example, rationales: bool) -> str:
-        """The example's conclusion as it stands behind the steps; empty without one."""
-        found = example.conclusion.strip() if self.conclusions and rationales else ""
-        return found and f"\n\n{found}"
+        """Returns the text between the steps and the answer sentence; empty without a conclusion."""
+        conclusion = example.conclusion.strip() if self.encodes_conclusion and rationales else ""
+        return conclusion and f"\n\n{conclusion}"
 
-    def _behind_anchor(
+    def _after_anchor(
         self, texts: Sequence[str], text_end: int | None = None
     ) -> list[tuple[NDArray[np.int64], NDArray[np.int64]]]:
-        """Ids and first characters of the tokens of texts that follow other text.
-
-        With ``text_end`` only the tokens that begin before it are returned.
-        """
+        """Tokenizes texts that follow other text: ids and first characters of the tokens, up to ``text_end``."""
         anchor = ":" if texts[0][:1].isspace() else ""
         encoded = self.tokenizer(
             [anchor + text for text in texts],

@@ -1,4 +1,4 @@
-"""What a format reads from a row, and how: values as text, and the errors that name key and place."""
+"""The result of parsing a row, and helpers for parsers: values as text, errors that name the key and the place."""
 
 from __future__ import annotations
 
@@ -15,18 +15,18 @@ Row = Mapping[str, Any]
 
 
 class UnreadableAnswer(DataError):
-    """A row that is sound otherwise, but whose answer cannot be found or read."""
+    """A valid row whose answer is not stated or cannot be read by the grader."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Fields:
-    """What a format reads from a row.
+    """A parsed row.
 
     Attributes:
-        question: What is asked, without a prompt around it.
-        rationale: The reasoning, without the final answer phrase; empty where the row has none.
-        answer: The gold answer as the row has it.
-        conclusion: What the teacher says behind its thinking and before the answer.
+        question: The question, without a prompt around it.
+        rationale: The reasoning, without the final answer phrase; empty if the row has none.
+        answer: The gold answer as written in the row.
+        conclusion: The teacher's text between its thoughts and the answer.
     """
 
     question: str
@@ -36,21 +36,21 @@ class Fields:
 
 
 def quoted(keys: Iterable[str]) -> str:
-    """Keys as they stand in an error."""
+    """Returns keys for an error message."""
     return ", ".join(f'"{key}"' for key in keys) or "none"
 
 
 def text_of(row: Row, key: str, where: str, empty: bool = False) -> str:
-    """A value as text: numbers and truth values too, 51.0 as "51".
+    """Returns a value of a row as text; it may be a number or a Boolean, and 51.0 gives "51".
 
     Args:
         row: The row.
-        key: Which value.
-        where: File and line, named in errors.
+        key: Key of the value.
+        where: File and line, for errors.
         empty: Whether the value may be missing, null or blank.
 
     Raises:
-        DataError: It is of another kind, not finite, or blank where it may not be.
+        DataError: The value has another type, is not finite, or is blank although ``empty`` is false.
     """
     value = row.get(key)
     if isinstance(value, float) and value.is_integer():
@@ -58,7 +58,7 @@ def text_of(row: Row, key: str, where: str, empty: bool = False) -> str:
     if value is None and empty:
         value = ""
     if not isinstance(value, (str, int, float)) or value != value or value in (math.inf, -math.inf):
-        raise DataError(f'Expected text in "{key}", got {shown(value)} ({where}). Mend the row.')
+        raise DataError(f'Expected text in "{key}", got {shown(value)} ({where}). Fix the row.')
     text = str(value)
     if not text.strip() and not empty:
         raise DataError(f'Expected text in "{key}", got an empty value ({where}). Fill it in or remove the row.')
@@ -66,11 +66,11 @@ def text_of(row: Row, key: str, where: str, empty: bool = False) -> str:
 
 
 def shown(value: object) -> str:
-    """A value as it stands in an error, cut in the middle if it is long."""
+    """Returns a value for an error message; the middle of a long one is left out."""
     text = repr(value)
     return text if len(text) <= 80 else f"{text[:60]} ... {text[-15:]}"
 
 
 def unreadable(key: str, expected: str, text: str, where: str) -> UnreadableAnswer:
-    """The error for a text that should state an answer and does not."""
-    return UnreadableAnswer(f'Expected {expected} in "{key}", got {shown(text)} ({where}). Mend or remove the row.')
+    """Returns the error for a text that should state an answer and does not."""
+    return UnreadableAnswer(f'Expected {expected} in "{key}", got {shown(text)} ({where}). Fix or remove the row.')

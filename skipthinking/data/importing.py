@@ -1,20 +1,19 @@
-"""From located rows to examples: format, gold answer, ids, duplicates, and the line for the start report."""
+"""Turns rows into examples: format, check of the gold answer, ids, duplicates, and a line for the start report."""
 
 from __future__ import annotations
 
 import hashlib
-from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
 from skipthinking.data.fields import UnreadableAnswer
 from skipthinking.data.formats import Format, detect_format, get_format
-from skipthinking.data.readers import Located
+from skipthinking.data.rows import Located
 from skipthinking.records import DataError, Example, UserError
 from skipthinking.tasks import Task
 
-__all__ = ["Importer", "Loaded", "Unreadable", "count"]
+__all__ = ["Loaded", "Unreadable", "count", "import_rows"]
 
 Unreadable = Literal["error", "leave_out"]
 
@@ -23,13 +22,13 @@ _ID_KEYS = ("id", "ID", "qid", "idx", "unique_id")
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Loaded:
-    """What a source holds.
+    """The contents of a source.
 
     Attributes:
-        examples: The examples, in the order of the source, ids unique.
-        description: One line for the start report: where from, how many rows, their format, what was left out.
-        duplicates: Number of exact duplicates that were left out.
-        unreadable: Number of rows that were left out because their answer could not be read.
+        examples: The examples in the order of the source; ids are unique.
+        description: One line for the start report: the source, the number of rows, their format, and what was left out.
+        duplicates: Number of exact duplicates, which were left out.
+        unreadable: Number of rows without a readable answer, which were left out.
     """
 
     examples: list[Example]
@@ -38,111 +37,100 @@ class Loaded:
     unreadable: int = 0
 
 
-class Importer:
-    """Turns located rows into examples.
+def import_rows(
+    files: Iterable[Sequence[Located]], *, name: str, task: Task, format: str, limit: int | None, unreadable: Unreadable
+) -> Loaded:
+    """Turns rows into examples.
 
     Args:
-        task: Decides how answers are read.
-        format: Name of the rows' format, or "auto".
-        limit: Take the first rows only, this many.
-        unreadable: What to do with a row whose answer cannot be found or read.
+        files: The rows of every file of the source.
+        name: Name of the source for the start report.
+        task: The task, whose grader must be able to read the answers.
+        format: Name of the rows' format; "auto" detects it from the first row of a file.
+        limit: Number of rows to import, from the first; None imports all.
+        unreadable: Whether a row without a readable answer is an error, or left out.
+
+    Raises:
+        UserError: A setting is invalid.
+        DataError: A row cannot be used, or no usable row is left.
     """
-
-    def __init__(self, task: Task, format: str, limit: int | None, unreadable: Unreadable) -> None:
-        if limit is not None and limit < 1:
-            raise UserError(f"Expected a limit of at least 1, got {limit} (limit). Leave it out to take all rows.")
-        if unreadable not in ("error", "leave_out"):
-            raise UserError(f"Expected error or leave_out, got {unreadable!r} (unreadable). Choose one of them.")
-        self._task, self._limit, self._unreadable = task, limit, unreadable
-        self._format = None if format == "auto" else get_format(format)
-        self._examples: dict[str, Example] = {}
-        self._places: dict[str, str] = {}
-        self._formats: Counter[str] = Counter()
-        self._rows = self._used = self._left_out = self._duplicates = 0
-
-    def add(self, rows: Sequence[Located]) -> None:
-        """Reads the rows of one file; the first one decides on the format."""
-        self._rows += len(rows)
-        room = len(rows) if self._limit is None else self._limit - self._used
-        format = self._format or (detect_format(*rows[0]) if rows else None)
-        for row, where in rows[: max(room, 0)]:
-            assert format is not None
-            self._used += 1
-            self._formats[format.name] += 1
+    if limit is not None and limit < 1:
+        raise UserError(f"Expected a limit of at least 1, got {limit} (limit). Leave it out to take all rows.")
+    if unreadable not in ("error", "leave_out"):
+        raise UserError(f"Expected error or leave_out, got {unreadable!r} (unreadable). Choose one of them.")
+    given = None if format == "auto" else get_format(format)
+    examples: dict[str, tuple[Example, str]] = {}  # with the place of the row, by id
+    formats: set[str] = set()
+    total = used = left_out = 0
+    for rows in files:
+        total += len(rows)
+        known = given or (detect_format(*rows[0]) if rows else None)
+        for row, where in rows if limit is None else rows[: limit - used]:
+            assert known is not None
+            used += 1
+            formats.add(known.name)
             try:
-                example = self._example(format, row, where)
+                example = _example(task, known, row, where)
             except UnreadableAnswer as error:
-                if self._unreadable == "error":
+                if unreadable == "error":
                     raise DataError(f"{error} To leave such rows out, set unreadable: leave_out.") from error
-                self._left_out += 1
+                left_out += 1
                 continue
-            self._keep(example, where)
+            first, place = examples.setdefault(example.id, (example, where))
+            if first is not example and (key := _id_key(row)) is not None:
+                raise DataError(
+                    f'Expected unique ids, got "{key}" {row[key]!r} twice ({place} and {where}). Rename one, or remove '
+                    "the key from all rows."
+                )
+    if not examples:
+        raise DataError(f"Expected at least one usable row, got none of {total} ({name}). Fix the answers.")
+    duplicates = used - left_out - len(examples)
+    parts = [count(total, "row") if used == total else f"first {used} of {count(total, 'row')}"]
+    parts.append(f"format {' and '.join(sorted(formats))} ({'detected' if given is None else 'given'})")
+    if duplicates:
+        parts.append(f"{count(duplicates, 'exact duplicate')} left out")
+    if left_out:
+        parts.append(f"{count(left_out, 'row')} without a readable answer left out")
+    return Loaded(
+        examples=[example for example, _ in examples.values()],
+        description=f"{name}: {', '.join(parts)}",
+        duplicates=duplicates,
+        unreadable=left_out,
+    )
 
-    def _example(self, format: Format, row: dict[str, Any], where: str) -> Example:
-        fields = format.read(row, where)
-        _check_unicode((fields.question, fields.rationale, fields.answer, fields.conclusion), where)
-        if row.get("task", self._task.name) != self._task.name and "task" in format.optional:
-            raise DataError(
-                f"Expected task {self._task.name}, got {row['task']!r} ({where}). Set task to the rows' task."
-            )
-        try:
-            self._task.check_gold(fields.answer, where)
-        except DataError as error:
-            raise UnreadableAnswer(str(error)) from error
-        known = {*format.keys, *format.optional, *_ID_KEYS}
-        nested = row.get("meta") if "meta" in format.optional else None
-        meta = {**(nested if isinstance(nested, dict) else {}), **{k: v for k, v in row.items() if k not in known}}
-        return Example(
-            id=self._id(row, where) or _digest_id(self._task.name, fields.question, fields.rationale, fields.answer),
-            question=fields.question,
-            rationale=fields.rationale,
-            answer=fields.answer,
-            task=self._task.name,
-            meta=meta,
-            conclusion=fields.conclusion,
+
+def _example(task: Task, format: Format, row: dict[str, Any], where: str) -> Example:
+    fields = format.read(row, where)
+    _check_unicode((fields.question, fields.rationale, fields.answer, fields.conclusion), where)
+    if row.get("task", task.name) != task.name and "task" in format.optional:
+        raise DataError(f"Expected task {task.name}, got {row['task']!r} ({where}). Change the setting task.")
+    try:
+        task.check_gold(fields.answer, where)
+    except DataError as error:
+        raise UnreadableAnswer(str(error)) from error
+    known = {*format.keys, *format.optional, *_ID_KEYS}
+    nested = row.get("meta") if "meta" in format.optional else None
+    meta = {**(nested if isinstance(nested, dict) else {}), **{k: v for k, v in row.items() if k not in known}}
+    digest = hashlib.sha1((fields.question + fields.rationale + fields.answer).encode()).hexdigest()[:12]
+    key = _id_key(row)
+    id = f"{task.name}-{digest}" if key is None else row[key]
+    if not isinstance(id, (str, int)) or isinstance(id, bool) or not str(id).strip():
+        raise DataError(
+            f'Expected an id in "{key}", got {id!r} ({where}). Fill it in, or remove the key from all rows.'
         )
+    return Example(
+        id=str(id),
+        question=fields.question,
+        rationale=fields.rationale,
+        answer=fields.answer,
+        task=task.name,
+        meta=meta,
+        conclusion=fields.conclusion,
+    )
 
-    def _id(self, row: dict[str, Any], where: str) -> str | None:
-        key = next((key for key in _ID_KEYS if key in row), None)
-        if key is None:
-            return None
-        value = row[key]
-        if not isinstance(value, (str, int)) or isinstance(value, bool) or not str(value).strip():
-            raise DataError(
-                f'Expected an id in "{key}", got {value!r} ({where}). Fill it in, or remove the key from all rows.'
-            )
-        if str(value) in self._examples:
-            raise DataError(
-                f'Expected unique ids, got "{key}" {value!r} twice ({self._places[str(value)]} and {where}). '
-                "Rename one, or remove the key from all rows."
-            )
-        return str(value)
 
-    def _keep(self, example: Example, where: str) -> None:
-        if example.id in self._examples:
-            self._duplicates += 1
-        else:
-            self._examples[example.id] = example
-            self._places[example.id] = where
-
-    def loaded(self, shown: str) -> Loaded:
-        """What has been read so far."""
-        if not self._examples:
-            raise DataError(f"Expected at least one usable row, got none of {self._rows} ({shown}). Mend the answers.")
-        rows = count(self._rows, "row")
-        parts = [rows if self._used == self._rows else f"first {self._used} of {rows}"]
-        how = "detected" if self._format is None else "given"
-        parts.append(f"format {' and '.join(sorted(self._formats))} ({how})")
-        if self._duplicates:
-            parts.append(f"{count(self._duplicates, 'exact duplicate')} left out")
-        if self._left_out:
-            parts.append(f"{count(self._left_out, 'row')} without a readable answer left out")
-        return Loaded(
-            examples=list(self._examples.values()),
-            description=f"{shown}: {', '.join(parts)}",
-            duplicates=self._duplicates,
-            unreadable=self._left_out,
-        )
+def _id_key(row: dict[str, Any]) -> str | None:
+    return next((key for key in _ID_KEYS if key in row), None)
 
 
 def _check_unicode(texts: Sequence[str], where: str) -> None:
@@ -151,15 +139,11 @@ def _check_unicode(texts: Sequence[str], where: str) -> None:
             text.encode()
         except UnicodeEncodeError as error:
             raise DataError(
-                f"Expected text, got half of a character, {text[error.start]!r}, at place {error.start} ({where}). "
-                "Mend the row."
+                f"Expected text, got half of a character, {text[error.start]!r}, at position {error.start} ({where}). "
+                "Fix the row."
             ) from error
 
 
 def count(number: int, noun: str) -> str:
-    """A number with its noun, in the plural where it needs one."""
+    """Returns a number with its noun in the singular or plural."""
     return f"{number} {noun}{'' if number == 1 else 's'}"
-
-
-def _digest_id(task: str, question: str, rationale: str, answer: str) -> str:
-    return f"{task}-{hashlib.sha1((question + rationale + answer).encode()).hexdigest()[:12]}"

@@ -168,7 +168,7 @@ class RationaleDataModule(L.LightningDataModule):
                 template=self.template,
                 splitter=self.splitter,
                 prefixes=method.prompt_prefixes,
-                conclusions=method.encodes_conclusion,
+                encodes_conclusion=method.encodes_conclusion,
             )
             self.runner = Runner(method.connect(self.codec, self.chunker, self.stage_sampling))
         if stage in {"fit", "annotate"} and not self.encoded:

@@ -1,4 +1,4 @@
-"""Text rules of the importers: the phrases that state an answer, answer choices, and the prompts around a question."""
+"""Text rules of the formats: phrases that state an answer, tags around thoughts, answer choices, and prompts."""
 
 from __future__ import annotations
 
@@ -6,21 +6,15 @@ import re
 from collections.abc import Sequence
 from typing import NamedTuple
 
+from skipthinking.tasks.graders import boxed
+
 __all__ = [
-    "Stated",
-    "boxed",
-    "closing",
-    "plain_question",
-    "question_key",
-    "split_thoughts",
-    "strip_closing",
-    "thoughts",
-    "unended",
+    "Stated", "closing", "plain_question", "question_key", "split_thoughts", "strip_closing", "thoughts", "unended",
     "with_choices",
-]
+]  # fmt: skip
 
 _PHRASE = re.compile(
-    # "40 kgThe answer is": the line break before it was lost.
+    # "40 kgThe answer is": some data sets lost the line break before "The".
     r"(?:(?<![a-zA-Z])(?i:the)|(?<=[a-z])The)\s+(?i:(?:(?:final|correct|right)\s+)?answer\s+is)(?![a-zA-Z])\s*:?\s*"
 )
 _HASHES = re.compile(r"####[^\S\n]*([^\n]*\S)\s*\Z")
@@ -31,7 +25,7 @@ _LABEL = re.compile(
 _HEDGE = re.compile(r",?\s+(?:but|not|because|since|which|so|however|though|although|if|when)(?![a-z])", re.IGNORECASE)
 _NEXT_SENTENCE = re.compile(r"[.!?][\"')\]]*\s+[A-Z(]|\n")
 _WORKING = re.compile(r"[-+*/x×÷().,$%\d\s=]*=\s*(-?\$?[\d.,]*\d)\s*\.?")
-# What leads up to "the answer is" without saying anything itself.
+# Words before "the answer is" that have no content.
 _LEAD = re.compile(
     r"(?:(?:\A|(?<=[^a-z]))(?:so|thus|hence|therefore|consequently|accordingly|and|then|but|however|"
     r"finally|overall|in conclusion|"
@@ -42,18 +36,18 @@ _LEAD = re.compile(
 _CHOICES = re.compile(r"\s*\(?(?:answer\s+)?(?:choices|options)\s*:\s*", re.IGNORECASE)
 _BEFORE = re.compile(r"\A\s*(?:Q|Question)\s*:\s*", re.IGNORECASE)
 _AFTER = re.compile(r"(?:\s*###|\s*\n\s*(?:A|Answer)\s*:(?:\s*Let['’]s think step by step\.?)?)\s*\Z")
-# The opening tag is missing where the chat template has written it into the prompt.
+# The opening tag is missing if the chat template put it into the prompt.
 _THOUGHTS = re.compile(r"\s*(?:<(?:think|thinking|reasoning)>)?(.*?)</(?:think|thinking|reasoning)>(.*)\Z", re.DOTALL)
 _OPENED = re.compile(r"\s*<(think|thinking|reasoning)>")
 
 
 class Stated(NamedTuple):
-    """A completion in parts.
+    """The parts of a completion.
 
     Attributes:
-        reasoning: Without a phrase at its end that states the answer.
-        answer: The answer as it stands there.
-        conclusion: What is said between the thoughts and the answer, where thoughts have tags.
+        reasoning: The reasoning, without a phrase at its end that states the answer.
+        answer: The answer as written in the completion.
+        conclusion: The text between the thoughts and the answer, if the thoughts have tags.
     """
 
     reasoning: str
@@ -62,38 +56,39 @@ class Stated(NamedTuple):
 
 
 def closing(text: str) -> tuple[str, str] | None:
-    """Splits a text into its reasoning and the answer that it states at its very end.
+    """Splits a text into its reasoning and the answer that its end states.
 
-    Read are "The answer is X" (also "Therefore, the final answer is: X."), "#### X", and a last line "Answer: X".
-    Where X is worked out on the spot ("The answer is 4 + 79 = 83"), the answer is 83 and the working stays.
+    The end is "The answer is X" (or "Therefore, the final answer is: X."), "#### X", or a last line "Answer: X".
+    If X is a calculation ("The answer is 4 + 79 = 83"), the answer is 83 and the calculation stays in the reasoning.
 
     Args:
         text: A completion.
 
     Returns:
-        Reasoning and answer, or None if the text does not end by stating an answer.
+        Reasoning and answer, or None if the end of the text does not state an answer.
     """
     for pattern in (_HASHES, _LABEL):
         if match := pattern.search(text):
             return strip_closing(text[: match.start()]), _bare(match.group(1))
-    found = _final_phrase(text)
-    return None if found is None else (strip_closing(found[0]), found[1])
+    phrase = _final_phrase(text)
+    return None if phrase is None else (strip_closing(phrase[0]), phrase[1])
 
 
 def strip_closing(text: str) -> str:
-    """The reasoning without surrounding white space and without phrases at its end that state the answer."""
+    """Returns the reasoning without phrases at its end that state the answer, and without white space around it."""
     text = text.strip()
     while True:
         if match := _HASHES.search(text) or _LABEL.search(text):
             shorter = text[: match.start()].rstrip()
-        elif (found := _final_phrase(text)) and not _HEDGE.search(found[1]):
-            shorter = found[0]
+        elif (phrase := _final_phrase(text)) and not _HEDGE.search(phrase[1]):
+            shorter = phrase[0]
         else:
             return text
         text = shorter
 
 
 def _final_phrase(text: str) -> tuple[str, str] | None:
+    """Returns the text before the last "the answer is" and the answer after it, None if more text follows."""
     matches = list(_PHRASE.finditer(text))
     if not matches:
         return None
@@ -111,25 +106,14 @@ def _bare(answer: str) -> str:
     return answer.strip().rstrip(" .,;:>\"'”’*").lstrip(" *\"'“‘<")
 
 
-def boxed(text: str) -> str | None:
-    r"""The content of the last ``\boxed{...}``, braces balanced; None if there is none."""
-    start = text.rfind("\\boxed{")
-    depth = 0
-    for position in range(start + len("\\boxed"), len(text) if start >= 0 else 0):
-        depth += {"{": 1, "}": -1}.get(text[position], 0)
-        if depth == 0:
-            return text[start + len("\\boxed{") : position].strip()
-    return None
-
-
 def unended(completion: str) -> str | None:
-    """The name of the tag with which a completion opens thoughts that it never closes; None if there is none."""
+    """Returns the name of the tag if a completion opens thoughts and never closes them, else None."""
     opened = _OPENED.match(completion)
     return opened.group(1) if opened and not _THOUGHTS.match(completion) else None
 
 
 def thoughts(completion: str) -> tuple[str, str] | None:
-    """What a completion has in tags for thoughts, and what follows them; None where there are no such tags.
+    """Returns the thoughts between the tags of a completion, and the text after them; None without such tags.
 
     >>> thoughts("<think>2+3=5</think>It is 5.")
     ('2+3=5', 'It is 5.')
@@ -139,14 +123,14 @@ def thoughts(completion: str) -> tuple[str, str] | None:
 
 
 def split_thoughts(completion: str) -> Stated | None:
-    """Reasoning and answer of a completion: thoughts in tags, an arrow, a closing phrase, or a boxed answer.
+    """Splits a completion by the tags of thoughts, an arrow, a closing phrase, or a boxed answer.
 
     Args:
         completion: "<think>reasoning</think>conclusion and answer", "reasoning --> answer", "reasoning The answer is
             X", or a text with a boxed answer (which stays in the reasoning).
 
     Returns:
-        The parts, or None if no answer is stated, or the thoughts have no end.
+        The parts, or None if the completion states no answer or never closes its thoughts.
     """
     if parts := thoughts(completion):
         reasoning, rest = strip_closing(parts[0]), parts[1].strip()
@@ -167,10 +151,10 @@ def split_thoughts(completion: str) -> Stated | None:
 
 
 def plain_question(text: str) -> str:
-    """The question without a prompt around it, and with answer choices in one form.
+    """Removes the prompt around a question, and rewrites its answer choices in the form of :func:`with_choices`.
 
-    Removed are "Q:" or "Question:" before it, "###", "A:" or "A: Let's think step by step." behind it. Choices written
-    as "Answer choices: A: race track, B: ..." or "Answer Choices:\\n(a) bank\\n(b) ..." become :func:`with_choices`.
+    The prompt is "Q:" or "Question:" before the question, and "###", "A:" or "A: Let's think step by step." after it.
+    Choices are "Answer choices: A: race track, B: ..." or "Answer Choices:\\n(a) bank\\n(b) ...".
     """
     text = _AFTER.sub("", _BEFORE.sub("", text)).strip()
     parts = _CHOICES.split(text)
@@ -181,13 +165,13 @@ def plain_question(text: str) -> str:
 
 
 def with_choices(question: str, labels: Sequence[str], texts: Sequence[str]) -> str:
-    """A question with its answer choices, one per line: "...\\nAnswer Choices:\\nA. bank\\nB. library"."""
+    """Returns a question with its answer choices, one per line: "...\\nAnswer Choices:\\nA. bank\\nB. library"."""
     lines = [f"{label}. {text.strip()}" for label, text in zip(labels, texts, strict=True)]
     return "\n".join([question.strip(), "Answer Choices:", *lines])
 
 
 def _choices(text: str) -> tuple[list[str], list[str]]:
-    """Labels and texts of choices that count A, B, C, ...; empty if they do not."""
+    """Returns the labels and texts of choices A, B, C, ...; empty if the text has no such list."""
     marks: list[re.Match[str]] = []
     while len(marks) < 26:
         label = chr(ord("A") + len(marks))
@@ -205,5 +189,5 @@ def _choices(text: str) -> tuple[list[str], list[str]]:
 
 
 def question_key(question: str) -> str:
-    """A question as it is compared: case and white space play no role."""
+    """Returns the form in which questions are compared: without case and extra white space."""
     return " ".join(question.casefold().split())

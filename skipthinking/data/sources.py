@@ -1,25 +1,22 @@
-"""Where examples come from: generated, from files, or from the hub; and how a set of them is joined and split."""
+"""Sources of examples: a built-in task, files, or the Hugging Face hub."""
 
 from __future__ import annotations
 
-import hashlib
 from abc import ABC, abstractmethod
-from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any, Literal
 
-from skipthinking.data.importing import Importer, Loaded, Unreadable, count
-from skipthinking.data.phrases import question_key
-from skipthinking.data.readers import find_files, read_rows
-from skipthinking.records import DataError, Example, UserError
+from skipthinking.data.importing import Loaded, Unreadable, count, import_rows
+from skipthinking.data.rows import Located, find_files, read_rows
+from skipthinking.records import UserError
 from skipthinking.tasks import Task, generate, get_task
 
-__all__ = ["Files", "Generated", "Hub", "Loaded", "Source", "drop_overlap", "join", "split_validation"]
+__all__ = ["Files", "Generated", "Hub", "Source"]
 
 
 class Source(ABC):
-    """Something that examples come from."""
+    """Loads examples."""
 
     @abstractmethod
     def load(self) -> Loaded:
@@ -32,14 +29,14 @@ class Source(ABC):
 
 
 class Generated(Source):
-    """Examples of a built-in task, drawn anew on every machine and always the same.
+    """Examples of a built-in task; the same arguments give the same examples on every machine.
 
     Args:
         task: Name of the task.
-        split: No problem is ever in two splits.
+        split: Part of the problem space; no problem is in two splits.
         size: Number of examples.
         seed: Another seed gives other examples of the same split.
-        levels: Lowest and highest number of operations, in place of the split's own.
+        levels: Lowest and highest number of operations; by default those of the task, with larger ones for "ood".
     """
 
     def __init__(
@@ -53,7 +50,7 @@ class Generated(Source):
         self.task, self.split, self.size, self.seed, self.levels = task, split, size, seed, levels
 
     def load(self) -> Loaded:
-        """Draws the examples."""
+        """Generates the examples."""
         examples = generate(self.task, split=self.split, size=self.size, seed=self.seed, levels=self.levels)
         task = get_task(self.task)
         for example in examples:
@@ -68,11 +65,10 @@ class Files(Source):
 
     Args:
         path: A file, a glob, a folder (all data files directly in it), or a list of these.
-        task: Name of the task; it decides how answers are read.
-        format: Name of the rows' format, see :mod:`skipthinking.data.formats`; "auto" detects it, per file.
-        limit: Take the first rows only, this many.
-        unreadable: What to do with a row whose answer cannot be found or read: stop with an error, or leave the row out
-            and count it in the description.
+        task: Name of the task, whose grader must be able to read the answers.
+        format: Name of the rows' format, see :mod:`skipthinking.data.formats`; "auto" detects it for each file.
+        limit: Number of rows to read, from the first; all by default.
+        unreadable: Whether a row without a readable answer is an error, or left out and counted in the start report.
     """
 
     def __init__(
@@ -87,34 +83,32 @@ class Files(Source):
         self.task, self.format, self.limit, self.unreadable = task, format, limit, unreadable
 
     def paths(self) -> list[Path]:
-        """The files."""
+        """Returns the files that ``path`` matches."""
         return find_files([self.path] if isinstance(self.path, str) else list(self.path))
 
     def load(self) -> Loaded:
         """Reads the files."""
-        importer = Importer(get_task(self.task), self.format, self.limit, self.unreadable)
-        paths = self.paths()
-        for path in paths:
-            importer.add(read_rows(path))
+        task, paths = get_task(self.task), self.paths()
         names = [_short_name(path) for path in paths]
-        shown = names[0] if len(names) == 1 else f"{len(names)} files ({', '.join(names)})"
-        return importer.loaded(shown)
+        name = names[0] if len(names) == 1 else f"{len(names)} files ({', '.join(names)})"
+        return import_rows(
+            map(read_rows, paths),
+            name=name, task=task, format=self.format, limit=self.limit, unreadable=self.unreadable,
+        )  # fmt: skip
 
 
 class Hub(Source):
     """Examples of a benchmark from the Hugging Face hub.
 
     Args:
-        task: Name of the task; it decides how answers are read.
-        split: "train" or "test", which stand for the hub's own names of these where the task knows them; or a split of
-            the hub.
-        name: The data set's id on the hub; the task's own by default.
-        config: Its configuration.
+        task: Name of the task, whose grader must be able to read the answers.
+        split: "train" or "test", which the task maps to the hub's names; or the name of a split on the hub.
+        name: Id of the data set on the hub; that of the task by default.
+        config: Configuration of the data set.
         format: Name of the rows' format, see :mod:`skipthinking.data.formats`; "auto" detects it.
-        limit: Take the first rows only, this many.
+        limit: Number of rows to read, from the first; all by default.
         revision: Commit, branch or tag of the data set.
-        unreadable: What to do with a row whose answer cannot be found or read: stop with an error, or leave the row out
-            and count it in the description.
+        unreadable: Whether a row without a readable answer is an error, or left out and counted in the start report.
     """
 
     def __init__(
@@ -132,21 +126,21 @@ class Hub(Source):
         self.format, self.limit, self.revision, self.unreadable = format, limit, revision, unreadable
 
     def load(self) -> Loaded:
-        """Downloads the rows, or takes them from the cache of ``datasets``."""
+        """Downloads the rows, or reads them from the cache of ``datasets``."""
         task = get_task(self.task)
         name, config, split = self._place(task)
-        importer = Importer(task, self.format, self.limit, self.unreadable)
         shown = f"{name}{f'/{config}' if config else ''}, split {split}"
-        rows = _download(name, config, split, self.revision, shown)
-        importer.add([(dict(row), f"{shown}: row {number}") for number, row in enumerate(rows, 1)])
-        return importer.loaded(shown)
+        return import_rows(
+            _download(name, config, split, self.revision, shown),
+            name=shown, task=task, format=self.format, limit=self.limit, unreadable=self.unreadable,
+        )  # fmt: skip
 
     def _place(self, task: Task) -> tuple[str, str | None, str]:
         if self.name is not None:
             return self.name, self.config, self.split
         if task.hub is None:
             raise UserError(
-                f"Expected the id of a data set on the hub, got none (name), and task {task.name} has none of its own. "
+                f"Expected the id of a data set on the hub, got none (name), and task {task.name} has none. "
                 "Give a name, or read a local file with the source Files."
             )
         if self.split in ("train", "test") and self.split not in task.hub.splits:
@@ -158,7 +152,8 @@ class Hub(Source):
         return task.hub.path, self.config or task.hub.config, split
 
 
-def _download(name: str, config: str | None, split: str, revision: str | None, shown: str) -> Iterable[dict[str, Any]]:
+def _download(name: str, config: str | None, split: str, revision: str | None, shown: str) -> Iterator[list[Located]]:
+    """Yields the rows of one split."""
     import datasets
     import huggingface_hub.errors
 
@@ -167,7 +162,7 @@ def _download(name: str, config: str | None, split: str, revision: str | None, s
     except (
         OSError,  # no network, unknown name, gated
         ValueError,  # unknown configuration or split
-        RuntimeError,  # data sets with a script of their own
+        RuntimeError,  # data sets with a loading script
         datasets.exceptions.DatasetsError,
         huggingface_hub.errors.HfHubHTTPError,
     ) as error:
@@ -176,82 +171,8 @@ def _download(name: str, config: str | None, split: str, revision: str | None, s
             f"Expected a data set on the hub, got {type(error).__name__}: {reason} ({shown}). Check the name, split "
             "and the network, or read a local copy with the source Files."
         ) from error
-    return rows
+    yield [(dict(row), f"{shown}: row {number}") for number, row in enumerate(rows, 1)]
 
 
 def _short_name(path: Path) -> str:
     return "/".join(path.parts[-2:]) if not path.is_absolute() or len(path.parts) > 2 else str(path)
-
-
-def join(loaded: Sequence[Loaded]) -> list[Example]:
-    """Joins sources; what two of them hold identically is kept once.
-
-    Raises:
-        DataError: Two sources have the same id for different examples.
-    """
-    joined: dict[str, tuple[Example, str]] = {}
-    for source in loaded:
-        for example in source.examples:
-            first, place = joined.setdefault(example.id, (example, source.description))
-            if _content(first) != _content(example):
-                raise DataError(
-                    f"Expected unique ids, got {example.id!r} for two different examples ({place}; and "
-                    f"{source.description}). Rename the ids of one source."
-                )
-    return [example for example, _ in joined.values()]
-
-
-def _content(example: Example) -> tuple[str, ...]:
-    return example.question, example.rationale, example.conclusion, example.answer, example.task
-
-
-def split_validation(examples: Sequence[Example], size: int | float, seed: int) -> tuple[list[Example], list[Example]]:
-    """Splits off a validation set by a hash of the question, so that the order of the files plays no role.
-
-    All rationales of one question stay on one side. Questions are taken in the order of their hash until there are
-    enough examples.
-
-    Args:
-        examples: All examples.
-        size: Number of examples, or a share between 0 and 1; 0 for no validation set.
-        seed: Another seed gives another split.
-
-    Returns:
-        Training and validation examples, each in the given order.
-
-    Raises:
-        UserError: The size makes no sense, or would leave one side empty.
-    """
-    share = isinstance(size, float)
-    if not (0 <= size < 1 if share else size >= 0):
-        raise UserError(f"Expected a number of examples or a share below 1, got {size} in data.val_size. Change it.")
-    wanted = max(1, round(size * len(examples))) if share else int(size)
-    if size == 0:
-        return list(examples), []
-    groups = Counter(question_key(example.question) for example in examples)
-    chosen: set[str] = set()
-    taken = 0
-    for key in sorted(groups, key=lambda key: (hashlib.sha256(f"{seed}\n{key}".encode()).digest(), key)):
-        if taken >= wanted:
-            break
-        chosen.add(key)
-        taken += groups[key]
-    train = [example for example in examples if question_key(example.question) not in chosen]
-    validation = [example for example in examples if question_key(example.question) in chosen]
-    if not train or not validation:
-        raise UserError(
-            f"Expected examples for training and validation, got {len(examples)} examples of {len(groups)} questions "
-            f"that are in no test set, for a validation set of {wanted} in data.val_size. Make it smaller or add data."
-        )
-    return train, validation
-
-
-def drop_overlap(train: Sequence[Example], test: Sequence[Example]) -> tuple[list[Example], int]:
-    """Leaves out the training examples whose question, but for case and white space, is also in the test set.
-
-    Returns:
-        The other training examples, and how many were left out.
-    """
-    asked = {question_key(example.question) for example in test}
-    kept = [example for example in train if question_key(example.question) not in asked]
-    return kept, len(train) - len(kept)

@@ -1,29 +1,34 @@
-"""The splits of a run: what is read when, and that they do not overlap."""
+"""The splits of a run: joins sources, removes test questions from training, and splits validation examples off."""
 
 from __future__ import annotations
 
+import hashlib
+from collections import Counter
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 
-from skipthinking.data.questions import read_questions
-from skipthinking.data.sources import Source, drop_overlap, join, split_validation
+from skipthinking.data.importing import Loaded
+from skipthinking.data.phrases import question_key
+from skipthinking.data.rows import read_questions
+from skipthinking.data.sources import Source
 from skipthinking.records import DataError, Example, UserError
 from skipthinking.tasks import get_task
 
-__all__ = ["Splits"]
+__all__ = ["Splits", "drop_overlap", "join", "split_validation"]
 
 
 class Splits:
-    """Training, validation and test examples and questions to predict, each read when it is first needed.
+    """Training, validation and test examples, and questions for ``predict``; each source is read when first needed.
 
     Args:
         train: Sources of training examples.
         test: Test sets by name.
-        val_size: Validation examples, a count or a share below 1.
+        val_size: Number of validation examples, or a fraction below 1.
         seed: Seed of the validation split.
-        question: A question to predict.
-        questions: A file of such questions.
-        task: Their task; that of the first source by default.
+        question: A question for ``predict``.
+        questions: A file of questions for ``predict``.
+        task: Task of these questions; by default that of the first source.
     """
 
     def __init__(
@@ -37,7 +42,7 @@ class Splits:
         self.report: list[str] = []
 
     def load(self, stage: str) -> None:
-        """Reads every source that the stage (fit, validate, test or predict) needs; later calls do nothing.
+        """Reads every source that a Trainer stage (fit, validate, test or predict) or annotate needs, once.
 
         Raises:
             UserError: A source cannot be read, or a split is empty.
@@ -56,7 +61,7 @@ class Splits:
     @property
     def test_sets(self) -> dict[str, list[Example]]:
         """The test sets by name."""
-        return {name[5:]: rows for name, rows in self.examples.items() if name.startswith("test/")}
+        return {name.removeprefix("test/"): rows for name, rows in self.examples.items() if name.startswith("test/")}
 
     def load_tests(self) -> None:
         """Reads the test sets."""
@@ -78,12 +83,12 @@ class Splits:
             self.examples[key] = loaded.examples
 
     def load_train(self) -> None:
-        """Reads the training sources, drops what a test set asks, and splits validation off."""
+        """Reads the training sources, removes the questions of test sets, and splits validation examples off."""
         if "train" in self.examples:
             return
         if not self.sources:
             raise DataError("Expected at least one training source, got none. Set data.train.")
-        self.load_tests()  # whatever the stage: their questions leave the training set
+        self.load_tests()  # in every stage, because their questions leave the training set
         loaded = [source.load() for source in self.sources]
         self.report += [f"train: {part.description}" for part in loaded]
         examples = join(loaded)
@@ -106,5 +111,77 @@ class Splits:
             raise UserError("Expected either a question or a file of questions. Set --question or --questions.")
         if self.question is not None and not self.question.strip():
             raise UserError("Expected a question, got an empty text in --question.")
-        asked = read_questions(Path(self.questions)) if self.questions else [("question-1", str(self.question))]
-        return [Example(id=id, question=text, rationale="", answer="", task=task) for id, text in asked]
+        questions = read_questions(Path(self.questions)) if self.questions else [("question-1", str(self.question))]
+        return [Example(id=id, question=text, rationale="", answer="", task=task) for id, text in questions]
+
+
+def join(loaded: Sequence[Loaded]) -> list[Example]:
+    """Joins sources; an example that two of them share is kept once.
+
+    Raises:
+        DataError: Two sources have the same id for different examples.
+    """
+    joined: dict[str, tuple[Example, str]] = {}
+    for source in loaded:
+        for example in source.examples:
+            first, place = joined.setdefault(example.id, (example, source.description))
+            if replace(first, meta={}) != replace(example, meta={}):
+                raise DataError(
+                    f"Expected unique ids, got {example.id!r} for two different examples ({place}; and "
+                    f"{source.description}). Rename the ids of one source."
+                )
+    return [example for example, _ in joined.values()]
+
+
+def split_validation(examples: Sequence[Example], size: int | float, seed: int) -> tuple[list[Example], list[Example]]:
+    """Splits off a validation set by a hash of the question, so that the order of the examples does not matter.
+
+    All rationales of a question stay on one side. Questions are taken in the order of their hash until there are enough
+    examples.
+
+    Args:
+        examples: All examples.
+        size: Number of validation examples, or a fraction below 1; 0 for no validation set.
+        seed: Another seed gives another split.
+
+    Returns:
+        Training and validation examples, each in the given order.
+
+    Raises:
+        UserError: The size is invalid, or leaves one side empty.
+    """
+    fraction = isinstance(size, float)
+    if not (0 <= size < 1 if fraction else size >= 0):
+        raise UserError(
+            f"Expected a number of examples or a fraction below 1, got {size} in data.val_size. Set another one."
+        )
+    wanted = max(1, round(size * len(examples))) if fraction else int(size)
+    if size == 0:
+        return list(examples), []
+    groups = Counter(question_key(example.question) for example in examples)
+    chosen: set[str] = set()
+    taken = 0
+    for key in sorted(groups, key=lambda key: (hashlib.sha256(f"{seed}\n{key}".encode()).digest(), key)):
+        if taken >= wanted:
+            break
+        chosen.add(key)
+        taken += groups[key]
+    train = [example for example in examples if question_key(example.question) not in chosen]
+    validation = [example for example in examples if question_key(example.question) in chosen]
+    if not train or not validation:
+        raise UserError(
+            f"Expected examples for training and validation, got {len(examples)} examples of {len(groups)} questions "
+            f"that are in no test set, for a validation set of {wanted} in data.val_size. Decrease it or add data."
+        )
+    return train, validation
+
+
+def drop_overlap(train: Sequence[Example], test: Sequence[Example]) -> tuple[list[Example], int]:
+    """Removes training examples whose question, apart from case and white space, is also in the test set.
+
+    Returns:
+        The other training examples, and the number of removed ones.
+    """
+    tested = {question_key(example.question) for example in test}
+    kept = [example for example in train if question_key(example.question) not in tested]
+    return kept, len(train) - len(kept)

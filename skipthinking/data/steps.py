@@ -1,8 +1,7 @@
-"""Where one step of a rationale ends and the next begins: spans that partition the text, character by character.
+"""Splits a rationale into steps: spans that partition its characters.
 
-The steps are what the methods cut, merge, skip and grade, so two things must hold for every text: nothing is lost, and
-a step is something that a reader would call a step. ``Sentences`` is the default; ``BlankLines`` and ``Pattern`` serve
-rationales that carry their own layout.
+Methods group, skip and weight steps, so two things must hold for every text: no character is lost, and a step is what a
+person would call a step. ``Sentences`` is the default; ``BlankLines`` and ``Pattern`` are for rationales with a layout.
 """
 
 from __future__ import annotations
@@ -20,30 +19,30 @@ if TYPE_CHECKING:
 
 __all__ = ["BlankLines", "Pattern", "Sentences", "StepSplitter"]
 
-# A full stop after these never ends a sentence.
+# A period after these never ends a sentence.
 _ALWAYS_JOINED = (
     "mr mrs ms dr prof st jr sr rev gen col sgt capt lt gov sen rep hon e.g i.e eg ie cf vs viz approx ca incl esp inc "
     "ltd corp co u.s u.k u.n d.c jan feb aug sept oct nov dec"
 )
-# After these it ends one only if a capital follows: "5 lbs. of rice", but "5 lbs. Bob has ...".
+# A period after these ends a sentence only before a capital letter: "5 lbs. of rice", but "5 lbs. Bob has ...".
 _JOINED_TO_LOWER_CASE = (
     "etc al a.m p.m b.c a.d b.c.e c.e ft lb lbs oz hr hrs min mins sec secs yr yrs km cm mm kg gal qt tbsp tsp mph "
     "dept est max avg"
 )
-# After these it ends one unless a number follows: "Is that so? No. He ...", but "train no. 5".
+# A period after these ends a sentence unless a number follows: "Is that so? No. He ...", but "train no. 5".
 _BEFORE_NUMBER = re.compile(r"\b(?:nos?|figs?|eqs?|eqn|vol|ch|pp?|art|sect?|ex)\.$", re.IGNORECASE)
 _SOFT_END = re.compile(
     r"(?<![\w.])(?i:" + _JOINED_TO_LOWER_CASE.replace(".", r"\.").replace(" ", "|") + r")\.[\"')\]]*\s+(?=[A-Z])"
 )
-# Punkt takes "B." and "x." for initials and "5. so" for an ordinal: "option B. This is", "be x. Then", "x = 5. so".
+# Punkt mistakes "B." and "x." for initials and "5. so" for an ordinal: "option B. This is", "be x. Then", "x = 5. so".
 _MISSED_END = re.compile(
     r"\b[A-Z]\.\s+(?=(?:The|This|That|These|It|He|She|We|They|If|In|So|Then|Thus|Therefore|Hence|However|But|Since|Next)\b)"
     r"|(?<![\w.])[a-z]\.\s+(?=[A-Z])"
     r"|\d\.\s+(?=[a-z])"
 )
-# A quotation in mid-sentence: '"Go!" she said'.
+# A quotation inside a sentence: '"Go!" she said'.
 _QUOTE_END = re.compile(r"[.!?][\"'”’]+$")
-# "5.Then she", "in groups.When we", "accurate!So": a stop between a word or number and a capitalised word.
+# "5.Then she", "in groups.When we", "accurate!So": no space between a word or number and a capitalized word.
 _GLUED = re.compile(r"(?<=[a-z0-9]{2}|[\s$=(]\d|\w[)\]%\"'])[.!?](?=[A-Z](?:[a-z]|\s))")
 _MARKER = re.compile(
     r"(?:\W*step\W*)?[(\[*_#]*(?:\d{1,3}|[a-zA-Z]|[ivx]{1,4})[.):\]]+[*_]*|\W*step\s+\d{1,3}\W*", re.IGNORECASE
@@ -58,7 +57,7 @@ class StepSplitter(ABC):
 
     @abstractmethod
     def starts(self, text: str) -> Iterable[int]:
-        """Where steps begin, as offsets of ``text``; repeated, unordered and blank ones do no harm."""
+        """Returns the offsets of the steps; they may repeat, be unordered, and start blank steps."""
 
     def spans(self, text: str) -> list[Span]:
         """Partitions a text into steps.
@@ -67,37 +66,36 @@ class StepSplitter(ABC):
             text: A rationale.
 
         Returns:
-            Contiguous spans in order, from 0 to ``len(text)``, none of them blank. White space between two steps
-            belongs to the front of the later one, white space at the end to the last step. Empty for a blank text.
+            Contiguous spans in order, from 0 to ``len(text)``; none is blank. White space before a step belongs to it,
+            and that at the end to the last step. Empty for a blank text.
         """
         if not text.strip():
             return []
-        cuts = [0]
-        for start in sorted(set(self.starts(text))):
-            # White space before the cut moves behind it, so that two cuts never have only white space between them.
-            cut = len(text[:start].rstrip())
-            if cut > cuts[-1] and text[cut:].strip():
-                cuts.append(cut)
-        return list(zip(cuts, [*cuts[1:], len(text)], strict=True))
+        starts = [0]
+        for offset in sorted(set(self.starts(text))):
+            start = len(text[:offset].rstrip())  # with the white space before the step, so that no step is blank
+            if start > starts[-1] and text[start:].strip():
+                starts.append(start)
+        return list(zip(starts, [*starts[1:], len(text)], strict=True))
 
 
 class Sentences(StepSplitter):
     """One step per sentence, and per line.
 
-    NLTK's Punkt without training, with a fixed list of abbreviations, applied line by line: nothing is downloaded, and
-    the steps of a text do not depend on the rest of the corpus (Punkt trained on templated rationales learns "each" as
-    an abbreviation). On top of it:
+    Uses NLTK's Punkt without training, with a fixed list of abbreviations, line by line: nothing is downloaded, and the
+    steps of a text do not depend on other texts (Punkt trained on templated rationales learns "each" as an
+    abbreviation). Additional rules:
 
-    * A list marker ("1.", "(2)", "3)", "-", "Step 4:") is no step; it opens the one that follows.
-    * The items of a numbered list begin steps even where the line breaks were lost ("in detail:1. First, ... is 290.2.
-      We are ... 2 groups.3. When"). A list counts 1, 2, ...; the next number must follow a stop or a colon. So "290.2.
-      We" is cut before the "2." only while item 2 is due.
-    * "She has 5.Then she" is cut after the stop: lower case or a digit before it, a capitalised word after it.
-    * Decimals are left whole. What has no letter or digit (a closing bracket on its own line) joins the step before it.
+    * A list marker ("1.", "(2)", "3)", "-", "Step 4:") is not a step; it belongs to the following step.
+    * The items of a numbered list begin steps even if the line breaks were lost ("in detail:1. First, ... is 290.2.
+      We are ... 2 groups.3. When"). Items count 1, 2, ..., and a number must follow a period or a colon. So "290.2. We"
+      is split before "2." only if item 2 is the next one.
+    * "She has 5.Then she" is split after the period: a lower-case letter or digit before it, a capitalized word after.
+    * Decimals are not split. A piece without letters and digits (a closing bracket on a line) joins the previous step.
     """
 
     def starts(self, text: str) -> Iterable[int]:
-        """Where sentences, lines and list items begin."""
+        """Returns the offsets of sentences, lines and list items."""
         punkt = _punkt()
         starts = set(_item_starts(text))
         for line in _LINE.finditer(text):
@@ -118,21 +116,21 @@ class BlankLines(StepSplitter):
     """One step per paragraph: splits at blank lines."""
 
     def starts(self, text: str) -> Iterable[int]:
-        """Where paragraphs begin."""
+        """Returns the offsets of paragraphs."""
         return [match.end() for match in _BLANK_LINE.finditer(text)]
 
 
 class Pattern(StepSplitter):
     r"""Splits at a regular expression.
 
-    A step begins at every match, and the matched text belongs to the step that it opens: ``Step \d+:`` cuts before
-    every "Step 3:". To end a step with what is matched, look behind: ``(?<=;)`` cuts after every semicolon.
+    A step begins with every match: ``Step \d+:`` splits before "Step 3:". To split after a text, use a lookbehind:
+    ``(?<=;)`` splits after every semicolon.
 
     Args:
         pattern: The regular expression, in Python's syntax; ``^`` and ``$`` match at every line.
 
     Raises:
-        UserError: If it is not a regular expression.
+        UserError: The pattern is not a regular expression.
     """
 
     def __init__(self, pattern: str) -> None:
@@ -140,11 +138,11 @@ class Pattern(StepSplitter):
             self._pattern = re.compile(pattern, re.MULTILINE)
         except re.error as error:
             raise UserError(
-                f"Expected a regular expression, got {pattern!r} ({error}). Mend the step splitter's pattern."
+                f"Expected a regular expression, got {pattern!r} ({error}). Fix the pattern of the step splitter."
             ) from error
 
     def starts(self, text: str) -> Iterable[int]:
-        """Where matches begin."""
+        """Returns the offsets of matches."""
         return [match.start() for match in self._pattern.finditer(text)]
 
 
@@ -159,12 +157,12 @@ def _punkt() -> PunktSentenceTokenizer:
 
 @lru_cache(maxsize=256)
 def _item(number: int) -> re.Pattern[str]:
-    # At the start of the text or of a line, or behind a stop or a colon; not a decimal such as 2.5, and not empty.
+    # At the start of the text or of a line, or after a period or a colon; not a decimal such as 2.5, and not empty.
     return re.compile(rf"(?:\A|[\n.:;!?)\]])[^\S\n]*(\(?{number}(?:\.\)?|\))(?!\d)(?=\s*[^\s\d]|\s+\S))")
 
 
 def _item_starts(text: str) -> list[int]:
-    """Starts of the items of the numbered lists that count from 1 to at least 2."""
+    """Returns the offsets of the items of numbered lists with at least the items 1 and 2."""
     starts: list[int] = []
     position = 0
     while (first := _item(1).search(text, position)) is not None:
@@ -179,9 +177,9 @@ def _item_starts(text: str) -> list[int]:
 
 
 def _joined(text: str, starts: list[int]) -> list[int]:
-    """Drops the starts that would leave a list marker or mere punctuation alone."""
+    """Drops the starts of steps that would be only a list marker or only punctuation."""
     kept: list[int] = []
-    opened = False  # the last piece was only a marker: what follows belongs to it
+    opened = False  # the last piece was only a marker, so the next one belongs to the same step
     for start, end in zip(starts, [*starts[1:], len(text)], strict=True):
         piece = text[start:end].strip()
         if not piece:
@@ -192,7 +190,7 @@ def _joined(text: str, starts: list[int]) -> list[int]:
             kept.append(start)
         opened = marker
     if opened and kept and _only_marker(text[kept[-1] :]):
-        kept.pop()  # a marker with nothing behind it stays with the step before
+        kept.pop()  # a marker at the end belongs to the previous step
     return kept
 
 

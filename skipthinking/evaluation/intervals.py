@@ -1,6 +1,6 @@
-"""95% intervals of what runs report: Wilson for one run, the bootstrap for several and for differences.
+"""95% intervals of reported numbers: Wilson's for one run, the bootstrap for several runs and for differences.
 
-Shape suffixes: S runs (one a seed), N test examples, B bootstrap draws.
+Shape suffixes: S runs (one per seed), N test examples, B bootstrap draws.
 """
 
 from __future__ import annotations
@@ -17,27 +17,30 @@ DRAWS = 4000
 _SEED = 2505
 
 
-def wilson(successes: int, trials: int, z: float = 1.959964) -> tuple[float, float]:
+def wilson(successes: int, trials: int, z: float = 1.959963984540054) -> tuple[float, float]:
     """Wilson's score interval of a proportion (95% by default).
+
+    Equals ``scipy.stats.binomtest(successes, trials).proportion_ci(method="wilson")``, whose import takes 0.6 s: three
+    times as long as `compare` or `summary` take to start.
 
     >>> [round(x, 3) for x in wilson(19, 20)]
     [0.764, 0.991]
     """
     if trials == 0:
         return (0.0, 1.0)
-    share, spread = successes / trials, z * z / trials
-    centre = (share + spread / 2) / (1 + spread)
-    half = z / (1 + spread) * math.sqrt(share * (1 - share) / trials + spread / (4 * trials))
-    low = 0.0 if successes == 0 else max(0.0, centre - half)  # exact, where rounding would leave a trace
-    return (low, 1.0 if successes == trials else min(1.0, centre + half))
+    rate, spread = successes / trials, z * z / trials
+    center = (rate + spread / 2) / (1 + spread)
+    half = z / (1 + spread) * math.sqrt(rate * (1 - rate) / trials + spread / (4 * trials))
+    low = 0.0 if successes == 0 else max(0.0, center - half)  # exactly 0 and 1, without rounding
+    return (low, 1.0 if successes == trials else min(1.0, center + half))
 
 
 def bootstrap(values_SN: NDArray[np.float64]) -> tuple[float, float]:
     """Percentile interval of the mean over runs and test examples.
 
-    Both are drawn with replacement, each example for all runs at once: the interval holds for other examples and for
-    other seeds. With few seeds it is too narrow for these: the variance between S seeds is taken for (S - 1) / S of
-    what it is; with one seed it is left out.
+    Runs and examples are drawn with replacement, each example for all runs at once: the interval covers other examples
+    and other seeds. With few seeds it is too narrow: it counts (S - 1) / S of the variance between S seeds, so with one
+    seed none of it.
     """
     return _percentiles(_means(values_SN, run_seed=1))
 
@@ -45,14 +48,13 @@ def bootstrap(values_SN: NDArray[np.float64]) -> tuple[float, float]:
 def paired_bootstrap(ours_SN: NDArray[np.float64], theirs_SN: NDArray[np.float64]) -> tuple[float, float]:
     """Percentile interval of the difference of two means over the same test examples.
 
-    A draw takes the same examples on both sides. Runs are drawn for each side by itself: that two of them share the
-    number of their seed does not make them alike.
+    A draw takes the same examples on both sides, but runs separately: two runs with the same seed are not paired.
     """
     return _percentiles(_means(ours_SN, run_seed=1) - _means(theirs_SN, run_seed=2))
 
 
 def _means(values_SN: NDArray[np.float64], run_seed: int) -> NDArray[np.float64]:
-    """Means of B draws, shape (B,); examples are drawn alike whatever ``run_seed``."""
+    """Means of B draws, shape (B,); the drawn examples do not depend on ``run_seed``."""
     runs, examples = values_SN.shape
     drawn_BN = _counts(runs, run_seed) @ values_SN
     means: NDArray[np.float64] = np.einsum("bn,bn->b", drawn_BN, _counts(examples, 0)) / (runs * examples)
@@ -61,7 +63,7 @@ def _means(values_SN: NDArray[np.float64], run_seed: int) -> NDArray[np.float64]
 
 @functools.lru_cache(maxsize=8)
 def _counts(size: int, stream: int) -> NDArray[np.float32]:
-    """How often each of ``size`` things comes in each of B draws of ``size``, shape (B, size)."""
+    """How often each of ``size`` items occurs in each of B draws of ``size`` items, shape (B, size)."""
     drawn_BN = np.random.default_rng((_SEED, stream)).integers(0, size, (DRAWS, size))
     places = drawn_BN + size * np.arange(DRAWS)[:, None]
     return np.bincount(places.ravel(), minlength=DRAWS * size).reshape(DRAWS, size).astype(np.float32)

@@ -12,5 +12,10 @@ from skipthinking.methods.long_cot.method import LongCoT
 from skipthinking.methods.multi_task import MultiTask
 from skipthinking.methods.skip_thinking.cwt import CWT
 from skipthinking.methods.skip_thinking.stt import STT
+from skipthinking.methods.step_entropy import StepEntropy
+from skipthinking.methods.token_skip import TokenSkip
 
-__all__ = ["CWT", "KPOD", "STT", "AnswerOnly", "Distiller", "FullCoT", "KeypointWeighter", "LongCoT", "MultiTask"]
+__all__ = [
+    "CWT", "KPOD", "STT", "AnswerOnly", "Distiller", "FullCoT", "KeypointWeighter", "LongCoT", "MultiTask",
+    "StepEntropy", "TokenSkip",
+]  # fmt: skip

@@ -93,8 +93,11 @@ class Distiller(AnsweringModule, ABC):
         """
 
     def annotators(self) -> Sequence[Annotator[Any]]:
-        """What must be found out about the training examples; called once, when codec and chunker are known."""
-        return ()
+        """What must be found out about the training examples: by default all annotators that are attributes.
+
+        Called once, when codec and chunker are known.
+        """
+        return [value for value in vars(self).values() if isinstance(value, Annotator)]
 
     def micro_batch_loss(self, nll_N: Tensor, batch: Batch) -> Tensor:
         """A micro-batch's share of the step's loss, from the NLL of its target tokens."""

@@ -1,200 +1,172 @@
-"""Charts as numbers: data in, places in pixels out. The page's template draws them."""
+"""Charts of a comparison by matplotlib (extra ``report``): inline SVG for the page, SVG and PDF files for papers."""
 
 from __future__ import annotations
 
-import math
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
+import html
+import io
+import re
+from pathlib import Path
+from typing import Any, NamedTuple
 
-from skipthinking.report.comparing import Comparison, Group, Row
-from skipthinking.report.curves import Curve, read_curve
+from skipthinking.files import replacing, write_text
+from skipthinking.records import UserError
+from skipthinking.report.comparing import Comparison
+from skipthinking.report.run_folders import Curve, read_curve
 
-__all__ = ["Axis", "Chart", "Dot", "Line", "curves", "log_ticks", "scatter", "ticks"]
+__all__ = ["COLORS", "Chart", "draw_charts", "inline_svg", "save_charts"]
 
-WIDTH, HEIGHT = 640, 360
-_LEFT, _RIGHT, _TOP, _BOTTOM = 56, 16, 14, 44
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Axis:
-    """One side of a chart: values to pixels.
-
-    Attributes:
-        low: The lowest value.
-        high: The highest value.
-        start: Pixel of the lowest value.
-        end: Pixel of the highest value.
-        label: What it shows.
-        log: Whether equal ratios, not equal differences, take equal room.
-    """
-
-    low: float
-    high: float
-    start: float
-    end: float
-    label: str
-    log: bool = False
-
-    def at(self, value: float) -> float:
-        """The pixel of a value.
-
-        >>> Axis(low=0, high=10, start=50, end=150, label="").at(5)
-        100.0
-        """
-        low, high, place = map(math.log, (self.low, self.high, value)) if self.log else (self.low, self.high, value)
-        share = (place - low) / (high - low)
-        return round(self.start + share * (self.end - self.start), 1)
-
-    @property
-    def marks(self) -> list[tuple[float, str]]:
-        """Pixels and texts of the ticks."""
-        values = log_ticks(self.low, self.high) if self.log else ticks(self.low, self.high)
-        return [(self.at(value), f"{value:g}") for value in values]
+# Okabe and Ito's palette, which color-blind readers can tell apart; off-black, as SVG does not name plain black.
+COLORS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#111111", "#999999")
+_INK, _GRID = "#333333", "#bbbbbb"
+# What the page has in place of each color; its variables follow the light or dark theme.
+_THEME = {
+    **{color: f"var(--k{number})" for number, color in enumerate(COLORS)},
+    **{_INK: "var(--ink)", _GRID: "var(--dim)", "#ffffff": "var(--card)"},
+}
+_STYLE: Any = {
+    "font.size": 9, "axes.spines.top": False, "axes.spines.right": False, "axes.grid": True, "grid.alpha": 0.3,
+    "grid.color": _GRID, "legend.frameon": False, "figure.constrained_layout.use": True, "savefig.bbox": "tight",
+    "svg.fonttype": "path", "svg.hashsalt": "skipthinking", "text.parse_math": False,  # names may contain "$"
+    **dict.fromkeys(("text.color", "axes.labelcolor", "axes.edgecolor", "xtick.color", "ytick.color"), _INK),
+}  # fmt: skip
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Dot:
-    """A point, in pixels, with its interval if it has one.
+class Chart(NamedTuple):
+    """A chart."""
 
-    Attributes:
-        x: Place from the left.
-        y: Place from the top.
-        colour: Number of the method's colour.
-        title: What is said of it.
-        label: What stands beside it; empty for a lesser dot.
-        cross: Ends of its intervals: left, right, bottom, top.
-    """
-
-    x: float
-    y: float
-    colour: int
+    name: str  # of its files, without suffix
     title: str
-    label: str = ""
-    cross: tuple[float, float, float, float] | None = None
+    figure: Any  # of matplotlib, with one pair of axes
+    tips: dict[str, str]  # text that the SVG shows over an artist, by the artist's gid
+
+    def plot(self, *values: Any, tip: str, **options: Any) -> None:
+        """Plots a line or a point that has a tip."""
+        gid = f"tip{len(self.tips)}"
+        self.tips[gid] = tip
+        self.figure.axes[0].plot(*values, gid=gid, **options)
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Line:
-    """A curve.
+def draw_charts(comparison: Comparison) -> list[Chart]:
+    """Draws accuracy against new tokens per test set, then training loss and validation accuracy if they were logged.
 
-    Attributes:
-        points: As SVG writes them.
-        colour: Number of the method's colour.
-        title: What is said of it.
+    Raises:
+        UserError: matplotlib is not installed.
     """
-
-    points: str
-    colour: int
-    title: str
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Chart:
-    """A chart.
-
-    Attributes:
-        title: Its heading.
-        x: The lower axis.
-        y: The left axis.
-        dots: Points.
-        lines: Curves.
-    """
-
-    title: str
-    x: Axis
-    y: Axis
-    dots: list[Dot] = field(default_factory=list)
-    lines: list[Line] = field(default_factory=list)
+    try:
+        from matplotlib import rc_context
+    except ImportError as error:
+        raise UserError(
+            f"Expected matplotlib for charts, got {error}. Install it: pip install 'skipthinking[report]'."
+        ) from error
+    with rc_context(_STYLE):
+        charts = [_scatter(comparison, test) for test in dict.fromkeys(row.test for row in comparison.rows)]
+        columns = {"train/loss": ("loss", "training loss"), "val/accuracy": ("validation", "validation accuracy")}
+        curves = [_curves(comparison, column, *names) for column, names in columns.items()]
+        return charts + [chart for chart in curves if chart is not None]
 
 
-def ticks(low: float, high: float, about: int = 5) -> list[float]:
-    """Round values between two ends.
+def _chart(comparison: Comparison, name: str, title: str, x_label: str, y_label: str) -> tuple[Chart, dict[str, str]]:
+    """An empty chart, and the color of every method."""
+    from matplotlib.figure import Figure
 
-    >>> ticks(0, 100), ticks(1, 2.2)
-    ([0, 20, 40, 60, 80, 100], [1.0, 1.5, 2.0])
-    """
-    raw = (high - low) / about
-    unit = 10 ** math.floor(math.log10(raw))
-    step = next(factor * unit for factor in (1, 2, 5, 10) if factor * unit >= raw * 0.999)
-    first, last = math.ceil(low / step - 1e-9), math.floor(high / step + 1e-9)
-    return [round(place * step, 10) for place in range(first, last + 1)]
+    figure = Figure(figsize=(4.6, 3.2))
+    figure.add_subplot().set(xlabel=x_label, ylabel=y_label)
+    colors = {method: COLORS[number % len(COLORS)] for number, method in enumerate(comparison.methods)}
+    return Chart(name=name, title=title, figure=figure, tips={}), colors
 
 
-def log_ticks(low: float, high: float) -> list[float]:
-    """1, 2 and 5 times powers of ten between two ends.
-
-    >>> log_ticks(0.15, 3)
-    [0.2, 0.5, 1.0, 2.0]
-    """
-    powers = range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)
-    values = [float(f"{factor}e{power}") for power in powers for factor in (1, 2, 5)]
-    return [value for value in values if low <= value <= high]
-
-
-def _axes(xs: Iterable[float], ys: Iterable[float], x_label: str, y_label: str, log: bool = False) -> tuple[Axis, Axis]:
-    """Axes with a little room around the values; ``log`` for the upright one."""
-    found = []
-    places = ((_LEFT, WIDTH - _RIGHT, x_label, False), (HEIGHT - _BOTTOM, _TOP, y_label, log))
-    for values, (start, end, label, ratios) in zip((list(xs), list(ys)), places, strict=True):
-        low, high = min(values), max(values)
-        if ratios:
-            low, high = low / 1.1, high * 1.1
-        else:
-            room = (high - low) * 0.06 or abs(high) * 0.1 or 1.0
-            low, high = low - room, high + room
-        found.append(Axis(low=low, high=high, start=start, end=end, label=label, log=ratios))
-    return found[0], found[1]
-
-
-def scatter(rows: Sequence[Row], groups: Sequence[Group], colours: dict[str, int]) -> Chart:
-    """Accuracy against new tokens per answer on one test set: methods with their intervals, and their runs."""
-    xs = [end for row in rows for end in (row.new_tokens_low, row.new_tokens_high)]
-    ys = [100 * end for row in rows for end in (row.accuracy_low, row.accuracy_high)]
-    x, y = _axes(xs, ys, "new tokens per answer", "accuracy %")
-    dots = []
-    for row, group in zip(rows, groups, strict=True):
-        colour = colours[row.method]
+def _scatter(comparison: Comparison, test: str) -> Chart:
+    """Every method with its intervals, and its runs as small dots where there are several."""
+    name = f"accuracy_{re.sub(r'[^a-zA-Z0-9_.-]+', '_', test)}"
+    chart, colors = _chart(comparison, name, test, "new tokens per answer", "accuracy %")
+    (axes,) = chart.figure.axes
+    for row, group in zip(comparison.rows, comparison.groups, strict=True):
+        if row.test != test:
+            continue
+        color, x, y = colors[row.method], row.new_tokens, 100 * row.accuracy
         for run in group.runs if len(group.runs) > 1 else ():
             scores = run.summary["test"][group.name]
-            told = f"{row.method}, seed {run.seed}: {scores['accuracy']:.1%}, {scores['new_tokens']:.1f} new tokens"
-            dots.append(Dot(x=x.at(scores["new_tokens"]), y=y.at(100 * scores["accuracy"]), colour=colour, title=told))
-        dots.append(
-            Dot(
-                x=x.at(row.new_tokens),
-                y=y.at(100 * row.accuracy),
-                colour=colour,
-                title=f"{row.method}: {row.accuracy:.1%} ({row.accuracy_low:.1%} to {row.accuracy_high:.1%}), "
-                f"{row.new_tokens:.1f} new tokens",
-                label=row.method,
-                cross=(
-                    x.at(row.new_tokens_low),
-                    x.at(row.new_tokens_high),
-                    y.at(100 * row.accuracy_low),
-                    y.at(100 * row.accuracy_high),
-                ),
-            )
-        )
-    return Chart(title=rows[0].test, x=x, y=y, dots=dots)
+            tip = f"{row.method}, seed {run.seed}: {scores['accuracy']:.1%}, {scores['new_tokens']:.1f} new tokens"
+            point = (scores["new_tokens"], 100 * scores["accuracy"])
+            chart.plot(*point, "o", tip=tip, color=color, markersize=3, alpha=0.5)
+        axes.hlines(y, row.new_tokens_low, row.new_tokens_high, colors=color)
+        axes.vlines(x, 100 * row.accuracy_low, 100 * row.accuracy_high, colors=color)
+        interval = f"{row.accuracy:.1%} ({row.accuracy_low:.1%} to {row.accuracy_high:.1%})"
+        label = f"{row.method} ({len(row.seeds)} seed{'s' if len(row.seeds) > 1 else ''})"
+        chart.plot(x, y, "o", tip=f"{row.method}: {interval}, {x:.1f} new tokens", color=color, label=label)
+    chart.figure.legend(loc="outside lower center", ncols=2)
+    return chart
 
 
-def curves(comparison: Comparison, column: str, title: str, colours: dict[str, int]) -> Chart | None:
-    """A column of every run's metrics.csv over the steps; None where no run has two values of it."""
-    found: list[tuple[Curve, str, int]] = []
-    seen = set()
+def _curves(comparison: Comparison, column: str, name: str, title: str) -> Chart | None:
+    """A column of every run's metrics.csv over the steps; None if no run has two values of it."""
+    from matplotlib.ticker import LogLocator
+
+    chart, colors = _chart(comparison, name, title, "optimizer steps", column)
+    curves: dict[Path, Curve] = {}  # a run stands in a group of every test set
+    methods: set[str] = set()
     for group in comparison.groups:
         for run in group.runs:
-            curve = read_curve(run.folder / "metrics.csv", column)
-            if len(curve) > 1 and run.folder not in seen:
-                found.append((curve, f"{group.method}, seed {run.seed}", colours[group.method]))
-            seen.add(run.folder)
-    if not found:
+            if run.folder not in curves and len(curve := read_curve(run.folder / "metrics.csv", column)) > 1:
+                curves[run.folder] = curve
+                options = {"color": colors[group.method], "label": None if group.method in methods else group.method}
+                tip = f"{group.method}, seed {run.seed}"
+                chart.plot(*zip(*curve, strict=True), tip=tip, linewidth=1, alpha=0.8, **options)
+                methods.add(group.method)
+    if not curves:
         return None
-    points = [point for curve, _, _ in found for point in curve]
-    values = [value for _, value in points]
-    log = min(values) > 0 and max(values) > 10 * min(values)
-    x, y = _axes((step for step, _ in points), values, "optimiser steps", column, log)
-    lines = [
-        Line(points=" ".join(f"{x.at(step)},{y.at(value)}" for step, value in curve), colour=colour, title=told)
-        for curve, told, colour in found
-    ]
-    return Chart(title=title, x=x, y=y, lines=lines)
+    values = [value for curve in curves.values() for _, value in curve]
+    if min(values) > 0 and max(values) > 10 * min(values):
+        (axes,) = chart.figure.axes
+        axes.set_yscale("log")
+        axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+        axes.yaxis.set_major_formatter("{x:g}")  # the default is mathematical text
+        axes.minorticks_off()
+    chart.figure.legend(loc="outside lower center", ncols=2)
+    return chart
+
+
+def _svg(chart: Chart) -> str:
+    """The chart as SVG without a date or a version, so that the same runs give the same bytes."""
+    from matplotlib import rc_context
+
+    text = io.StringIO()
+    with rc_context(_STYLE):
+        chart.figure.savefig(text, format="svg", metadata=dict.fromkeys(("Date", "Creator", "Format", "Type")))
+    return text.getvalue()
+
+
+def _add_tips(svg: str, chart: Chart) -> str:
+    return re.sub(r'<g id="(tip\d+)">', lambda group: f"<g><title>{html.escape(chart.tips[group[1]])}</title>", svg)
+
+
+def inline_svg(chart: Chart) -> str:
+    """The chart as a part of an HTML page: no namespaces or clips, ids of its own, colors of the page's theme."""
+    axes = chart.figure.axes[0]
+    label = html.escape(f"{chart.title}: {axes.get_ylabel()} over {axes.get_xlabel()}")
+    _, view, body = re.split(r'viewBox="([^"]*)".*?>', _svg(chart), maxsplit=1)
+    body = re.sub(r'<!--.*?-->|<clipPath.*?</clipPath>| clip-path="[^"]*"', "", body, flags=re.DOTALL)
+    for color, variable in _THEME.items():
+        body = body.replace(color, variable)
+    body = re.sub(r'( id="| xlink:href="#)', rf"\1{chart.name}-", _add_tips(body, chart))
+    return f'<svg viewBox="{view}" role="img" aria-label="{label}">{body}'
+
+
+def save_charts(comparison: Comparison, folder: Path) -> list[Path]:
+    """Draws the charts as SVG and PDF files.
+
+    Returns:
+        The files.
+
+    Raises:
+        UserError: matplotlib is not installed.
+    """
+    files = []
+    for chart in draw_charts(comparison):
+        chart.figure.axes[0].set_title(chart.title)
+        svg, pdf = (folder / f"{chart.name}.{suffix}" for suffix in ("svg", "pdf"))
+        write_text(svg, _add_tips(_svg(chart), chart))
+        with replacing(pdf) as partial:
+            chart.figure.savefig(partial, format="pdf", bbox_inches="tight", metadata={"CreationDate": None})
+        files += [svg, pdf]
+    return files

@@ -30,21 +30,23 @@ def compare(
     """Compares finished runs: methods over seeds, with intervals, on the same test examples.
 
     Args:
-        runs: Run folders. Those that are unfinished or damaged are named and left out.
-        baseline: Method to take paired differences of accuracy against.
-        format: How the table is written; by default as the name of the file says, else for reading.
+        runs: Run folders. Unfinished and damaged ones are reported and left out.
+        baseline: Method that the others are compared with, by paired differences of accuracy.
+        format: Format of the table; by default that of the suffix of `out`, else plain text.
         out: File to write; by default the table is printed.
-        html: File for a page with the table, charts, chunks and skips, and answers side by side; it needs no network.
-        figures: Folder for figures (SVG and PDF), which need matplotlib: pip install 'skipthinking[report]'.
-        examples: Most examples of a test set whose answers the page shows.
+        html: File for a page with the table, charts, annotated examples, and answers side by side, all in one file; its
+            charts need matplotlib: pip install 'skipthinking[report]'.
+        figures: Folder for the charts as SVG and PDF files, which need matplotlib too.
+        examples: Maximum number of examples per test set whose answers the page shows.
         differences: Also list the settings in which the methods differ.
         allow_different_tests: Compare runs that answered different examples of a test set.
 
     Raises:
-        UserError: No run is left, the baseline is none of them, test examples differ, or a file cannot be written.
+        UserError: No run is left, no run is of the baseline, test examples differ, matplotlib is missing, or a file
+            cannot be written.
     """
     if not runs:
-        raise UserError("Expected run folders, got none. Say which: python -m skipthinking compare runs/*")
+        raise UserError("Expected run folders, got none. Name some: python -m skipthinking compare runs/*")
     if examples < 0:
         raise UserError(f"Expected a number of examples, got --examples {examples}.")
     for option, name in (("--out", out), ("--html", html)):
@@ -52,24 +54,24 @@ def compare(
             raise UserError(f"Expected a file to write, got {option} {name!r}. Name one.")
     if figures is not None and (not figures or Path(figures).is_file()):
         raise UserError(f"Expected a folder to write to, got --figures {figures!r}. Name one.")
-    found = compare_runs(runs, baseline, allow_different_tests)
-    for folder, reason in found.left_out.items():
+    comparison = compare_runs(runs, baseline, allow_different_tests)
+    for folder, reason in comparison.left_out.items():
         print(f"left out: {folder}: {reason}", file=sys.stderr)
-    text = FORMATS[format or _BY_SUFFIX.get(Path(out or "").suffix, "table")](found)
+    text = FORMATS[format or _BY_SUFFIX.get(Path(out or "").suffix, "table")](comparison)
     if out is None:
         print(text, end="")
     else:
         write_text(Path(out), text)
-        print(f"{len(found.rows)} rows in {out}", file=sys.stderr)
+        print(f"{len(comparison.rows)} rows in {out}", file=sys.stderr)
     if html is not None:
         from skipthinking.report.page import page
 
-        write_text(Path(html), page(found, examples))
+        write_text(Path(html), page(comparison, examples))
         print(f"report: {html}", file=sys.stderr)
     if figures is not None:
-        from skipthinking.report.figures import figures as draw
+        from skipthinking.report.charts import save_charts
 
-        for path in draw(found, Path(figures)):
+        for path in save_charts(comparison, Path(figures)):
             print(f"figure: {path}", file=sys.stderr)
     if differences:
-        print(f"\n{settings_table(found)}", end="")
+        print(f"\n{settings_table(comparison)}", end="")

@@ -13,12 +13,12 @@ from numpy.typing import NDArray
 
 from skipthinking.evaluation.intervals import bootstrap, paired_bootstrap, wilson
 from skipthinking.records import UserError
-from skipthinking.report.reading import Run, read_runs
+from skipthinking.report.run_folders import Run, read_runs
 
 __all__ = ["Comparison", "Group", "Row", "compare_runs"]
 
-# Settings that say where and how a run is run, not what it learns; those of one method may differ in them.
-_APART = {
+# Settings of where and how a run is executed, not of what it learns; runs of one method may differ in them.
+_NOT_LEARNING = {
     "seed_everything", "run", "runs_dir", "ckpt_path", "weights_only", "evaluate", "checkpoint_every", "untrained",
     "question", "questions", "trainer.logger", "trainer.enable_progress_bar", "trainer.default_root_dir",
     "trainer.check_val_every_n_epoch", "trainer.log_every_n_steps", "data.init_args.num_workers",
@@ -28,32 +28,32 @@ _APART = {
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Row:
-    """A line of the table: a method on a test set. Shares are of 1; an interval is one of 95%.
+    """A row of the table: a method on a test set. Rates are fractions of 1; intervals are at 95%.
 
     Attributes:
-        test: The test set; with the task in front where a suite gave it another name.
+        test: The test set, after the name of the task if a suite named the task otherwise.
         method: The method.
         seeds: Seeds of its runs.
-        n: Test examples.
-        accuracy: Share of right answers, mean over seeds.
+        n: Number of test examples.
+        accuracy: Fraction of right answers, mean over seeds.
         accuracy_low: Lower end of its interval: Wilson's for one run, else the bootstrap over examples and seeds.
         accuracy_high: Upper end.
         interval: "wilson" or "bootstrap".
-        difference: Accuracy less that of the baseline on the same examples; None for the baseline itself.
+        difference: Accuracy minus the baseline's on the same examples; None for the baseline itself.
         difference_low: Lower end of its interval, a paired bootstrap.
         difference_high: Upper end.
-        accuracy_lenient: Share of right answers where any last number or word counts as the answer.
-        no_answer: Share of completions without an answer in the method's format.
+        accuracy_lenient: Fraction of right answers if any last number or word counts as the answer.
+        no_answer: Fraction of completions without an answer in the method's format.
         new_tokens: Tokens per answer.
         new_tokens_low: Lower end of its interval, a bootstrap.
         new_tokens_high: Upper end.
         latency: Seconds per answer at batch size 1, None if not measured.
-        skipped: Mean share of the teacher's chunks that answers leave out.
-        target_tokens: Tokens trained on as targets, those of the runs that it started from included.
+        skipped: Mean fraction of the teacher's chunks that answers leave out.
+        target_tokens: Tokens trained on as targets, including those of the runs that it started from.
         context_tokens: The same for context.
-        tokens_known: Whether the logs of all of those runs were there to be counted.
-        seconds: Wall time of training, that of a run it started from not included.
-        devices: Where it ran.
+        tokens_known: Whether the logs of all of those runs exist.
+        seconds: Wall time of training, without that of runs it started from.
+        devices: Devices of its runs.
     """
 
     test: str
@@ -87,7 +87,7 @@ class Group:
 
     Attributes:
         test: The test set.
-        name: Its name in the run folders.
+        name: Name of the test set in the run folders.
         method: The method, with a folder's name where two groups would have the same.
         runs: The runs, by seed.
     """
@@ -103,20 +103,20 @@ class Group:
         return sorted(self.runs[0].answers[self.name])
 
     def values(self, key: str, ids: Sequence[str]) -> NDArray[np.float64]:
-        """A number of every answer, shape (S, N)."""
+        """One number per run and answer, shape (S, N)."""
         return np.array([[run.answers[self.name][id][key] for id in ids] for run in self.runs], dtype=np.float64)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Comparison:
-    """What was compared.
+    """The result of a comparison.
 
     Attributes:
         rows: The table, by test set.
-        groups: The runs behind each row, in the same order.
+        groups: The runs of each row, in the same order.
         baseline: The method that differences are taken against.
         differences: Settings in which methods on the same test set differ: key, then value by method.
-        left_out: Folders that are not in it, and why.
+        left_out: Folders that are not compared, and why.
     """
 
     rows: tuple[Row, ...]
@@ -124,6 +124,11 @@ class Comparison:
     baseline: str | None
     differences: Mapping[str, Mapping[str, Any]]
     left_out: Mapping[str, str]
+
+    @property
+    def methods(self) -> list[str]:
+        """The methods, in the order of the table."""
+        return list(dict.fromkeys(group.method for group in self.groups))
 
 
 def compare_runs(
@@ -138,16 +143,16 @@ def compare_runs(
             examples that both sides answered.
 
     Raises:
-        UserError: No run is left, the baseline is none of them, or test examples differ.
+        UserError: No run is left, no run is of the baseline, or test examples differ.
     """
     runs, left_out = read_runs(list(folders))
-    groups = _grouped(runs, left_out)
+    groups = _group_runs(runs, left_out)
     if not groups:
         reasons = "; ".join(f"{folder}: {reason}" for folder, reason in left_out.items()) or "no folder"
         raise UserError(f"Expected finished runs, got none. {reasons}")
     methods = list(dict.fromkeys(group.method for group in groups))
     if baseline is not None and baseline not in methods:
-        raise UserError(f"Expected a baseline out of {', '.join(methods)}, got {baseline!r}. Mend --baseline.")
+        raise UserError(f"Expected a baseline out of {', '.join(methods)}, got {baseline!r}. Fix --baseline.")
     if not allow_different_tests:
         _check_tests(groups)
     bases = {group.test: group for group in groups if group.method == baseline}
@@ -163,54 +168,54 @@ def compare_runs(
 # ------------------------------------------------------------------------------------------------- groups
 
 
-def _grouped(runs: Sequence[Run], left_out: dict[str, str]) -> list[Group]:
-    """Groups by test set, in the order in which runs come."""
-    found: dict[tuple[str, str, str, str], dict[int, Run]] = {}
+def _group_runs(runs: Sequence[Run], left_out: dict[str, str]) -> list[Group]:
+    """Groups of runs that differ in their seeds only, by test set, in the order of the runs."""
+    by_key: dict[tuple[str, str, str, str], dict[int, Run]] = {}
     for run in runs:
         for name in run.answers:
             if not run.answers[name]:
                 continue
             test = name if run.task in ("", name) else f"{run.task}/{name}"
-            alike = json.dumps([_learnt(run), sorted(_asked(run, name))], sort_keys=True, default=str)
-            seeds = found.setdefault((test, name, run.method, alike), {})
+            same = json.dumps([_method_settings(run), sorted(_questions(run, name))], sort_keys=True, default=str)
+            seeds = by_key.setdefault((test, name, run.method, same), {})
             if run.seed in seeds:
-                left_out[str(run.folder)] = f"The same settings and seed as {seeds[run.seed].folder}."
+                left_out[str(run.folder)] = f"It has the same settings and seed as {seeds[run.seed].folder}."
             seeds.setdefault(run.seed, run)
-    tests = list(dict.fromkeys(test for test, *_ in found))
-    names = [(test, method) for test, _, method, _ in found]
-    firsts = [(test, method, seeds[min(seeds)].folder.resolve().name) for (test, _, method, _), seeds in found.items()]
+    tests = list(dict.fromkeys(test for test, *_ in by_key))
+    names = [(test, method) for test, _, method, _ in by_key]
+    firsts = [(test, method, seeds[min(seeds)].folder.resolve().name) for (test, _, method, _), seeds in by_key.items()]
     groups = []
-    for (test, name, method, _), seeds in sorted(found.items(), key=lambda item: tests.index(item[0][0])):
+    for (test, name, method, _), seeds in sorted(by_key.items(), key=lambda item: tests.index(item[0][0])):
         ordered = tuple(seeds[seed] for seed in sorted(seeds))
         folder, label = ordered[0].folder.resolve(), method
-        if names.count((test, method)) > 1:
+        if names.count((test, method)) > 1:  # CWT (a), CWT (b); with paths if the folders' names are equal too
             label = f"{method} ({folder.name if firsts.count((test, method, folder.name)) == 1 else folder})"
         groups.append(Group(test=test, name=name, method=label, runs=ordered))
     return groups
 
 
-def _learnt(run: Run) -> dict[str, Any]:
-    """The settings that make a method; in place of a checkpoint it started from, the settings that made that.
+def _method_settings(run: Run) -> dict[str, Any]:
+    """The settings that define a method; in place of a checkpoint that it started from, the settings of that run.
 
-    A suite's name of a method says already what it needs, and from where token weights come.
+    A suite's name of a method already implies what it starts from and where its token weights come from.
     """
     start, weights = "model.init_args.start_from", "model.init_args.weights"
-    own, *before = (
-        {key: value for key, value in settings.items() if key not in _APART and key != start}
+    own, *origins = (
+        {key: value for key, value in settings.items() if key not in _NOT_LEARNING and key != start}
         for settings in (run.settings, *run.origins)
     )
-    if own.get(weights) is not None:  # then there is nothing for a weighter to do
+    if own.get(weights) is not None:  # the weighter's settings have no effect then
         own = {key: value for key, value in own.items() if not key.startswith("model.init_args.weighter")}
         own[weights] = run.task != "" or own[weights]
-    told: object = run.settings.get(start) is not None
-    if told and not run.task:
-        key = hashlib.blake2b(json.dumps(before, sort_keys=True, default=str).encode(), digest_size=3).hexdigest()
-        told = " after ".join(str(settings.get("model.class_path")).rpartition(".")[2] for settings in before)
-        told = f"{told or 'a run that is gone'} ({key})"
-    return {**own, start: told}
+    origin: object = run.settings.get(start) is not None
+    if origin and not run.task:  # such as "CWT (3f08c1)", whatever its seed and path
+        key = hashlib.blake2b(json.dumps(origins, sort_keys=True, default=str).encode(), digest_size=3).hexdigest()
+        classes = " after ".join(str(settings.get("model.class_path")).rpartition(".")[2] for settings in origins)
+        origin = f"{classes or 'a deleted run'} ({key})"
+    return {**own, start: origin}
 
 
-def _asked(run: Run, name: str) -> set[tuple[str, str, str]]:
+def _questions(run: Run, name: str) -> set[tuple[str, str, str]]:
     return {(id, row["question"], row["gold"]) for id, row in run.answers[name].items()}
 
 
@@ -218,25 +223,25 @@ def _check_tests(groups: Sequence[Group]) -> None:
     first: dict[str, Group] = {}
     for group in groups:
         other = first.setdefault(group.test, group)
-        ours, theirs = (_asked(g.runs[0], g.name) for g in (group, other))
+        ours, theirs = (_questions(g.runs[0], g.name) for g in (group, other))
         if ours != theirs:
             raise UserError(
                 f"Expected runs on the same test examples, got {len(ours)} of {group.test!r} in {group.runs[0].folder} "
-                f"and {len(theirs)} in {other.runs[0].folder}, {len(ours & theirs)} in common. Compare them apart, or "
-                "say --allow_different_tests."
+                f"and {len(theirs)} in {other.runs[0].folder}, {len(ours & theirs)} in common. Compare them "
+                "separately, or add --allow_different_tests."
             )
 
 
 def _differences(groups: Sequence[Group]) -> dict[str, dict[str, Any]]:
-    """Settings that are not the same in all groups; what only a task says is no difference between methods."""
-    found: dict[str, dict[str, Any]] = {}
+    """Settings in which the methods on a test set differ; settings that differ only between test sets do not count."""
+    differences: dict[str, dict[str, Any]] = {}
     for test in dict.fromkeys(group.test for group in groups):
-        settings = {group.method: _learnt(group.runs[0]) for group in groups if group.test == test}
+        settings = {group.method: _method_settings(group.runs[0]) for group in groups if group.test == test}
         for key in sorted({key for values in settings.values() for key in values}):
             values = {method: values.get(key) for method, values in settings.items()}
             if len({json.dumps(value, sort_keys=True, default=str) for value in values.values()}) > 1:
-                found[key] = {**found.get(key, {}), **values}
-    return found
+                differences[key] = {**differences.get(key, {}), **values}
+    return differences
 
 
 # --------------------------------------------------------------------------------------------------- rows
@@ -245,13 +250,13 @@ def _differences(groups: Sequence[Group]) -> dict[str, dict[str, Any]]:
 def _row(group: Group, base: Group | None) -> Row:
     ids, scores = group.ids, [run.summary["test"][group.name] for run in group.runs]
     correct_SN, tokens_SN = group.values("correct", ids), group.values("new_tokens", ids)
-    # Where all answers are alike the bootstrap has nothing to draw, and would claim to know exactly.
+    # If all answers are equal, the bootstrap's interval has no width, as if the accuracy were known exactly.
     plain = len(group.runs) == 1 or correct_SN.min() == correct_SN.max()
     low, high = wilson(int(correct_SN[0].sum()), len(ids)) if plain else bootstrap(correct_SN)
     tokens_low, tokens_high = bootstrap(tokens_SN)
-    difference = _difference(group, base) if base is not None and base is not group else (None, None, None)
+    difference, difference_low, difference_high = _difference(group, base)
     latencies = [run.summary["latency_seconds"] for run in group.runs]
-    shares = [row["skipped"] for row in scores if row.get("skipped") is not None]
+    skipped = [row["skipped"] for row in scores if row.get("skipped") is not None]
 
     def mean(of: Callable[[Run], float]) -> float:
         return float(np.mean([of(run) for run in group.runs]))
@@ -265,16 +270,16 @@ def _row(group: Group, base: Group | None) -> Row:
         accuracy_low=low,
         accuracy_high=high,
         interval="wilson" if plain else "bootstrap",
-        difference=difference[0],
-        difference_low=difference[1],
-        difference_high=difference[2],
+        difference=difference,
+        difference_low=difference_low,
+        difference_high=difference_high,
         accuracy_lenient=float(group.values("correct_lenient", ids).mean()),
         no_answer=float(np.mean([row["no_answer"] for row in scores])),
         new_tokens=float(tokens_SN.mean()),
         new_tokens_low=tokens_low,
         new_tokens_high=tokens_high,
         latency=None if None in latencies else float(np.mean(latencies)),
-        skipped=float(np.mean(shares)) if shares else None,
+        skipped=float(np.mean(skipped)) if skipped else None,
         target_tokens=mean(lambda run: run.tokens[0]),
         context_tokens=mean(lambda run: run.tokens[1]),
         tokens_known=all(run.complete for run in group.runs),
@@ -283,8 +288,11 @@ def _row(group: Group, base: Group | None) -> Row:
     )
 
 
-def _difference(group: Group, base: Group) -> tuple[float | None, float | None, float | None]:
-    ids = sorted({id for id, *_ in _asked(group.runs[0], group.name) & _asked(base.runs[0], base.name)})
+def _difference(group: Group, base: Group | None) -> tuple[float | None, float | None, float | None]:
+    """Difference of accuracy and its interval; without an interval if all examples differ alike."""
+    if base is None or base is group:
+        return (None, None, None)
+    ids = sorted(id for id, *_ in _questions(group.runs[0], group.name) & _questions(base.runs[0], base.name))
     if not ids:
         return (None, None, None)
     ours_SN, theirs_SN = group.values("correct", ids), base.values("correct", ids)

@@ -1,78 +1,52 @@
-"""The short summary that closes a run."""
+"""The command ``summary``, which every finished run prints too."""
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from skipthinking.records import UserError
+from skipthinking.report.run_folders import read_json_lines, read_summary
 
-__all__ = ["print_summary", "read_summary", "summary"]
-
-
-def read_summary(folder: Path) -> dict[str, Any]:
-    """Reads ``summary.json`` of a run folder.
-
-    Raises:
-        UserError: There is none, or it is damaged.
-    """
-    path = folder / "summary.json"
-    if not path.is_file():
-        raise UserError(f"Expected a finished run, got {str(folder)!r} without summary.json. Run `test` on it first.")
-    try:
-        found = json.loads(path.read_text(encoding="utf-8"))
-    except UnicodeDecodeError as error:
-        raise UserError(f"Expected text, got {error.reason} ({path}). Run `test` on it again.") from error
-    except json.JSONDecodeError as error:
-        raise UserError(f"Expected JSON, got {error.msg} ({path}:{error.lineno}). Run `test` on it again.") from error
-    if not isinstance(found, dict) or "test" not in found:
-        raise UserError(f"Expected the summary of a run, got something else ({path}). Run `test` on it again.")
-    return found
+__all__ = ["print_summary", "summary"]
 
 
 def print_summary(folder: Path) -> None:
-    """Prints accuracy with its interval, answer lengths, latency, an example, and what to do next."""
+    """Prints accuracy with its interval, answer lengths, latency, training tokens, and one answer."""
     from rich.box import SIMPLE_HEAD
     from rich.console import Console
     from rich.table import Table
     from rich.text import Text
 
-    found, console = read_summary(folder), Console(highlight=False)
+    values, console = read_summary(folder), Console(highlight=False)
     try:
-        names = list(found["test"])
-        rows = {heading: [show(row) for row in found["test"].values()] for heading, show in _ROWS.items()}
-        told = [
-            f"trained on {found['target_tokens']:,} target and {found['context_tokens']:,} context tokens in "
-            f"{found['fit_seconds']:.0f} s"
+        rows = {heading: [show(row) for row in values["test"].values()] for heading, show in _ROWS.items()}
+        lines = [
+            f"trained on {values['target_tokens']:,} target and {values['context_tokens']:,} context tokens in "
+            f"{values['fit_seconds']:.0f} s"
         ]
-        if found["latency_seconds"] is not None:
-            each = f"{found['latency_seconds'] * 1000:.0f} ms per answer ({found['device']})"
-            told.insert(0, f"latency at batch size 1: {each}")
-        head = f"\n{found['method']} in {folder}"
+        if values["latency_seconds"] is not None:
+            latency = f"{values['latency_seconds'] * 1000:.0f} ms per answer ({values['device']})"
+            lines.insert(0, f"latency at batch size 1: {latency}")
+        heading = f"\n{values['method']} in {folder}"
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise UserError(
             f"Expected a summary as this version writes it, got {type(error).__name__}: {error} "
             f"({folder / 'summary.json'}). Run `test` again."
         ) from error
-    console.print(head, style="bold", markup=False, soft_wrap=True)
+    console.print(heading, style="bold", markup=False, soft_wrap=True)
     table = Table(box=SIMPLE_HEAD)
     table.add_column("test set")
-    for name in names:
+    for name in values["test"]:
         table.add_column(Text(name), justify="right")
-    for heading, cells in rows.items():
+    for label, cells in rows.items():
         if set(cells) != {None}:
-            table.add_row(heading, *(cell or "-" for cell in cells))
+            table.add_row(label, *(cell or "-" for cell in cells))
     console.print(table)
-    for line in told:
+    for line in lines:
         console.print(line, markup=False)
-    _print_example(console, folder / "predictions.jsonl")
-
-
-def _tokens(row: dict[str, Any], name: str) -> str:
-    value = row.get(name)
-    return "-" if value is None else f"{value:.1f}"
+    _print_answer(console, folder / "predictions.jsonl")
 
 
 _ROWS: dict[str, Callable[[dict[str, Any]], str | None]] = {
@@ -81,18 +55,17 @@ _ROWS: dict[str, Callable[[dict[str, Any]], str | None]] = {
     "  95% interval": lambda row: f"{row['accuracy_low']:.1%} to {row['accuracy_high']:.1%}",
     "  lenient extraction": lambda row: f"{row['accuracy_lenient']:.1%}",
     "no answer": lambda row: f"{row['no_answer']:.1%}",
-    "new tokens per answer": lambda row: _tokens(row, "new_tokens"),
-    "  the teacher's": lambda row: _tokens(row, "teacher_tokens"),
+    "new tokens per answer": lambda row: f"{row['new_tokens']:.1f}",
+    "  the teacher's": lambda row: None if row.get("teacher_tokens") is None else f"{row['teacher_tokens']:.1f}",
     "chunks skipped": lambda row: f"{row['skipped']:.1%}" if "skipped" in row else None,
 }
 
 
-def _print_example(console: Any, path: Path) -> None:
-    try:
-        with path.open(encoding="utf-8") as lines:
-            row = json.loads(next(lines))
-    except (OSError, StopIteration, ValueError) as error:
-        raise UserError(f"Expected predictions beside the summary, got none ({path}). Run `test` again.") from error
+def _print_answer(console: Any, path: Path) -> None:
+    """Prints the first prediction."""
+    _, row = next(read_json_lines(path, "test"), (path, None))
+    if row is None:
+        raise UserError(f"Expected predictions beside the summary, got none ({path}). Run `test` again.")
     console.print("\nan answer:", style="bold")
     console.print(row["question"], style="dim", markup=False)
     console.print(row["completion"], markup=False)

@@ -15,12 +15,11 @@ from lightning.pytorch.callbacks import Callback
 from rich.console import Console
 
 from skipthinking.evaluation.metrics import by_group, scores
-from skipthinking.ranks import gather
-from skipthinking.records import Prediction
 from skipthinking.files import write_json, write_jsonl
 from skipthinking.methods.base import Distiller
-from skipthinking.runs.folder import RunLogger
-
+from skipthinking.ranks import gather
+from skipthinking.records import Prediction
+from skipthinking.runs.log import RunLogger
 
 __all__ = ["Annotations", "Answers", "Results", "StartReport"]
 

@@ -1,4 +1,4 @@
-"""How a run is left: Ctrl-C, SIGTERM, and the signal by which SLURM says that a job's time is over."""
+"""Stops a run so that it can be resumed: on Ctrl-C, SIGTERM, and SLURM's signal that a job's time is over."""
 
 from __future__ import annotations
 
@@ -13,34 +13,35 @@ from typing import Any
 import lightning as L
 from lightning.pytorch.callbacks import Callback
 
+from skipthinking.runs.folder import last_checkpoint
 from skipthinking.runs.slurm import requeue
 
 __all__ = ["Interrupts"]
 
 
 class Interrupts(Callback):
-    """Finishes the optimiser step and saves it on Ctrl-C, SIGTERM and SIGUSR1; a second Ctrl-C stops at once.
+    """Finishes and saves the optimizer step on Ctrl-C, SIGTERM and SIGUSR1; a second Ctrl-C stops at once.
 
-    SIGUSR1 is what ``sbatch --signal=USR1@180`` sends; it also has SLURM requeue the job, whose command then goes on by
-    ``--ckpt_path last``. It takes the place of Lightning's own handler, which saves wherever the step is. By SIGTERM
-    SLURM takes nodes away from a job, which it then queues again by itself, or not, if it was cancelled. With several
-    processes they agree on the step, one all-reduce of a flag a step, in a SLURM job only; outside of one, and for
-    Ctrl-C, there is no moment that all of them know of, and the last regular checkpoint counts.
+    SLURM sends SIGUSR1 if asked by ``sbatch --signal=USR1@180``. The job is then requeued as well, and its command
+    resumes by ``--ckpt_path last``. Lightning's own handler, replaced by this one, saves in the middle of a step.
+    SLURM sends SIGTERM when it takes nodes away from a job; it requeues the job itself, unless the job was canceled.
 
-    Between the epochs, where searches run, a run stops at once: the checkpoint of the epoch before is there.
+    Several processes must save the same step. In a SLURM job all of them get the signal, and they agree on the step by
+    one all-reduce of a flag per step. Outside of a job, and for Ctrl-C, they do not, and the last regular checkpoint
+    counts. Between epochs, where searches run, a run stops at once: the previous epoch ended with a checkpoint.
 
     Args:
         folder: The run folder.
     """
 
     def __init__(self, folder: Path) -> None:
-        self.path = folder / "checkpoints" / "last.ckpt"
+        self.path = last_checkpoint(folder)
         self.asked = self.saved = self.requeue = False
-        self.within = False  # an epoch, and not before or behind it
+        self.within = False  # an epoch
         self._before: dict[int, Any] = {}
 
     def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
-        """Listens for SIGUSR1, before Lightning does and before workers start, which inherit it."""
+        """Handles SIGUSR1, before Lightning does, and before data workers start and inherit the handler."""
         if threading.current_thread() is not threading.main_thread():
             return
 
@@ -60,7 +61,7 @@ class Interrupts(Callback):
         self._before.setdefault(signal.SIGUSR1, signal.signal(signal.SIGUSR1, ask))
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Listens for Ctrl-C, or for SIGTERM, in whose handler Lightning's processes would wait for each other."""
+        """Handles Ctrl-C, or SIGTERM among several processes, which in Lightning's handler wait for each other."""
         if threading.current_thread() is not threading.main_thread():
             return
         if trainer.world_size > 1:
@@ -78,7 +79,7 @@ class Interrupts(Callback):
 
     def _leave(self, process: int) -> Callable[[int, Any], None]:
         def ask(number: int, frame: Any) -> None:
-            if os.getpid() != process:  # a data worker: it is to die of it
+            if os.getpid() != process:  # a data worker, which the signal ends
                 signal.signal(number, signal.SIG_DFL)
                 os.kill(os.getpid(), number)
             elif not self.within:
@@ -89,12 +90,12 @@ class Interrupts(Callback):
         return ask
 
     def on_train_batch_end(self, trainer: L.Trainer, *args: Any) -> None:
-        """Saves where an optimiser step is complete."""
+        """Saves once an optimizer step is complete."""
         if not self.saved and not trainer.fit_loop.epoch_loop._should_accumulate():
             self._settle(trainer)
 
     def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Saves and stops, if it was asked for since the last step, as in a validation."""
+        """Saves and stops if a signal came after the last step, such as during validation."""
         self.within = False
         if not self.saved:
             self._settle(trainer)
@@ -116,13 +117,13 @@ class Interrupts(Callback):
                 requeue()
 
     def on_train_batch_start(self, *args: Any) -> None:
-        """Stops before the next micro-batch, when the step is logged."""
+        """Stops before the next micro-batch, once the saved step is logged."""
         self.within = True
         if self.saved:
             raise KeyboardInterrupt
 
     def on_exception(self, trainer: L.Trainer, pl_module: L.LightningModule, exception: BaseException) -> None:
-        """Says how to go on."""
+        """Prints how to resume."""
         self.within = False
         self.on_train_end(trainer, pl_module)
         if isinstance(exception, KeyboardInterrupt) and trainer.is_global_zero and trainer.state.fn == "fit":
@@ -130,11 +131,11 @@ class Interrupts(Callback):
             print(f"stopped at step {trainer.global_step}. {how}", file=sys.stderr, flush=True)
 
     def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Stops listening for Ctrl-C and SIGTERM."""
+        """Restores the handlers of Ctrl-C and SIGTERM."""
         for number in self._before.keys() & {signal.SIGINT, signal.SIGTERM}:
             signal.signal(number, self._before.pop(number))
 
     def teardown(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
-        """Stops listening for SIGUSR1."""
+        """Restores the handler of SIGUSR1."""
         if signal.SIGUSR1 in self._before:
             signal.signal(signal.SIGUSR1, self._before.pop(signal.SIGUSR1))

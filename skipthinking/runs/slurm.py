@@ -1,4 +1,4 @@
-"""What a job asks of SLURM."""
+"""Requeues a SLURM job."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ __all__ = ["requeue"]
 
 
 def requeue() -> None:
-    """Has SLURM put this job, or this task of an array, back into the queue; outside of a job does nothing."""
+    """Puts this job, or this task of an array job, back into SLURM's queue; does nothing outside of a job."""
     job, array = os.environ.get("SLURM_JOB_ID"), os.environ.get("SLURM_ARRAY_JOB_ID")
     if array is not None:
         job = f"{array}_{os.environ['SLURM_ARRAY_TASK_ID']}"
@@ -18,7 +18,9 @@ def requeue() -> None:
         return
     try:
         code = subprocess.run(["scontrol", "requeue", job], check=False).returncode
-        told = f"job {job} is queued again" if code == 0 else f"job {job} could not be queued again: exit code {code}"
+        message = (
+            f"job {job} is queued again" if code == 0 else f"job {job} could not be queued again: exit code {code}"
+        )
     except OSError as error:
-        told = f"job {job} could not be queued again: {error}"
-    print(told, file=sys.stderr, flush=True)
+        message = f"job {job} could not be queued again: {error}"
+    print(message, file=sys.stderr, flush=True)

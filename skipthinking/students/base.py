@@ -5,8 +5,6 @@ from __future__ import annotations
 import copy
 import json
 import logging
-import os
-import shutil
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -19,6 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from skipthinking.data.batches import Batch
+from skipthinking.files import replacing_folder
 from skipthinking.records import UserError
 from skipthinking.students.heads import measure_targets
 from skipthinking.students.measures import Measure, nll
@@ -73,8 +72,8 @@ class Student(nn.Module, ABC):
         """Loads the tokenizer, or trains it on the texts, with the words as tokens."""
 
     @abstractmethod
-    def make_model(self) -> Any:
-        """Creates the model with its initial weights."""
+    def make_model(self, trained: bool) -> Any:
+        """Creates the model with its initial weights, in float32 if all of them are trained."""
 
     # ---------------------------------------------------------------------------------- life cycle
 
@@ -101,13 +100,17 @@ class Student(nn.Module, ABC):
         if self.tokenizer is None:
             self.tokenizer = self.make_tokenizer(texts, words)
 
-    def build(self) -> None:
-        """Makes the model; later calls do nothing."""
+    def build(self, trained: bool = True) -> None:
+        """Makes the model; later calls do nothing.
+
+        Args:
+            trained: Whether the student may be trained; without an adapter its weights are then in float32.
+        """
         if self.model is not None:
             return
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(torch.initial_seed())  # the first weights follow from the seed, whatever was drawn before
-            model = self.make_model()
+            model = self.make_model(trained and self.lora is None)
             model.generation_config = self._greedy(model.generation_config)
             if self.gradient_checkpointing:
                 model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
@@ -147,9 +150,10 @@ class Student(nn.Module, ABC):
 
     @property
     def context_length(self) -> int:
-        """Most tokens of prompt and completion together (encoder-decoder: of the longer one).
+        """Most tokens of prompt and completion together; of an encoder-decoder student, of each by itself.
 
-        It is what the positions allow; the tokenizer's limit counts for encoder-decoders, and where they have none.
+        It is what the positions allow. The tokenizer's limit counts for encoder-decoder students, and if positions have
+        no limit.
         """
         config = self.config.get_text_config(decoder=True)
         # T5's n_positions bounds nothing: its positions are relative.
@@ -255,10 +259,8 @@ class Student(nn.Module, ABC):
         given = list(begun) if begun is not None else [torch.empty(0, dtype=torch.long)] * len(prompts)
         if not self.encoder_decoder:
             prompts = [torch.cat([prompt.cpu(), part.cpu()]) for prompt, part in zip(prompts, given, strict=True)]
-        rooms = [
-            max_new_tokens if self.encoder_decoder else min(max_new_tokens, self.context_length - len(prompt))
-            for prompt in prompts
-        ]
+        before = given if self.encoder_decoder else prompts  # what shares the context with the new tokens
+        rooms = [min(max_new_tokens, self.context_length - len(ids)) for ids in before]
         # A decoder has no room for padding in front: what is begun there goes by length.
         together: dict[int, list[int]] = {}
         for i, room in enumerate(rooms):
@@ -308,7 +310,7 @@ class Student(nn.Module, ABC):
             self.model.load_state_dict(state)
         model = copy.deepcopy(self.model).merge_and_unload() if self.lora else self.model
         model.config.completion_marks = marks  # of nobody else: the model it began as may have had others
-        with whole_folder(folder) as partial, _no_progress():
+        with replacing_folder(folder) as partial, _no_progress():
             model.save_pretrained(partial)
             self.tokenizer.save_pretrained(partial)
 
@@ -325,23 +327,6 @@ def _no_progress() -> Iterator[None]:
     finally:
         if shown:
             hub_logging.enable_progress_bar()
-
-
-@contextmanager
-def whole_folder(folder: Path) -> Iterator[Path]:
-    """A folder to write to that takes the place of ``folder`` when it is complete, and vanishes if it never is."""
-    partial, aside = (folder.with_name(f".{folder.name}.{part}") for part in ("partial", "old"))
-    for left in (partial, aside):  # by a killed process
-        shutil.rmtree(left, ignore_errors=True)
-    try:
-        yield partial
-    except BaseException:
-        shutil.rmtree(partial, ignore_errors=True)
-        raise
-    if folder.exists():
-        os.replace(folder, aside)
-    os.replace(partial, folder)
-    shutil.rmtree(aside, ignore_errors=True)
 
 
 def until_end(ids: list[int], ends: set[int]) -> list[int]:

@@ -83,12 +83,12 @@ class KVCache(Cache):
         self._columns_BW = torch.empty(0)
         self._seen = 0
 
-    def select(self, rows: Sequence[int], columns: int = 0) -> KVCache:
-        """A copy of some rows, with as many columns or more."""
-        copy = KVCache(self.student, len(rows), max(columns, self.columns))
-        index_B, more = torch.tensor(list(rows), device=self.student.device), copy.columns - self.columns
+    def select(self, rows: Sequence[int], columns: int | None = None) -> KVCache:
+        """A copy of some rows, with as many columns, fewer or more."""
+        copy = KVCache(self.student, len(rows), self.columns if columns is None else columns)
+        index_B = torch.tensor(list(rows), device=self.student.device)
         copy._stored = {
-            layer: (_select(keys, index_B, more), _select(values, index_B, more))
+            layer: (_select(keys, index_B, copy.columns), _select(values, index_B, copy.columns))
             for layer, (keys, values) in self._stored.items()
         }
         return copy
@@ -176,7 +176,7 @@ class KVCache(Cache):
         return (seen if self._rows_B is None else seen.index_select(0, rows_B)).transpose(1, 2)
 
 
-def _select(stored: Tensor, rows_B: Tensor, more: int) -> Tensor:
-    """Some rows, with more columns at the end."""
-    selected = stored.index_select(0, rows_B)
+def _select(stored: Tensor, rows_B: Tensor, columns: int) -> Tensor:
+    selected = stored[:, : columns + 1].index_select(0, rows_B)
+    more = columns + 1 - selected.shape[1]
     return torch.nn.functional.pad(selected, (0, 0, 0, 0, 0, more)) if more else selected

@@ -16,13 +16,14 @@ from torch import nn
 from tqdm import tqdm
 
 from skipthinking.data.batches import collate, instance_length
+from skipthinking.data.instances import instance
 from skipthinking.ranks import by_length, gather
-from skipthinking.records import Instance
+from skipthinking.records import Encoded, Instance
 from skipthinking.students.base import Student
 from skipthinking.students.measures import Measure, nll_and_hit
 from skipthinking.students.sharding import gathered
 
-__all__ = ["Measured", "Scores", "frozen", "score", "score_tokens"]
+__all__ = ["Measured", "Scores", "frozen", "score", "score_rationales", "score_tokens"]
 
 Measured = NDArray[np.float32]
 
@@ -63,6 +64,12 @@ def score(
             ends = np.cumsum([np.count_nonzero(row.weights) for row in rows])
             measured |= zip((row.id for row in rows), np.split(found, ends[:-1]), strict=True)
     return measured
+
+
+def score_rationales(student: Student, rows: Sequence[Encoded], measure: Measure = nll_and_hit) -> dict[str, Measured]:
+    """Measures all rationale tokens of every example, given the question and the tokens before them; shape (R, K)."""
+    instances = [instance(row.id, row.prompts[""], [row.tokens[: row.answer[0]]], {0}) for row in rows]
+    return score(student, instances, measure)
 
 
 class Scores(NamedTuple):

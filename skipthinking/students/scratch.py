@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import json
 import tempfile
 from collections.abc import Sequence
@@ -10,7 +9,7 @@ from typing import Any
 
 from huggingface_hub.errors import StrictDataclassError
 
-from skipthinking.records import UserError
+from skipthinking.records import UserError, did_you_mean
 from skipthinking.students.base import LoRA, Student, tokenizer_from_json
 from skipthinking.students.pretrained import Pretrained
 
@@ -124,9 +123,7 @@ class FromScratch(Student):
                 known = AutoConfig.for_model(self.architecture)
                 unknown = sorted(self.settings.keys() - known.to_dict().keys() - known.attribute_map.keys())
                 if unknown:
-                    near = difflib.get_close_matches(unknown[0], known.to_dict(), n=1)
-                    hint = f" Did you mean {near[0]!r}?" if near else ""
-                    raise self._misfit(f"it has no {unknown[0]!r}.{hint}")
+                    raise self._misfit(f"it has no {unknown[0]!r}.{did_you_mean(unknown[0], known.to_dict())}")
                 settings = {"vocab_size": len(self.tokenizer), **special, **self.settings}
                 self._config = AutoConfig.for_model(self.architecture, **settings)
             except _MISFITS as error:
@@ -149,7 +146,7 @@ class FromScratch(Student):
         trained.add_tokens(list(words))
         return trained
 
-    def make_model(self) -> Any:
+    def make_model(self, trained: bool) -> Any:
         """Initialises the weights from the global seed."""
         from transformers import AutoModelForCausalLM, AutoModelForSeq2SeqLM
 

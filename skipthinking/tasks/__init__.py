@@ -1,4 +1,9 @@
-"""What is asked and how an answer is graded: built-in generated tasks, and known benchmarks."""
+"""How a question is asked, and how an answer is graded.
+
+Start with ``base.py`` (a task), then ``graders.py``, ``numbers.py`` and ``expressions.py``. ``benchmarks.py`` lists
+the benchmarks. Each built-in task is a separate file, such as ``arithmetic.py``; ``generation.py`` has what they share:
+drawing problems, splits, verbose rationales. May import: the ground.
+"""
 
 from skipthinking.tasks.base import Grade, HubSource, Task
 from skipthinking.tasks.expressions import Expressions

@@ -1,7 +1,7 @@
-"""Multi-step arithmetic stories: somebody's things grow and shrink, and the end is asked for.
+"""Multi-step arithmetic stories: the number of somebody's things changes, and the question asks for the last one.
 
-Whole numbers only, every intermediate result between 2 and 40: 660 facts in all, so that a student of less than a
-million parameters learns them from some thousand examples. The story states the operations plainly and in order.
+All numbers are integers, and every intermediate result is between 2 and 40. That makes 660 facts in total, so a student
+of less than a million parameters learns them from a few thousand examples. The story states the operations in order.
 """
 
 from __future__ import annotations
@@ -10,14 +10,14 @@ import random
 from functools import cache
 
 from skipthinking.tasks.base import Task
-from skipthinking.tasks.generation import Deck, Generator, Step, Story
+from skipthinking.tasks.generation import Deck, Generator, Story, Teacher
 from skipthinking.tasks.numbers import Numbers
 from skipthinking.tasks.words import NAMES, PLACES, THINGS
 
 __all__ = ["ARITHMETIC", "Arithmetic", "events_of", "question_of", "results_of"]
 
 Content = tuple[int, tuple[tuple[str, int], ...]]
-"""The number at the start, and the operations: (sign, operand) with the signs ``+ - * /``."""
+"""The first number, and the operations as (sign, operand) with the signs ``+ - * /``."""
 
 SMALLEST, LARGEST = 2, 40  # the things are always plural
 _STARTS = range(2, 21)
@@ -117,7 +117,7 @@ class Arithmetic(Generator[Content]):
         while len(operations) < level:
             sign = rng.choices("+-*/", (4, 4, 2, 1))[0]
             possible = _possible(sign, value)
-            if possible:  # adding or taking away always is
+            if possible:  # an addition or a subtraction always is, so the loop ends
                 operations.append((sign, rng.choice(possible)))
                 value = apply(sign, value, operations[-1][1])
         return start, tuple(operations)
@@ -132,58 +132,41 @@ class Arithmetic(Generator[Content]):
         events = events_of(rng, operations, slots)
         slots["place"] = rng.choice(PLACES)
         question, values = question_of(rng, start, slots, events), results_of(content)
-        return Story(question, _rationale(rng, slots, values, operations, events), str(values[-1]))
+        teacher = Teacher(rng, openings=_OPENINGS, moves=_MOVES, interims=_INTERIM, endings=_ENDINGS)
+        restated, worked = Deck(rng, _RESTATED), Deck(rng, _WORKED)
+        teacher.say("transition", _GOALS, 0.6, **slots)
+        teacher.say("transition", _STARTING, 0.6, n=values[0], **slots)
+        for (sign, n), event, a, b in zip(operations, events, values, values[1:], strict=False):
+            teacher.move_on()
+            teacher.say("transition", restated, 0.4, event=event)
+            teacher.say("reasoning", worked, event=event, a=a, b=b, sign=sign, n=n, **slots)
+            teacher.sum_up(b=b, **slots)
+        return Story(question, teacher.close(b=values[-1], **slots), str(values[-1]))
 
 
 def events_of(rng: random.Random, operations: tuple[tuple[str, int], ...], slots: dict[str, str]) -> list[str]:
-    """The operations in words."""
+    """Puts the operations into words."""
     return [rng.choice(_EVENTS[sign]).format(n=n, **slots) for sign, n in operations]
 
 
 def question_of(rng: random.Random, start: int, slots: dict[str, str], events: list[str]) -> str:
-    """The story and what is asked."""
+    """Returns the story and its question."""
     opening = [
         "{name} is at the {place} and has {n} {things}.",
         "At the {place}, {name} has {n} {things}.",
         "{name} starts at the {place} with {n} {things}.",
     ]
-    told = [rng.choice(opening).format(n=start, **slots), *(f"Then {event}." for event in events)]
-    return " ".join([*told, "How many {things} does {name} have at the end?".format(**slots)])
+    sentences = [rng.choice(opening).format(n=start, **slots), *(f"Then {event}." for event in events)]
+    return " ".join([*sentences, "How many {things} does {name} have at the end?".format(**slots)])
 
 
 def results_of(content: Content) -> list[int]:
-    """The number at the start and after every operation."""
+    """Returns the number at the start and after every operation."""
     start, operations = content
     values = [start]
     for sign, n in operations:
         values.append(apply(sign, values[-1], n))
     return values
-
-
-def _rationale(
-    rng: random.Random,
-    slots: dict[str, str],
-    values: list[int],
-    operations: tuple[tuple[str, int], ...],
-    events: list[str],
-) -> list[Step]:
-    openings, moves, interim, endings = (Deck(rng, pool) for pool in (_OPENINGS, _MOVES, _INTERIM, _ENDINGS))
-    restated, worked = Deck(rng, _RESTATED), Deck(rng, _WORKED)
-    steps = [Step("transition", openings.deal())]
-    if rng.random() < 0.6:
-        steps.append(Step("transition", rng.choice(_GOALS).format(**slots)))
-    if rng.random() < 0.6:
-        steps.append(Step("transition", rng.choice(_STARTING).format(n=values[0], **slots)))
-    for (sign, n), event, a, b in zip(operations, events, values, values[1:], strict=False):
-        if rng.random() < 0.6:
-            steps.append(Step("transition", moves.deal()))
-        if rng.random() < 0.4:
-            steps.append(Step("transition", restated.deal().format(event=event)))
-        steps.append(Step("reasoning", worked.deal().format(event=event, a=a, b=b, sign=sign, n=n, **slots)))
-        if rng.random() < 0.4:
-            steps.append(Step("summary", interim.deal().format(b=b, **slots)))
-    steps += [Step("summary", endings.deal().format(b=values[-1], **slots)) for _ in range(rng.choice((1, 2, 2)))]
-    return steps
 
 
 def apply(sign: str, value: int, n: int) -> int:
@@ -192,7 +175,7 @@ def apply(sign: str, value: int, n: int) -> int:
 
 
 def _possible(sign: str, value: int) -> list[int]:
-    """Operands that keep the result a whole number from ``SMALLEST`` to ``LARGEST``."""
+    """Returns the operands that give an integer from ``SMALLEST`` to ``LARGEST``."""
     exact = [n for n in _OPERANDS[sign] if sign != "/" or value % n == 0]
     return [n for n in exact if SMALLEST <= apply(sign, value, n) <= LARGEST]
 

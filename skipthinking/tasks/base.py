@@ -1,4 +1,4 @@
-"""What a task is: a prompt, an answer sentence, a grader, and where its examples come from."""
+"""The record of a task: prompt, answer sentence, grader, and the source of its examples."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ __all__ = ["Grade", "HubSource", "Task"]
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class HubSource:
-    """Where a benchmark's rows live on the Hugging Face hub.
+    """Location of a benchmark on the Hugging Face hub.
 
     Attributes:
-        path: The data set's id.
-        config: Its configuration, if it has several.
-        splits: From "train" and "test" to the names of the hub's splits. A key is missing where the hub has no rows
-            for it with answers.
+        path: Id of the data set.
+        config: Configuration of the data set, if it has several.
+        splits: Maps "train" and "test" to names of the hub's splits. A key is missing if the hub has no such rows with
+            answers.
     """
 
     path: str
@@ -35,8 +35,8 @@ class Grade:
     """The verdict on one completion.
 
     Attributes:
-        extracted: Canonical answer that follows the answer phrase, None if there is none ("no answer").
-        extracted_lenient: The same, or else the last plausible answer anywhere in the text.
+        extracted: Canonical form of the answer after the answer phrase, None without one ("no answer").
+        extracted_lenient: ``extracted``, or else the last plausible answer anywhere in the text.
         correct: Whether ``extracted`` is the gold answer.
         correct_lenient: Whether ``extracted_lenient`` is the gold answer.
     """
@@ -49,15 +49,15 @@ class Grade:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Task:
-    """What is asked and how an answer is graded.
+    """How questions of a benchmark or a built-in task are asked, and how their answers are graded.
 
     Attributes:
-        name: Name under which :func:`skipthinking.tasks.get_task` finds it.
-        grader: Reads and compares the answers.
-        question: The benchmark's prompt text; ``{question}`` stands for the question.
-        answer: The answer sentence that closes a completion; ``{answer}`` stands for the answer.
-        hub: Where the rows live, None where they have to come from a file.
-        generator: Draws the examples of a built-in task, None for the others.
+        name: Name for :func:`skipthinking.tasks.get_task`.
+        grader: Extracts and compares answers.
+        question: Prompt text; ``{question}`` stands for the question.
+        answer: Answer sentence at the end of a completion; ``{answer}`` stands for the answer.
+        hub: Location of the rows on the hub; None if they come from a file.
+        generator: Draws the examples of a built-in task; None for other tasks.
     """
 
     name: str
@@ -79,7 +79,7 @@ class Task:
     def cue(self) -> str:
         """The core of the answer phrase: the words of its last clause before ``{answer}``, such as "the answer is".
 
-        A clause without words ("#### ") is its own core.
+        The core of a clause without words ("#### ") is the clause itself.
         """
         clause = self.answer.partition("{answer}")[0].rpartition(",")[2].strip()
         words = re.match(r"[\w\s'’-]+", clause)
@@ -99,11 +99,11 @@ class Task:
         return self.answer.replace("{answer}", self.grader.show(answer))
 
     def check_gold(self, answer: str, where: str) -> None:
-        """Refuses a gold answer that no completion could match.
+        """Checks that the grader can read a gold answer: no completion could match another one.
 
         Args:
             answer: The gold answer.
-            where: File and line, or example id; named in the error.
+            where: File and line, or example id, for the error.
 
         Raises:
             DataError: The grader cannot read the answer.
@@ -111,14 +111,14 @@ class Task:
         if self.grader.read(answer) is None:
             raise DataError(
                 f"Expected an answer that the grader {self.grader!r} of task {self.name} can read, got {answer!r} "
-                f"({where}). Mend the answer or choose another task."
+                f"({where}). Fix the answer or choose another task."
             )
 
     def grade(self, completion: str, gold: str) -> Grade:
         """Grades a completion against the gold answer.
 
-        Strict extraction reads what follows the last answer phrase, to the end of its line or sentence. The lenient
-        one takes the same answer, or the last plausible one anywhere if the strict one finds none.
+        Strict extraction reads the text after the last answer phrase, up to the end of the line or sentence. Lenient
+        extraction takes the last plausible answer anywhere in the text if strict extraction gives none.
 
         Raises:
             DataError: The grader cannot read ``gold``.

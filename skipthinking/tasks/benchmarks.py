@@ -1,7 +1,4 @@
-"""Known benchmarks: prompt, answer format, grader, and the hub id where it is certain.
-
-A benchmark without a hub id is read from a file.
-"""
+"""Benchmarks: prompt, answer sentence, grader, and the id on the hub; without an id, the rows come from a file."""
 
 from __future__ import annotations
 
@@ -18,7 +15,7 @@ _LETTER = "{question}\nAnswer with the letter of one option."
 BENCHMARKS = (
     Task(name="gsm8k", grader=Numbers(), hub=HubSource(path="openai/gsm8k", config="main", splits=_BOTH)),
     Task(name="svamp", grader=Numbers(), hub=HubSource(path="ChilleD/SVAMP", splits=_BOTH)),
-    # The hub's only split is called validation; it has all the problems.
+    # The hub's only split is called validation and has all problems.
     Task(name="asdiv", grader=Numbers(), hub=HubSource(path="EleutherAI/asdiv", splits={"test": "validation"})),
     Task(name="multiarith", grader=Numbers(), hub=HubSource(path="ChilleD/MultiArith", splits=_BOTH)),
     Task(name="addsub", grader=Numbers()),
@@ -29,7 +26,7 @@ BENCHMARKS = (
         question=_LETTER,
         hub=HubSource(path="deepmind/aqua_rat", config="raw", splits=_BOTH),
     ),
-    # The 500 test problems of "Let's Verify Step by Step"; the training problems lie in seven configurations elsewhere.
+    # The 500 test problems of "Let's Verify Step by Step"; seven configurations elsewhere hold the training problems.
     Task(
         name="math",
         grader=Expressions(),

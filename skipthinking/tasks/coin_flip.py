@@ -6,14 +6,14 @@ import math
 import random
 
 from skipthinking.tasks.base import Task
-from skipthinking.tasks.generation import Deck, Generator, Step, Story
+from skipthinking.tasks.generation import Generator, Story, Teacher
 from skipthinking.tasks.graders import YesNo
 from skipthinking.tasks.words import NAMES
 
 __all__ = ["COIN_FLIP", "CoinFlip"]
 
 Content = tuple[tuple[str, bool], ...]
-"""Who does something with the coin, and whether they flip it."""
+"""One pair per person: the name, and whether this person flips the coin."""
 
 _FLIPS = ["{name} flips the coin", "{name} turns the coin over"]
 _LEAVES = ["{name} does not flip the coin", "{name} leaves the coin alone"]
@@ -59,7 +59,7 @@ _ENDINGS = [
 
 
 class CoinFlip(Generator[Content]):
-    """Fair draws: half of all problems of each level have the answer yes."""
+    """Every person flips the coin with probability 1/2, so half of the problems of each level have the answer yes."""
 
     levels = (2, 4)
     ood = (5, 7)
@@ -74,22 +74,16 @@ class CoinFlip(Generator[Content]):
     def write(self, rng: random.Random, content: Content) -> Story:
         events = [rng.choice(_FLIPS if flips else _LEAVES).format(name=name) for name, flips in content]
         question = " ".join(["A coin is heads up.", *(f"{event}." for event in events), "Is the coin still heads up?"])
-        openings, moves, interim, endings = (Deck(rng, pool) for pool in (_OPENINGS, _MOVES, _INTERIM, _ENDINGS))
-        steps = [Step("transition", openings.deal())]
-        steps += [Step("transition", text) for text in rng.sample(_GIVEN, rng.choice((0, 1, 2)))]
+        teacher = Teacher(rng, openings=_OPENINGS, moves=_MOVES, interims=_INTERIM, endings=_ENDINGS)
+        teacher.restate(_GIVEN, (0, 1, 2))
         side = "heads"
         for event, (_, flips) in zip(events, content, strict=True):
-            if rng.random() < 0.6:
-                steps.append(Step("transition", moves.deal()))
-            if rng.random() < 0.4:
-                steps.append(Step("transition", rng.choice(_RESTATED).format(event=event)))
+            teacher.move_on()
+            teacher.say("transition", _RESTATED, 0.4, event=event)
             before, side = side, _other(side) if flips else side
-            worked = rng.choice(_FLIPPED if flips else _KEPT)
-            steps.append(Step("reasoning", worked.format(event=event, a=f"[{before}]", b=f"[{side}]")))
-            if rng.random() < 0.3:
-                steps.append(Step("summary", interim.deal().format(b=side)))
-        steps += [Step("summary", endings.deal().format(b=side)) for _ in range(rng.choice((1, 2)))]
-        return Story(question, steps, "yes" if side == "heads" else "no")
+            teacher.say("reasoning", _FLIPPED if flips else _KEPT, event=event, a=f"[{before}]", b=f"[{side}]")
+            teacher.sum_up(0.3, b=side)
+        return Story(question, teacher.close((1, 2), b=side), "yes" if side == "heads" else "no")
 
 
 def _other(side: str) -> str:

@@ -1,6 +1,6 @@
-"""Date understanding: a chain of events, each some days, weeks or a month before or after the one before it.
+"""Date understanding: a chain of events, each some days, weeks or a month before or after the previous one.
 
-Days and months always have two digits (MM/DD/YYYY), in the rationale's sums as well, so that each is one token.
+Days and months always have two digits (MM/DD/YYYY), also in the sums of the rationale, so that each is one token.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from functools import cache
 
 from skipthinking.tasks.base import Task
-from skipthinking.tasks.generation import Deck, Generator, Step, Story
+from skipthinking.tasks.generation import Generator, Step, Story, Teacher
 from skipthinking.tasks.graders import Text
 
 __all__ = ["DATE_UNDERSTANDING", "DateUnderstanding"]
@@ -93,38 +93,25 @@ class DateUnderstanding(Generator[Content]):
     def write(self, rng: random.Random, content: Content) -> Story:
         today, shifts = dt.date.fromisoformat(content[0]), content[1]
         events = rng.sample(_EVENTS, len(shifts))
+        anchors = ["today", *(f"the {event}" for event in events)]  # each event is dated from the one before it
         placed = [
             {"event": event, "shift": f"{n} {unit} {'after' if sign == '+' else 'before'}", "anchor": anchor}
-            for event, (sign, n, unit), anchor in zip(
-                events, shifts, ["today", *(f"the {event}" for event in events[:-1])], strict=True
-            )
+            for event, (sign, n, unit), anchor in zip(events, shifts, anchors, strict=False)
         ]
         asked = events[-1]
-        question = " ".join(
-            [
-                f"Today is {written(today)}.",
-                *(rng.choice(_PLACED).format(**place) for place in placed),
-                f"What is the date of the {asked} in MM/DD/YYYY?",
-            ]
-        )
-        openings, moves, interim, endings = (Deck(rng, pool) for pool in (_OPENINGS, _MOVES, _INTERIM, _ENDINGS))
-        steps = [Step("transition", openings.deal())]
-        given = rng.sample(_GIVEN, rng.choice((1, 2)))
-        steps += [Step("transition", text.format(today=written(today), asked=asked)) for text in given]
+        sentences = [f"Today is {written(today)}.", *(rng.choice(_PLACED).format(**place) for place in placed)]
+        question = " ".join([*sentences, f"What is the date of the {asked} in MM/DD/YYYY?"])
+        teacher = Teacher(rng, openings=_OPENINGS, moves=_MOVES, interims=_INTERIM, endings=_ENDINGS)
+        teacher.restate(_GIVEN, (1, 2), today=written(today), asked=asked)
         date = today
         for shift, place in zip(shifts, placed, strict=True):
-            if rng.random() < 0.6:
-                steps.append(Step("transition", moves.deal()))
-            if rng.random() < 0.6:
-                steps.append(Step("transition", rng.choice(_RESTATED).format(**place)))
-            steps += [Step("reasoning", text) for text in _worked(date, shift)]
+            teacher.move_on()
+            teacher.say("transition", _RESTATED, 0.6, **place)
+            teacher.steps += [Step("reasoning", text) for text in _worked(date, shift)]
             date = move(date, shift)
-            arrived = rng.choice(_ARRIVED).format(event=place["event"], date=f"[{written(date)}]")
-            steps.append(Step("reasoning", arrived))
-            if rng.random() < 0.4:
-                steps.append(Step("summary", interim.deal().format(plain=written(date))))
-        closing = [endings.deal().format(plain=written(date), asked=asked) for _ in range(rng.choice((1, 2, 2)))]
-        return Story(question, [*steps, *(Step("summary", text) for text in closing)], written(date))
+            teacher.say("reasoning", _ARRIVED, event=place["event"], date=f"[{written(date)}]")
+            teacher.sum_up(plain=written(date))
+        return Story(question, teacher.close(plain=written(date), asked=asked), written(date))
 
 
 def written(date: dt.date) -> str:
@@ -146,12 +133,12 @@ def _days(shift: Shift) -> int:
 
 
 def _possible(date: dt.date, shift: Shift) -> bool:
-    """Whether the shift is unambiguous: a month later than 01/31 has no day 31."""
+    """Whether the shift is unambiguous: a month after 01/31, there is no day 31."""
     return shift[2] != "month" or date.day <= 28
 
 
 def _worked(date: dt.date, shift: Shift) -> Iterator[str]:
-    """Yields the sums that lead from a date to the next, core tokens in brackets."""
+    """Yields the sums that lead from a date to the next; brackets mark the core tokens."""
     sign, n, unit = shift
     moved = move(date, shift)
     if unit == "month":
@@ -179,7 +166,7 @@ def _worked(date: dt.date, shift: Shift) -> Iterator[str]:
 
 @cache
 def _count(level: int) -> int:
-    """Counts the chains of possible shifts from every first day, by the dates they lead to."""
+    """Counts the chains of ``level`` possible shifts from every first day: a sum over the dates that they reach."""
     reached = Counter(_FIRST + dt.timedelta(days=day) for day in range(_SPAN))
     for _ in range(level):
         following: Counter[dt.date] = Counter()

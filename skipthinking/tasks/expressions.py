@@ -1,4 +1,4 @@
-"""The grader for mathematical expressions in LaTeX, by the library math-verify."""
+"""The grader for mathematical expressions in LaTeX, based on the library math-verify."""
 
 from __future__ import annotations
 
@@ -7,20 +7,20 @@ from dataclasses import dataclass
 from typing import Any
 
 from skipthinking.records import UserError
-from skipthinking.tasks.graders import Grader, after_cue, closing, unwrap
+from skipthinking.tasks.graders import Grader, after_cue, boxed, unwrap
 
 __all__ = ["Expressions"]
 
-_MARKS = '*`"'  # neither the prime of a derivative nor an index
+_MARKS = '*`"'  # without the prime of a derivative and the underscore of an index
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Expressions(Grader):
     r"""A mathematical expression, compared by meaning: ``\frac{1}{2}`` is 0.5.
 
-    The last ``\boxed{...}`` is the answer, or else what follows the answer phrase. Needs the extra ``math``. An
-    expression that takes longer than five seconds counts as unreadable, or as different; this limit is a signal, which
-    works in a process's main thread only, so that there is none elsewhere.
+    The answer is the last ``\boxed{...}``, or else the text after the answer phrase. Needs the extra ``math``. An
+    expression that takes longer than five seconds counts as unreadable, or as different. The limit uses a signal, which
+    works only in the main thread of a process; other threads have no limit.
     """
 
     def read(self, text: str) -> str | None:
@@ -44,22 +44,8 @@ class Expressions(Grader):
         return None if rest is None else self.read(rest)
 
 
-def boxed(text: str) -> str | None:
-    r"""Returns what the last closed ``\boxed{...}`` holds, braces counted; None if there is none.
-
-    >>> boxed(r"so \boxed{\frac{1}{2}}.")
-    '\\frac{1}{2}'
-    """
-    found = None
-    for opening in (r"\boxed{", r"\fbox{"):
-        start = text.rfind(opening)
-        end = closing(text, start + len(opening) - 1) if start >= 0 else None
-        found = text[start + len(opening) : end] if found is None and end is not None else found
-    return found
-
-
 def _parse(text: str) -> list[Any]:
-    # The library finds LaTeX only between dollars.
+    # The library finds LaTeX only between dollar signs.
     return list(_library().parse(f"${text}$", parsing_timeout=_limit()))
 
 

@@ -1,7 +1,7 @@
-"""Shared machinery of the built-in tasks: drawing problems, splitting them, and a teacher who says too much.
+"""Shared machinery of the built-in tasks: draws problems, assigns them to splits, and writes verbose rationales.
 
-A problem is drawn as *content* (the numbers, names and moves that decide its answer) and then put into words. The split
-is decided by a hash of the content alone, so no wording, seed or size can carry a problem from training into a test.
+A problem is drawn as *content* (the numbers, names and moves that determine its answer) and then put into words. A hash
+of the content alone assigns the split, so no wording, seed or size can move a problem from training into a test set.
 """
 
 from __future__ import annotations
@@ -15,24 +15,25 @@ from typing import Any, ClassVar, Generic, Literal, NamedTuple, TypeVar
 
 from skipthinking.records import DataError, Example, UserError
 
-__all__ = ["Deck", "Generator", "Kind", "Level", "Split", "Step", "Story", "draw_examples", "split_of"]
+__all__ = ["Deck", "Generator", "Kind", "Level", "Split", "Step", "Story", "Teacher", "draw_examples", "split_of"]
 
 Kind = Literal["reasoning", "transition", "summary", "detour"]
 Split = Literal["train", "test", "ood"]
 Level = tuple[int, int]
 """Lowest and highest number of operations, both included."""
+Phrases = Sequence[str]
 
 C = TypeVar("C")
 _PATIENCE = 20_000  # draws in a row without a new problem after which the space counts as exhausted
 
 
 class Step(NamedTuple):
-    """One sentence of the teacher; core tokens stand in square brackets, which are removed later.
+    """One sentence of the rationale; square brackets mark its core tokens and are removed later.
 
     Attributes:
-        kind: What it does; a detour comes after the answer was found, and the answer does not need it.
+        kind: Role of the sentence. A detour follows the step that reaches the answer, and the answer does not need it.
         text: The sentence.
-        opens: Whether it begins a paragraph.
+        opens: Whether the sentence begins a paragraph.
     """
 
     kind: Kind
@@ -77,9 +78,9 @@ class Generator(ABC, Generic[C]):
 
 
 class Deck:
-    """Deals phrases at random; none comes twice before all have been dealt."""
+    """Deals phrases at random; no phrase repeats before all have been dealt."""
 
-    def __init__(self, rng: random.Random, phrases: Sequence[str]) -> None:
+    def __init__(self, rng: random.Random, phrases: Phrases) -> None:
         self._rng = rng
         self._phrases = phrases
         self._left: list[str] = []
@@ -89,6 +90,54 @@ class Deck:
         if not self._left:
             self._left = self._rng.sample(self._phrases, len(self._phrases))
         return self._left.pop()
+
+
+class Teacher:
+    """Writes a verbose rationale: reasoning, surrounded by sentences that the answer does not need.
+
+    Phrases are format strings. A :class:`Deck` does not repeat itself; a plain sequence may. The order of the calls is
+    the order of the random draws, so another order gives other examples for the same seed.
+
+    Args:
+        rng: Source of all draws.
+        openings: Phrases of the first sentence, which is written at once.
+        moves: Phrases that lead over to the next event.
+        interims: Phrases that sum up an event.
+        endings: Phrases that close the rationale.
+    """
+
+    def __init__(
+        self, rng: random.Random, *, openings: Phrases, moves: Phrases, interims: Phrases, endings: Phrases
+    ) -> None:
+        self._rng = rng
+        self._moves, self._interims, self._endings = (Deck(rng, phrases) for phrases in (moves, interims, endings))
+        self.steps: list[Step] = []
+        self.say("transition", Deck(rng, openings))
+
+    def say(self, kind: Kind, phrases: Deck | Phrases, chance: float = 1, /, **slots: object) -> None:
+        """Writes one of the phrases, with probability ``chance``."""
+        if chance == 1 or self._rng.random() < chance:
+            phrase = phrases.deal() if isinstance(phrases, Deck) else self._rng.choice(phrases)
+            self.steps.append(Step(kind, phrase.format(**slots)))
+
+    def restate(self, phrases: Phrases, counts: Sequence[int], **slots: object) -> None:
+        """Restates the question in some of the phrases; their number is one of the equally likely ``counts``."""
+        chosen = self._rng.sample(phrases, self._rng.choice(counts))
+        self.steps += [Step("transition", phrase.format(**slots)) for phrase in chosen]
+
+    def move_on(self) -> None:
+        """Leads over to the next event, in 60% of the cases."""
+        self.say("transition", self._moves, 0.6)
+
+    def sum_up(self, chance: float = 0.4, /, **slots: object) -> None:
+        """Sums the event up, with probability ``chance``."""
+        self.say("summary", self._interims, chance, **slots)
+
+    def close(self, counts: Sequence[int] = (1, 2, 2), /, **slots: object) -> list[Step]:
+        """Closes the rationale and returns its steps; the number of endings is one of the equally likely ``counts``."""
+        for _ in range(self._rng.choice(counts)):
+            self.say("summary", self._endings, **slots)
+        return self.steps
 
 
 def split_of(name: str, content: object) -> Split:
@@ -104,20 +153,7 @@ def split_of(name: str, content: object) -> Split:
 def draw_examples(
     name: str, generator: Generator[Any], *, split: Split, size: int, seed: int, levels: Sequence[int] | None
 ) -> list[Example]:
-    """Draws ``size`` different problems of one split.
-
-    Args:
-        name: The task's name.
-        generator: The task's generator.
-        split: Which part of the problem space to draw from.
-        size: Number of examples, at least 1.
-        seed: Another seed gives other examples of the same split.
-        levels: Lowest and highest number of operations; by default the generator's, longer for "ood".
-
-    Raises:
-        UserError: The size, the split or the levels make no sense.
-        DataError: The split has fewer than ``size`` problems.
-    """
+    """Draws different problems of one split; see :func:`skipthinking.tasks.generate`."""
     low, high = _checked(name, generator, split, size, levels)
     space = sum(generator.count(level) for level in range(low, high + 1))
     if size > space:
@@ -143,23 +179,23 @@ def _checked(name: str, generator: Generator[Any], split: str, size: int, levels
     if split not in ("train", "test", "ood"):
         raise UserError(f"Expected split train, test or ood, got {split!r} (task {name}). Choose one of them.")
     if size < 1:
-        raise UserError(f"Expected a size of at least 1, got {size} (task {name}). Ask for some examples.")
+        raise UserError(f"Expected a size of at least 1, got {size} (task {name}). Set size to 1 or more.")
     chosen = tuple(levels) if levels is not None else generator.ood if split == "ood" else generator.levels
     if len(chosen) != 2 or not generator.lowest <= chosen[0] <= chosen[1]:
         raise UserError(
-            f"Expected levels as two numbers of {generator.unit}, lowest and highest, from {generator.lowest} upwards, "
-            f"got {list(chosen)} (task {name}). Give for example {list(generator.levels)}."
+            f"Expected levels as two numbers of {generator.unit}, lowest and highest, from {generator.lowest} up, "
+            f"got {list(chosen)} (task {name}). Set levels, for example to {list(generator.levels)}."
         )
     return chosen[0], chosen[1]
 
 
 def _exhausted(
-    name: str, generator: Generator[Any], split: Split, size: int, levels: Level, space: int, found: int | None
+    name: str, generator: Generator[Any], split: Split, size: int, levels: Level, space: int, drawn: int | None
 ) -> DataError:
     share = 0.8 if split == "train" else 0.1
-    many = f"about {round(share * space)}" if found is None else str(found)
+    most = f"about {round(share * space)}" if drawn is None else str(drawn)
     return DataError(
-        f"Expected a size of at most {many}, got {size} (task {name}, split {split}: its share of the {space} problems "
+        f"Expected a size of at most {most}, got {size} (task {name}, split {split}: its share of the {space} problems "
         f"with {levels[0]} to {levels[1]} {generator.unit}). Ask for fewer examples or wider levels."
     )
 
@@ -178,7 +214,7 @@ def _example(name: str, split: Split, level: int, story: Story) -> Example:
 
 
 def _sufficient(steps: Sequence[Step]) -> dict[str, int]:
-    """Number of paragraphs up to the last reasoning step; none of the others is needed for the answer."""
+    """Number of paragraphs up to the last reasoning step; the answer needs no later one."""
     if not any(step.opens for step in steps):
         return {}
     last = max(place for place, step in enumerate(steps) if step.kind == "reasoning")
@@ -186,11 +222,11 @@ def _sufficient(steps: Sequence[Step]) -> dict[str, int]:
 
 
 def assemble(steps: Iterable[Step]) -> tuple[str, list[dict[str, Any]], list[list[int]]]:
-    """Joins sentences with single blanks, paragraphs with blank lines.
+    """Joins sentences with spaces and paragraphs with blank lines.
 
     Returns:
-        The rationale; per step its character span and kind, where the blank before a step belongs to it, so that the
-        steps partition the rationale; the character spans of the core tokens.
+        The rationale; the character span and kind of every step, its leading white space included, so that the steps
+        partition the rationale; the character spans of the core tokens.
 
     >>> assemble([Step("transition", "Go."), Step("reasoning", "[2] + [3] = [5].")])[2]
     [[4, 5], [8, 9], [12, 13]]

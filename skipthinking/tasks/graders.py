@@ -1,7 +1,7 @@
-"""Graders: read an answer out of text, put it into canonical form, compare two of them.
+"""Graders: extract an answer from text, put it into canonical form, and compare two canonical forms.
 
-Every benchmark's gold answers and every student's completions pass through the same grader, so that ``"1,234"`` and
-``"1234"``, or ``"(b)"`` and ``"B"``, count as one answer.
+Gold answers and completions pass through the same grader, so ``"1,234"`` is the same answer
+as ``"1234"``, and ``"(b)"`` the same as ``"B"``.
 """
 
 from __future__ import annotations
@@ -9,9 +9,10 @@ from __future__ import annotations
 import re
 import unicodedata
 from abc import ABC, abstractmethod
+from collections.abc import Iterable
 from dataclasses import dataclass
 
-__all__ = ["Choices", "Grader", "Text", "YesNo", "after_cue", "unwrap"]
+__all__ = ["Choices", "Grader", "Text", "YesNo", "after_cue", "boxed", "last_answer", "unwrap"]
 
 _SENTENCE_END = re.compile(r"[.!?](?=\s|$)")
 
@@ -19,7 +20,7 @@ _SENTENCE_END = re.compile(r"[.!?](?=\s|$)")
 def after_cue(text: str, cue: str) -> str | None:
     """Returns what follows the last ``cue``, up to the end of the line or sentence; None where the cue is missing.
 
-    An empty cue stands at the front of the last line.
+    An empty cue stands for the start of the last line.
 
     >>> after_cue("The answer is 3. No, the answer is: 5. Good.", "the answer is")
     '5'
@@ -32,12 +33,12 @@ def after_cue(text: str, cue: str) -> str | None:
     if not starts:
         return None
     rest = text[starts[-1] :].partition("\n")[0].lstrip(" \t:")
-    # A full stop that opens the rest ("the answer is .5") is no sentence end: it is not followed by a blank.
+    # The period of "the answer is .5" does not end a sentence: no white space follows it.
     return _SENTENCE_END.split(rest, maxsplit=1)[0].strip()
 
 
 def unwrap(text: str, marks: str = "*_`\"'“”‘’") -> str:
-    """Removes blanks, ``marks`` and math delimiters that enclose an answer, and punctuation after it.
+    """Removes white space, ``marks`` and math delimiters around an answer, and punctuation after it.
 
     >>> unwrap(' **"17."** '), unwrap(r"$\\boxed{3}$.")
     ('17', '3')
@@ -52,13 +53,29 @@ def unwrap(text: str, marks: str = "*_`\"'“”‘’") -> str:
             if text.startswith(left) and text.endswith(right):
                 text = text[2:-2]
         for command in ("\\boxed{", "\\fbox{", "\\text{"):
-            if text.startswith(command) and closing(text, len(command) - 1) == len(text) - 1:
+            if text.startswith(command) and _closing_brace(text, len(command) - 1) == len(text) - 1:
                 text = text[len(command) : -1]
     return text
 
 
-def closing(text: str, opening: int) -> int | None:
-    """Returns where the brace that opens at ``opening`` is closed, None if it is not."""
+def boxed(text: str) -> str | None:
+    r"""Returns the content of the last ``\boxed{...}``, or else of the last ``\fbox{...}``; None without one.
+
+    Braces are balanced. If the last box is never closed, the boxes before it do not count either.
+
+    >>> boxed(r"\boxed{1}, so \boxed{\frac{1}{2}}."), boxed(r"\boxed{1}, so \boxed{2")
+    ('\\frac{1}{2}', None)
+    """
+    for opening in (r"\boxed{", r"\fbox{"):
+        start = text.rfind(opening)
+        end = _closing_brace(text, start + len(opening) - 1) if start >= 0 else None
+        if end is not None:
+            return text[start + len(opening) : end].strip()
+    return None
+
+
+def _closing_brace(text: str, opening: int) -> int | None:
+    """Returns the position of the brace that closes the one at ``opening``, None if there is none."""
     depth = 0
     for index in range(opening, len(text)):
         depth += {"{": 1, "}": -1}.get(text[index], 0)
@@ -68,29 +85,29 @@ def closing(text: str, opening: int) -> int | None:
 
 
 class Grader(ABC):
-    """Reads and compares answers of one kind. Subclasses are frozen dataclasses of their settings."""
+    """Extracts and compares answers of one kind. Subclasses are frozen dataclasses of their settings."""
 
     __slots__ = ()
 
     @abstractmethod
     def read(self, text: str) -> str | None:
-        """Returns the canonical form of an answer string, or None if it is not an answer."""
+        """Returns the canonical form of a text that is an answer, None for another text."""
 
     @abstractmethod
     def last(self, text: str) -> str | None:
-        """Returns the canonical form of the last plausible answer in free text, or None."""
+        """Returns the canonical form of the last plausible answer in a text, None without one."""
 
     def same(self, a: str, b: str) -> bool:
         """Whether two canonical forms are the same answer."""
         return a == b
 
     def show(self, answer: str) -> str:
-        """Returns the form in which a readable answer stands in the answer sentence."""
+        """Returns the form of an answer in the answer sentence; an unreadable answer stays as it is."""
         canonical = self.read(answer)
         return answer if canonical is None else canonical
 
     def strict(self, text: str, cue: str) -> str | None:
-        """Returns the canonical answer that follows the last ``cue`` in ``text``, or None."""
+        """Returns the canonical form of the answer after the last ``cue`` in a text, None without one."""
         rest = after_cue(text, cue)
         return None if rest is None else self.read(rest)
 
@@ -109,12 +126,16 @@ class YesNo(Grader):
 
     def last(self, text: str) -> str | None:
         matches = re.finditer(r"(?<![\w-])(not\s+)?(yes|no|true|false)\b(?!-)", text, re.IGNORECASE)
-        verdicts = [verdict for match in matches if (verdict := _verdict(text, match)) is not None]
-        return verdicts[-1] if verdicts else None
+        return last_answer(_verdict(text, match) for match in matches)
+
+
+def last_answer(answers: Iterable[str | None]) -> str | None:
+    """Returns the last one that is not None."""
+    return next((answer for answer in reversed(list(answers)) if answer is not None), None)
 
 
 def _verdict(text: str, match: re.Match[str]) -> str | None:
-    """Returns yes or no for a matched word, None where "no" only belongs to the word after it."""
+    """Returns yes or no for a matched word, None where "no" is the determiner of the next word."""
     negated, word = match.group(1), match.group(2).casefold()
     if word == "no" and not re.match(r"\s*(?:[^\w\s-]|$|because\b|since\b|as\b|it\b)", text[match.end() :], re.I):
         return None
@@ -123,11 +144,10 @@ def _verdict(text: str, match: re.Match[str]) -> str | None:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Choices(Grader):
-    """The label of one of several choices, upper-cased: ``(B)``, ``b)``, ``B.``, ``B: populated areas``.
+    """The label of one of several choices, in upper case: ``(B)``, ``b)``, ``B.``, ``B: populated areas``.
 
-    A lone lower-case letter counts only as the whole answer or with a bracket, colon or full stop after it, and "A"
-    that opens a phrase is the article: neither "a dog" nor "A dog barks" is answer A. Two labels ("A or B") are no
-    answer.
+    A lower-case letter counts only as the complete answer or before a bracket, colon or period, and "A" at the start of
+    a phrase is the article: neither "a dog" nor "A dog barks" is answer A. Two labels ("A or B") are not an answer.
 
     Attributes:
         labels: The labels, upper-case letters.
@@ -149,7 +169,7 @@ class Choices(Grader):
 
     def last(self, text: str) -> str | None:
         upper, both = self.labels, f"{self.labels}{self.labels.lower()}"
-        found = [
+        labels = [
             *re.finditer(rf"(?<!\w)\(([{both}])\)", text),
             *re.finditer(rf"(?<![\w(.'’-])([{both}])\)", text),
             *re.finditer(rf"(?i:option|choice|answer)\s*:?\s*([{upper}])(?![\w'’+#])", text),
@@ -157,16 +177,16 @@ class Choices(Grader):
             *re.finditer(rf"(?<![\w.'’-])([{upper}])(?=\s*(?:$|[,;:!?*\n]|\.(?!\w)))", text),
             *re.finditer(rf"(?<![\w.'’-])([{upper.replace('A', '') or upper}])(?=\s+[^\W\d])", text),
         ]
-        return max(found, key=lambda match: match.start(1)).group(1).upper() if found else None
+        return max(labels, key=lambda match: match.start(1)).group(1).upper() if labels else None
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Text(Grader):
-    """Plain text, compared without case, outer quotes, outer punctuation and repeated blanks.
+    """Plain text, compared without case, outer quotes, outer punctuation and repeated spaces.
 
     Attributes:
-        pattern: Regular expression that an answer must match, case-folded; "the" may precede it. Without one, any text
-            is an answer, and the last plausible answer is the last quoted phrase, or else the last word.
+        pattern: Regular expression that an answer must match after case folding; "the" may precede it. Without a
+            pattern any text is an answer, and the last plausible one is the last quoted phrase, or else the last word.
     """
 
     pattern: str | None = None
@@ -180,25 +200,24 @@ class Text(Grader):
 
     def last(self, text: str) -> str | None:
         if self.pattern is not None:
-            found = [match.group() for match in re.finditer(rf"(?<!\w)(?:{self.pattern})(?!\w)", _fold(text))]
+            phrases = [match.group() for match in re.finditer(rf"(?<!\w)(?:{self.pattern})(?!\w)", _fold(text))]
         else:
-            found = [quoted for match in re.finditer(r'"([^"\n]+)"|“([^”\n]+)”', text) for quoted in match.groups()]
-            found = [quoted for quoted in found if quoted] or text.split()
-        answers = [answer for phrase in found if (answer := self.read(phrase)) is not None]
-        return answers[-1] if answers else None
+            quotes = re.finditer(r'"([^"\n]+)"|“([^”\n]+)”', text)
+            phrases = [match.group(1) or match.group(2) for match in quotes] or text.split()
+        return last_answer(map(self.read, phrases))
 
     def show(self, answer: str) -> str:
-        """Keeps the case of an answer without a pattern: names stay names."""
+        """Without a pattern, the case of an answer is kept: names stay names."""
         return " ".join(_strip(answer).split()) if self.pattern is None else Grader.show(self, answer)
 
 
 def _fold(text: str) -> str:
-    """Case-folds, with single blanks and none around slashes: a word-wise student writes "03 / 14 / 2021"."""
+    """Case-folds and normalizes spaces; none stay around slashes: a word-level student writes "03 / 14 / 2021"."""
     return re.sub(r" ?/ ?", "/", " ".join(text.casefold().split()))
 
 
 def _strip(text: str) -> str:
-    """Removes blanks, punctuation and quotes at both ends."""
+    """Removes white space, punctuation and quotes at both ends."""
     start, end = 0, len(text)
     while start < end and _is_edge(text[start]):
         start += 1

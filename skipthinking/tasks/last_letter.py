@@ -1,6 +1,6 @@
 """Last-letter concatenation: put the last letters of some names together.
 
-The letters of an answer are separated by blanks ("n k"), so that a student that reads whole words can write any answer.
+Spaces separate the letters of an answer ("n k"), so that a student with a vocabulary of words can write any answer.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ import math
 import random
 
 from skipthinking.tasks.base import Task
-from skipthinking.tasks.generation import Deck, Generator, Step, Story
+from skipthinking.tasks.generation import Generator, Story, Teacher
 from skipthinking.tasks.graders import Text
 from skipthinking.tasks.words import FIRST_NAMES
 
@@ -63,7 +63,7 @@ _ENDINGS = [
 
 
 class LastLetter(Generator[Content]):
-    """Different names drawn from a list of 150; at least two, as one letter alone cannot be told from a word."""
+    """At least two different names from a list of 150: one letter alone would look like the word "a" or "I"."""
 
     levels = (2, 3)
     ood = (4, 5)
@@ -77,23 +77,18 @@ class LastLetter(Generator[Content]):
         return math.perm(len(FIRST_NAMES), level)
 
     def write(self, rng: random.Random, content: Content) -> Story:
-        openings, moves, interim, endings = (Deck(rng, pool) for pool in (_OPENINGS, _MOVES, _INTERIM, _ENDINGS))
-        steps = [Step("transition", openings.deal())]
-        if rng.random() < 0.6:
-            steps.append(Step("transition", rng.choice(_GOALS).format(n=len(content))))
+        teacher = Teacher(rng, openings=_OPENINGS, moves=_MOVES, interims=_INTERIM, endings=_ENDINGS)
+        teacher.say("transition", _GOALS, 0.6, n=len(content))
         letters: list[str] = []
         for word in content:
-            if rng.random() < 0.6:
-                steps.append(Step("transition", moves.deal()))
-            if rng.random() < 0.4:
-                steps.append(Step("transition", rng.choice(_RESTATED).format(word=word)))
+            teacher.move_on()
+            teacher.say("transition", _RESTATED, 0.4, word=word)
             letters.append(word[-1])
             so_far = " ".join(letters)
-            steps.append(Step("reasoning", rng.choice(_WORKED).format(word=word, letter=word[-1], so_far=so_far)))
-            if rng.random() < 0.4:
-                steps.append(Step("summary", interim.deal().format(so_far=so_far)))
+            teacher.say("reasoning", _WORKED, word=word, letter=word[-1], so_far=so_far)
+            teacher.sum_up(so_far=so_far)
         answer = " ".join(letters)
-        steps += [Step("summary", endings.deal().format(so_far=answer)) for _ in range(rng.choice((1, 2, 2)))]
+        steps = teacher.close(so_far=answer)
         return Story(rng.choice(_ASKED).format(words=" ".join(content)), steps, answer)
 
 

@@ -1,8 +1,8 @@
-"""Long arithmetic: the stories of ``arithmetic`` with a teacher who goes on thinking after the answer was found.
+"""Long arithmetic: the stories of ``arithmetic`` with a teacher who continues to think after reaching the answer.
 
-A trace is made of paragraphs: one that sets out, one per change of the story, then some that the answer does not need
-(checks, another way, second thoughts, detours), and a last one that closes. How much of it suffices is known: up to the
-paragraph with the last result. Its number of paragraphs is in ``meta`` as "sufficient".
+A trace consists of paragraphs: an opening, one per change in the story, some that the answer does not need (checks,
+another way, second thoughts, detours), and a closing one. The paragraphs up to the last result suffice; ``meta`` holds
+their number as "sufficient".
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ _DETOURS = [
     "We could also draw the {things} on paper. That would take long and change nothing.",
 ]
 _ENDINGS = ["So in the end {name} has {b} {things}.", "All of this leaves {name} with {b} {things}."]
-_MOST = 6  # paragraphs that the answer does not need, besides the closing one
+_MOST_NEEDLESS = 6  # paragraphs that the answer does not need, without the closing one
 
 
 class LongArithmetic(Arithmetic):
@@ -53,51 +53,38 @@ class LongArithmetic(Arithmetic):
         slots = {"name": name, "other": other, "things": rng.choice(THINGS), "place": rng.choice(PLACES)}
         events = events_of(rng, operations, slots)
         question, values = question_of(rng, start, slots, events), results_of(content)
-        needed = _needed(rng, slots, values, operations, events)
-        return Story(question, needed + _needless(rng, slots, values, operations), str(values[-1]))
-
-
-def _needed(
-    rng: random.Random,
-    slots: dict[str, str],
-    values: list[int],
-    operations: tuple[tuple[str, int], ...],
-    events: list[str],
-) -> list[Step]:
-    """The paragraphs up to the last result."""
-    steps = [Step("transition", rng.choice(_OPENINGS), opens=True)]
-    steps.append(Step("transition", rng.choice(_STARTING).format(n=values[0], **slots)))
-    for (sign, n), event, a, b in zip(operations, events, values, values[1:], strict=False):
-        moved = rng.random() < 0.6
-        if moved:
-            steps.append(Step("transition", rng.choice(_MOVES), opens=True))
-        worked = rng.choice(_WORKED).format(event=event, a=a, b=b, sign=sign, n=n, **slots)
-        steps.append(Step("reasoning", worked, opens=not moved))
-    return steps
+        steps = [Step("transition", rng.choice(_OPENINGS), opens=True)]
+        steps.append(Step("transition", rng.choice(_STARTING).format(n=start, **slots)))
+        for (sign, n), event, a, b in zip(operations, events, values, values[1:], strict=False):
+            moved = rng.random() < 0.6
+            if moved:
+                steps.append(Step("transition", rng.choice(_MOVES), opens=True))
+            worked = rng.choice(_WORKED).format(event=event, a=a, b=b, sign=sign, n=n, **slots)
+            steps.append(Step("reasoning", worked, opens=not moved))
+        return Story(question, steps + _needless(rng, slots, values, operations), str(values[-1]))
 
 
 def _needless(
     rng: random.Random, slots: dict[str, str], values: list[int], operations: tuple[tuple[str, int], ...]
 ) -> list[Step]:
-    """What the teacher goes on with, and the close."""
-    told = {"b": values[-1], "changes": len(operations), **slots}
+    """Writes the paragraphs after the last result, and the closing one."""
+    slots = {"b": str(values[-1]), "changes": str(len(operations)), **slots}
     doubts, detours = Deck(rng, _DOUBTS), Deck(rng, _DETOURS)
     forward = [f"{a} {sign} {n} = {b}" for (sign, n), a, b in zip(operations, values, values[1:], strict=False)]
     undo = {"+": "-", "-": "+", "*": "/", "/": "*"}
     backward = [f"{b} {undo[sign]} {n} = {a}" for (sign, n), a, b in zip(operations, values, values[1:], strict=False)]
     steps: list[Step] = []
-    for _ in range(rng.randint(0, _MOST)):
-        paragraph = rng.choice(
-            [
-                lambda: f"{rng.choice(_CHECKS)} {' and '.join(['First we have ' + forward[0], *forward[1:]])}.",
-                lambda: f"{rng.choice(_UNDONE)} {' and '.join(['Then we have ' + backward[-1], *backward[-2::-1]])}.",
-                lambda: doubts.deal().format(**told),
-                lambda: detours.deal().format(**told),
-            ]
-        )()
-        first, second = paragraph.split(". ")
+    # Functions, because only the chosen one may draw from a deck.
+    kinds = [
+        lambda: f"{rng.choice(_CHECKS)} First we have {' and '.join(forward)}.",
+        lambda: f"{rng.choice(_UNDONE)} Then we have {' and '.join(reversed(backward))}.",
+        lambda: doubts.deal().format(**slots),
+        lambda: detours.deal().format(**slots),
+    ]
+    for _ in range(rng.randint(0, _MOST_NEEDLESS)):
+        first, second = rng.choice(kinds)().split(". ")
         steps += [Step("detour", f"{first}.", opens=True), Step("detour", second)]
-    return [*steps, Step("summary", rng.choice(_ENDINGS).format(**told), opens=True)]
+    return [*steps, Step("summary", rng.choice(_ENDINGS).format(**slots), opens=True)]
 
 
 LONG_ARITHMETIC = Task(name="long_arithmetic", grader=Numbers(), generator=LongArithmetic())

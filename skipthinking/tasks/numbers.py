@@ -6,7 +6,7 @@ import re
 from dataclasses import dataclass
 from fractions import Fraction
 
-from skipthinking.tasks.graders import Grader, unwrap
+from skipthinking.tasks.graders import Grader, last_answer, unwrap
 
 __all__ = ["Numbers"]
 
@@ -21,27 +21,27 @@ _NUMBER = re.compile(
     rf"|(?P<top>{_DECIMAL})\s?/\s?(?P<bottom>{_DECIMAL})"
     rf"|(?P<decimal>{_DECIMAL})(?:[eE](?P<exponent>[-+]?[0-9]{{1,3}})(?![0-9]))?)"
 )
-# A run of text that looks like one number, well-formed or not: "1.234.567" and "12:30" are read whole and refused.
+# A run of text that looks like one number, well-formed or not: "1.234.567" and "12:30" are refused as a unit.
 _RUN = re.compile(
     rf"(?<![\w.,/:])(?:(?<![\w)\]])-\s?)?[{_CURRENCY}]?-?"
     r"(?:[0-9]+ [0-9]+/[0-9]+(?![0-9/])|\.?[0-9](?:[0-9.,/:^]*[0-9])?(?:[eE][-+]?[0-9]+)?)"
 )
 _OPERATOR = re.compile(r"\s*(?:[-+*/^×÷=:]|x\b)\s*[-($]?\s*[0-9]|\s*[x*]\s*[0-9]|[.,/:][0-9]|[eE][-+]?[0-9]")
-_LONGEST = 64  # digits; a student that repeats one digit for ever has not answered
+_LONGEST = 64  # digits; a student that repeats one digit forever has not answered
 _LARGEST = 100  # exponent; "1e999999999" must not fill the memory
 _PLACES = 4
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Numbers(Grader):
-    """One number: whole, decimal, fraction, mixed or scientific, with thousands separators, currency and unit.
+    """One number: integer, decimal, fraction, mixed or scientific, with thousands separators, currency and unit.
 
-    A percent sign is a unit like any other: ``"50%"`` is 50, as the benchmarks write their gold answers. After "="
-    the right-hand side counts. Two numbers ("5 or 6", "12 + 5", "3-4") are no answer.
+    A percent sign is a unit: ``"50%"`` is 50, as in the gold answers of the benchmarks. The right-hand side of "="
+    counts. Two numbers ("5 or 6", "12 + 5", "3-4") are not an answer.
 
-    Numbers are compared exactly. One exception: if both have at least four decimal places (a fraction such as 1/3 has
-    endless ones), they are the same when they differ by less than one unit of the shorter one's last place and by at
-    most a relative 1e-3, so that 0.3333 and 0.6667 are 1/3 and 2/3.
+    The comparison is exact, with one exception: two numbers with at least four decimal places (a fraction such as 1/3
+    has infinitely many) are the same if they differ by less than one unit in the last place of the shorter one, and by
+    a relative difference of less than 1e-3. So 0.3333 is 1/3, and 0.6667 is 2/3.
 
     >>> Numbers().read("$1,234.00"), Numbers().read("12 apples"), Numbers().read("-3/4"), Numbers().read("1.234.567")
     ('1234', '12', '-0.75', None)
@@ -60,8 +60,7 @@ class Numbers(Grader):
         return None if value is None else _canonical(value)
 
     def last(self, text: str) -> str | None:
-        answers = [self.read(match.group()) for match in _RUN.finditer(_plain(text))]
-        return next((answer for answer in reversed(answers) if answer is not None), None)
+        return last_answer(self.read(match.group()) for match in _RUN.finditer(_plain(text)))
 
     def same(self, a: str, b: str) -> bool:
         x, y = Fraction(a), Fraction(b)
@@ -74,13 +73,13 @@ class Numbers(Grader):
 
 
 def _plain(text: str) -> str:
-    """Unicode minus signs, blanks and fraction characters in ASCII."""
+    """Converts Unicode minus signs, spaces and fraction characters to ASCII."""
     text = re.sub(r"(?<=[0-9])[\u00a0\u2009\u202f](?=[0-9]{3}(?![0-9]))", ",", text).translate(_MINUS)
     return re.sub(f"[{''.join(_VULGAR)}]", lambda match: f" {_VULGAR[match.group()]}", text)
 
 
 def _value(match: re.Match[str]) -> Fraction | None:
-    """Returns the number that a match of ``_NUMBER`` stands for; None if it is too long or divides by zero."""
+    """Returns the value of a match of ``_NUMBER``; None for too many digits or a division by zero."""
     part = {name: (value or "").replace(",", "") for name, value in match.groupdict().items()}
     if any(len(value) > _LONGEST for value in part.values()):
         return None
@@ -98,7 +97,7 @@ def _value(match: re.Match[str]) -> Fraction | None:
 
 
 def _places(value: Fraction) -> float:
-    """Number of decimal places of a terminating decimal, infinity for others."""
+    """Returns the number of decimal places of a terminating decimal, infinity for other fractions."""
     rest, twos, fives = value.denominator, 0, 0
     while rest % 2 == 0:
         rest, twos = rest // 2, twos + 1
@@ -108,7 +107,7 @@ def _places(value: Fraction) -> float:
 
 
 def _canonical(value: Fraction) -> str:
-    """Returns a decimal without trailing zeros where there is an exact one of moderate length, else ``p/q``."""
+    """Returns the exact decimal without trailing zeros if it is short enough, else ``p/q``."""
     places = _places(value)
     if places > _LONGEST:
         return str(value)

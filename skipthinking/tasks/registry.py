@@ -1,10 +1,10 @@
-"""Finds tasks by name and generates examples of the built-in ones."""
+"""Looks tasks up by name, and generates examples of the built-in ones."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 
-from skipthinking.records import Example, UserError
+from skipthinking.records import Example, UserError, did_you_mean
 from skipthinking.tasks.arithmetic import ARITHMETIC
 from skipthinking.tasks.base import Task
 from skipthinking.tasks.benchmarks import BENCHMARKS
@@ -30,15 +30,12 @@ def get_task(name: str) -> Task:
     """Returns the task of that name.
 
     Raises:
-        UserError: There is none; the text names the nearest ones.
+        UserError: No task has this name; the message names the nearest ones.
     """
     if name in _TASKS:
         return _TASKS[name]
-    import difflib
-
-    near = difflib.get_close_matches(str(name).lower().replace("-", "_"), _TASKS, n=3, cutoff=0.4)
-    hint = f"Did you mean {' or '.join(near)}?" if near else f"Choose one of {', '.join(_TASKS)}."
-    raise UserError(f"Expected the name of a task, got {name!r} (task). {hint}")
+    hint = did_you_mean(str(name), _TASKS) or f" Choose one of {', '.join(_TASKS)}."
+    raise UserError(f"Expected the name of a task, got {name!r} (task).{hint}")
 
 
 def generate(
@@ -46,24 +43,24 @@ def generate(
 ) -> list[Example]:
     """Generates examples of a built-in task, the same ones on every platform.
 
-    No problem is ever in two splits, whatever the seeds, sizes and levels.
+    No problem is in two splits, whatever the seeds, sizes and levels.
 
     Args:
         task: The task or its name.
         split: "train", "test", or "ood" with longer problems than the other two.
         size: Number of examples.
         seed: Another seed gives other examples of the same split.
-        levels: Lowest and highest number of operations, in place of the split's own.
+        levels: Lowest and highest number of operations; by default those of the task, with larger ones for "ood".
 
     Raises:
-        UserError: The task has no generator, or an argument makes no sense.
+        UserError: The task has no generator, or an argument is invalid.
         DataError: The split has fewer than ``size`` problems.
     """
-    found = get_task(task) if isinstance(task, str) else task
-    if found.generator is None:
+    task = get_task(task) if isinstance(task, str) else task
+    if task.generator is None:
         built_in = ", ".join(known.name for known in _BUILT_IN)
         raise UserError(
-            f"Expected a task that can be generated, got {found.name} (task). "
-            f"Choose one of {built_in}, or read {found.name} from a file or the hub."
+            f"Expected a task that can be generated, got {task.name} (task). "
+            f"Choose one of {built_in}, or read {task.name} from a file or the hub."
         )
-    return draw_examples(found.name, found.generator, split=split, size=size, seed=seed, levels=levels)
+    return draw_examples(task.name, task.generator, split=split, size=size, seed=seed, levels=levels)

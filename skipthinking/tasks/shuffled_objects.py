@@ -7,7 +7,7 @@ import random
 from typing import NamedTuple
 
 from skipthinking.tasks.base import Task
-from skipthinking.tasks.generation import Deck, Generator, Step, Story
+from skipthinking.tasks.generation import Generator, Story, Teacher
 from skipthinking.tasks.graders import Text
 from skipthinking.tasks.words import NAMES, OBJECTS
 
@@ -15,7 +15,7 @@ __all__ = ["SHUFFLED_OBJECTS", "ShuffledObjects"]
 
 
 class Content(NamedTuple):
-    """A problem: who has which object, who swaps with whom, and who is asked about."""
+    """A problem: who has which object, who swaps with whom, and the index of the person whose object is asked for."""
 
     people: tuple[str, ...]
     objects: tuple[str, ...]
@@ -85,26 +85,19 @@ class ShuffledObjects(Generator[Content]):
         pairs = [rng.sample(swap, 2) for swap in content.swaps]
         events = [rng.choice(_SWAPS).format(a=people[a], b=people[b]) for a, b in pairs]
         start = _holdings(people, held)
-        told = [f"{start}.", *(f"Then {event}." for event in events)]
-        question = " ".join([*told, f"What does {asked} have at the end?"])
-        openings, moves, interim, endings = (Deck(rng, pool) for pool in (_OPENINGS, _MOVES, _INTERIM, _ENDINGS))
-        steps = [Step("transition", openings.deal())]
-        given = rng.sample(_GIVEN, rng.choice((1, 2)))
-        steps += [Step("transition", text.format(holdings=start, asked=asked)) for text in given]
+        sentences = [f"{start}.", *(f"Then {event}." for event in events), f"What does {asked} have at the end?"]
+        question = " ".join(sentences)
+        teacher = Teacher(rng, openings=_OPENINGS, moves=_MOVES, interims=_INTERIM, endings=_ENDINGS)
+        teacher.restate(_GIVEN, (1, 2), holdings=start, asked=asked)
         for (a, b), event in zip(pairs, events, strict=True):
-            if rng.random() < 0.6:
-                steps.append(Step("transition", moves.deal()))
-            if rng.random() < 0.6:
-                steps.append(Step("transition", rng.choice(_RESTATED).format(event=event)))
+            teacher.move_on()
+            teacher.say("transition", _RESTATED, 0.6, event=event)
             held[a], held[b] = held[b], held[a]
             holdings = _holdings(people, [f"[{thing}]" for thing in held])
-            steps.append(Step("reasoning", rng.choice(_WORKED).format(event=event, holdings=holdings)))
-            if rng.random() < 0.4:
-                steps.append(Step("summary", interim.deal().format(asked=asked, thing=held[content.asked])))
+            teacher.say("reasoning", _WORKED, event=event, holdings=holdings)
+            teacher.sum_up(asked=asked, thing=held[content.asked])
         answer = held[content.asked]
-        closing = [endings.deal().format(asked=asked, thing=answer) for _ in range(rng.choice((1, 2, 2)))]
-        steps += [Step("summary", text) for text in closing]
-        return Story(question, steps, answer)
+        return Story(question, teacher.close(asked=asked, thing=answer), answer)
 
 
 def _holdings(people: tuple[str, ...], held: list[str]) -> str:

@@ -1,4 +1,4 @@
-"""Word lists of the built-in tasks. Small on purpose: a student's vocabulary is learned from them."""
+"""Word lists of the built-in tasks, short so that a tiny student can have a vocabulary of words."""
 
 __all__ = ["FIRST_NAMES", "NAMES", "OBJECTS", "PLACES", "THINGS"]
 

@@ -1,4 +1,4 @@
-"""Which of a question's completions become rationales: graded, without duplicates, and some of the correct ones."""
+"""Which completions of a question become rationales: grading, removal of duplicates, and selection."""
 
 from __future__ import annotations
 
@@ -11,24 +11,23 @@ from typing import Literal
 from skipthinking.data.phrases import question_key, strip_closing, thoughts, unended
 from skipthinking.records import Example, UserError
 from skipthinking.tasks import get_task
-from skipthinking.teacher.requests import Completion
+from skipthinking.teacher.client import Completion
 
-__all__ = ["Candidate", "Correct", "Diverse", "Everything", "Keep", "Shortest", "Verdict", "judge"]
+__all__ = ["Candidate", "Correct", "Diverse", "Everything", "Keep", "Shortest", "Verdict", "grade_completion"]
 
 Verdict = Literal["correct", "wrong", "unparsable", "cut off"]
 
-_CUT_OFF = ("length", "content_filter")
-_WORDS_TOGETHER = 3  # n-grams of this many words tell two rationales apart
+_CUT_OFF = ("length", "content_filter")  # finish reasons of an incomplete text
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Candidate:
-    """A completion as a rationale.
+    """A graded completion that may become a rationale.
 
     Attributes:
-        sample: Its number among the question's.
-        rationale: The text before the sentence that states the answer; of a reasoning model its thoughts.
-        verdict: What the grader says. A completion that ran into the limit is cut off, whatever it states.
+        sample: Index of the completion among those of the question.
+        rationale: The text before the answer sentence; for a reasoning model its thoughts.
+        verdict: The grader's verdict. A completion that hit the token limit is cut off, whatever it states.
         conclusion: What a reasoning model says between its thoughts and the answer.
     """
 
@@ -38,79 +37,80 @@ class Candidate:
     conclusion: str = ""
 
 
-def judge(example: Example, sample: int, completion: Completion, lenient: bool = False) -> Candidate:
-    """Grades a completion, and takes the answer and what follows it off. What stands in thoughts is not graded.
+def grade_completion(example: Example, sample: int, completion: Completion, lenient: bool = False) -> Candidate:
+    """Grades a completion and removes the answer with all that follows. Thoughts are not graded.
 
     Args:
         example: The question with its gold answer.
-        sample: The completion's number.
+        sample: Index of the completion among those of the question.
         completion: The completion.
         lenient: Whether an answer without the task's answer phrase counts, too.
     """
     task = get_task(example.task)
-    thought, said = thoughts(completion.text) or ("", completion.text)
-    grade = task.grade(said, example.answer)
-    found = grade.extracted_lenient if lenient else grade.extracted
-    right = grade.correct_lenient if lenient else grade.correct
-    verdict: Verdict = "unparsable" if found is None else "correct" if right else "wrong"
+    thought, spoken = thoughts(completion.text) or ("", completion.text)
+    grade = task.grade(spoken, example.answer)
+    extracted = grade.extracted_lenient if lenient else grade.extracted
+    correct = grade.correct_lenient if lenient else grade.correct
+    verdict: Verdict = "unparsable" if extracted is None else "correct" if correct else "wrong"
     if completion.finish in _CUT_OFF or unended(completion.text):
         verdict = "cut off"
-    before, thought = _before_answer(said, task.cue), strip_closing(thought)
+    before, thought = _before_answer(spoken, task.cue), strip_closing(thought)
     return Candidate(sample=sample, rationale=thought or before, verdict=verdict, conclusion=before if thought else "")
 
 
 def _before_answer(text: str, cue: str) -> str:
-    """What comes before the last answer phrase; all of it if there is none. A lone ** that enclosed it goes, too."""
+    """The text before the last answer phrase, or all of it if there is none, without a ** that opened the phrase."""
     pattern = r"(?<!\w)" + r"\s+".join(re.escape(word) for word in cue.split()) + r"(?!\w)"
     phrases = list(re.finditer(pattern, text, re.IGNORECASE))
-    # With a plain answer in its place, the rule that reads rationale files takes the whole sentence away.
+    # "So we get: therefore, the answer is $18" -> "So we get: the answer is 0.": with a plain answer in place, the rule
+    # of the rationale files removes the entire sentence.
     rationale = strip_closing(text[: phrases[-1].start()] + "the answer is 0." if phrases else text)
     return rationale[:-2].rstrip() if rationale.endswith("**") and rationale.count("**") % 2 else rationale
 
 
 class Keep(ABC):
-    """Chooses among the candidates of one question."""
+    """Selects among the candidates of one question."""
 
     verdicts: tuple[Verdict, ...] = ("correct",)
-    """Which of them may be chosen."""
+    """Verdicts of the candidates that are eligible."""
 
     def choose(self, candidates: Sequence[Candidate]) -> tuple[list[Candidate], int]:
-        """Drops what has no text, duplicates (case and white space play no role), and what may not be chosen.
+        """Selects among the eligible candidates that have a text, without duplicates (up to case and white space).
 
         Returns:
-            The chosen ones, and the number of duplicates among those that might have been.
+            The selected candidates, and the number of duplicates among the eligible ones.
         """
         eligible = [row for row in candidates if row.verdict in self.verdicts and row.rationale]
         distinct: dict[str, Candidate] = {}
         for row in sorted(eligible, key=lambda row: row.sample):
             distinct.setdefault(question_key(row.rationale), row)
-        chosen = self.pick(list(distinct.values()))
-        return sorted(chosen, key=lambda row: row.sample), len(eligible) - len(distinct)
+        selected = self.pick(list(distinct.values()))
+        return sorted(selected, key=lambda row: row.sample), len(eligible) - len(distinct)
 
     @abstractmethod
     def pick(self, rows: list[Candidate]) -> list[Candidate]:
-        """Chooses among distinct rationales."""
+        """Selects among distinct candidates."""
 
 
 class Correct(Keep):
-    """All correct ones."""
+    """Keeps all correct completions."""
 
     def pick(self, rows: list[Candidate]) -> list[Candidate]:
-        """All."""
+        """Selects all."""
         return rows
 
 
 class Everything(Correct):
-    """Whatever has a text, right or wrong, cut off or not. The gold answer stands behind all of them."""
+    """Keeps every completion with a text: correct, wrong or cut off. Each gets the gold answer."""
 
     verdicts = ("correct", "wrong", "unparsable", "cut off")
 
 
 class Shortest(Keep):
-    """The shortest correct ones, counted in words.
+    """Keeps the shortest correct completions, measured in words.
 
     Args:
-        k: How many of a question's.
+        k: Maximum number of rationales per question.
     """
 
     def __init__(self, k: int = 1) -> None:
@@ -119,43 +119,41 @@ class Shortest(Keep):
         self.k = k
 
     def pick(self, rows: list[Candidate]) -> list[Candidate]:
-        """The first of them by length."""
+        """Selects the k shortest."""
         return sorted(rows, key=_words)[: self.k]
 
 
 class Diverse(Shortest):
-    """Correct ones that differ: the shortest, then again and again the one that is farthest from all chosen ones.
+    """Keeps correct completions that differ: the shortest, then repeatedly the one farthest from all selected ones.
 
-    The distance of two texts is the Jaccard distance of their sets of three words in a row. Farthest-point insertion:
-    the smallest distance between two of the chosen is at least half of what any choice of k could have (Ravi,
-    Rosenkrantz and Tayi, 1994, doi 10.1287/opre.42.2.299).
+    The distance of two texts is the Jaccard distance of their sets of word trigrams. Farthest-point insertion: the
+    smallest distance between two selected texts is at least half of the best that any selection of k texts reaches
+    (Ravi, Rosenkrantz and Tayi, 1994, doi 10.1287/opre.42.2.299).
 
     Args:
-        k: How many of a question's.
+        k: Maximum number of rationales per question.
     """
 
     def pick(self, rows: list[Candidate]) -> list[Candidate]:
-        """Farthest points."""
-        left = sorted(rows, key=_words)
-        parts = {row.sample: trigrams(row.rationale) for row in rows}
-        chosen = left[:1]
-        while len(chosen) < min(self.k, len(rows)):
-            left = [row for row in left if row not in chosen]
-            chosen.append(
-                max(left, key=lambda row: min(distance(parts[row.sample], parts[other.sample]) for other in chosen))
-            )
-        return chosen
+        """Selects by farthest-point insertion."""
+        remaining = sorted(rows, key=_words)
+        sets = {row.sample: trigrams(row.rationale) for row in rows}
+        selected = remaining[:1]
+        while len(selected) < min(self.k, len(rows)):
+            remaining = [row for row in remaining if row not in selected]
+            gaps = [min(distance(sets[row.sample], sets[other.sample]) for other in selected) for row in remaining]
+            selected.append(remaining[gaps.index(max(gaps))])
+        return selected
 
 
 def trigrams(text: str) -> frozenset[tuple[str, ...]]:
-    """Sets of three words in a row, case aside; a shorter text is one of all its words."""
+    """The set of three consecutive words, ignoring case; a shorter text is one tuple of all its words."""
     words = text.casefold().split()
-    count = max(1, len(words) - _WORDS_TOGETHER + 1)
-    return frozenset(tuple(words[i : i + _WORDS_TOGETHER]) for i in range(count))
+    return frozenset(tuple(words[i : i + 3]) for i in range(max(1, len(words) - 2)))
 
 
 def distance(a: frozenset[tuple[str, ...]], b: frozenset[tuple[str, ...]]) -> float:
-    """Jaccard distance: the share of their elements that only one of two sets has."""
+    """Jaccard distance of two sets: the fraction of their union that only one of them has."""
     return 1 - len(a & b) / len(a | b)
 
 

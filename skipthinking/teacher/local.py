@@ -1,4 +1,4 @@
-"""A teacher on this machine: a hub model, or a student of an earlier run."""
+"""A teacher on this machine: a model of the hub, or the student of an earlier run."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from skipthinking.records import UserError
+from skipthinking.teacher.client import Client, Completion, RefusedError, Reply, Request
 from skipthinking.teacher.prompts import Message
-from skipthinking.teacher.requests import Client, Completion, RefusedError, Reply, Request
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -22,21 +22,21 @@ __all__ = ["Local"]
 
 
 class Local(Client):
-    """A model of transformers, run here in batches.
+    """A transformers model that generates in batches.
 
-    Every completion has random numbers of its own, from its seed, so that but for rounding it does not depend on which
-    others share its batch. Drawing is Gumbel-max: the best of logits / temperature + Gumbel noise is a draw from the
-    softmax.
+    Every completion has its own random generator, seeded per sample, so that it does not depend on the other rows of
+    its batch, up to rounding. Tokens are drawn by Gumbel-max: the argmax of logits / temperature + Gumbel noise is a
+    sample from the softmax.
 
-    A model with a chat template gets the chat; one without, such as a student that learned a Plain template, the bare
-    texts. Nothing but the end token ends a completion: a base model that never says it runs into the limit. Stage
-    markers of a student (CWT, STT) are taken out: they are no part of a rationale.
+    A model with a chat template gets the chat; a model without one, such as a student of the Plain template, gets the
+    bare texts. Only the end token ends a completion: a base model that never writes it runs into the token limit. Stage
+    markers of a student (CWT, STT) are removed, since they are not part of a rationale.
 
     Args:
         name: Hub name or local folder, for example runs/NAME/student.
         dtype: Type of the weights; "auto" keeps the checkpoint's.
-        device: Where to run; a GPU by default, if there is one.
-        batch_size: Completions at once.
+        device: Device to run on; by default a GPU if there is one.
+        batch_size: Completions per batch.
         attention: Attention implementation of transformers.
         revision: Branch, tag or commit on the hub.
         trust_remote_code: Run model code from the hub.
@@ -54,18 +54,18 @@ class Local(Client):
     ) -> None:
         if batch_size < 1:
             raise UserError(f"Expected a batch of at least 1, got client.batch_size={batch_size}.")
-        self.name, self.dtype, self.device, self.width = name, dtype, device, batch_size
-        self.samples_per_request = 1
-        self.attention, self.revision, self.trust_remote_code = attention, revision, trust_remote_code
+        self.name, self.device, self.concurrency, self.samples_per_request = name, device, batch_size, 1
+        loading = {"dtype": dtype, "attention": attention, "revision": revision, "trust_remote_code": trust_remote_code}
+        self._loading: dict[str, Any] = loading
         self._student: Any = None
         self._waiting: list[tuple[Request, Tensor, asyncio.Future[Reply]]] = []
 
     @cached_property
     def identity(self) -> Mapping[str, Any]:
-        """Name, revision and type; of a local folder also what is in it, since a student may be trained anew there."""
-        known = {"model": self.name, "revision": self.revision, "dtype": self.dtype}
+        """Name, revision and dtype; for a local folder also a digest of its files, since a student may be retrained."""
+        identity = {"model": self.name, "revision": self._loading["revision"], "dtype": self._loading["dtype"]}
         folder = Path(self.name)
-        return known | {"content": _digest(folder)} if folder.is_dir() else known
+        return identity | {"content": _digest(folder)} if folder.is_dir() else identity
 
     async def open(self) -> None:
         """Loads the model."""
@@ -73,86 +73,77 @@ class Local(Client):
 
         from skipthinking.students import Pretrained
 
-        self._student = Pretrained(
-            self.name,
-            dtype=self.dtype,
-            attention=self.attention,
-            revision=self.revision,
-            trust_remote_code=self.trust_remote_code,
-        )
+        self._student = Pretrained(self.name, **self._loading)
         try:
             self._student.prepare()
-            self._student.build()
+            self._student.build(trained=False)
         except UserError as error:
             raise UserError(str(error).replace("model.student.name", "client.name")) from error
         device = self.device or ("cuda" if torch.cuda.is_available() else "cpu")
         try:
             self._student.eval().to(device)
-        except (RuntimeError, AssertionError) as error:  # torch asserts that it was built for the device
+        except (RuntimeError, AssertionError) as error:  # torch built without CUDA raises AssertionError
             reason = " ".join(str(error).split())[:200]
-            raise UserError(f"Expected a device of this machine, got client.device={device}: {reason}") from error
+            raise UserError(f"Expected an available device, got client.device={device}: {reason}") from error
 
     async def close(self) -> None:
-        """Lets go of the model."""
+        """Releases the model."""
         self._student = None
 
     async def complete(self, request: Request) -> Reply:
-        """Waits for the others that ask in the same moment, and runs one batch for all."""
+        """Collects the requests of the same turn of the event loop and generates them in one batch."""
         import torch
 
         prompt = torch.tensor(self._encode(request.messages))
         if len(prompt) >= self._student.context_length:
-            raise RefusedError(f"a prompt of {len(prompt)} tokens, and the context has {self._student.context_length}")
+            raise RefusedError(f"the prompt has {len(prompt)} tokens, the context has {self._student.context_length}")
         future: asyncio.Future[Reply] = asyncio.get_running_loop().create_future()
         self._waiting.append((request, prompt, future))
         if len(self._waiting) == 1:
-            await asyncio.sleep(0)  # the others of this moment come in
+            await asyncio.sleep(0)  # lets the other requests of this turn append themselves
             batch, self._waiting = self._waiting, []
             try:
-                self._run(batch)
+                self._generate(batch)
             except torch.OutOfMemoryError as error:
                 raise UserError(
-                    f"Expected a batch that fits into memory, got {' '.join(str(error).split())[:200]} Lower "
-                    "client.batch_size or max_tokens."
+                    f"The batch does not fit into memory: {' '.join(str(error).split())[:200]} Lower client.batch_size "
+                    "or max_tokens."
                 ) from error
         return await future
 
-    def _run(self, batch: list[tuple[Request, Tensor, asyncio.Future[Reply]]]) -> None:
+    def _generate(self, batch: list[tuple[Request, Tensor, asyncio.Future[Reply]]]) -> None:
         start = time.monotonic()
         requests = [request for request, _, _ in batch]
         prompts = [prompt for _, prompt, _ in batch]
-        made = self._student.generate(prompts, requests[0].sampling.max_tokens, choose=self._noise(requests))
+        outputs = self._student.generate(prompts, requests[0].sampling.max_tokens, choose=self._noise(requests))
         seconds = (time.monotonic() - start) / len(batch)
         ends = set(self._student.model.generation_config.eos_token_id)
         marks = getattr(self._student.model.config, "completion_marks", None)
-        for (_, prompt, future), ids in zip(batch, made, strict=True):
+        for (_, prompt, future), ids in zip(batch, outputs, strict=True):
             text = self._student.tokenizer.decode(ids, skip_special_tokens=True)
             text = (re.sub(marks, "", text) if marks else text).strip()
-            finish = "stop" if ids and ids[-1] in ends else "length"
-            future.set_result(
-                Reply(
-                    completions=(Completion(text=text, finish=finish),),
-                    prompt_tokens=len(prompt),
-                    completion_tokens=len(ids),
-                    seconds=seconds,
-                )
-            )
+            completions = (Completion(text=text, finish="stop" if ids and ids[-1] in ends else "length"),)
+            counts = {"prompt_tokens": len(prompt), "completion_tokens": len(ids)}
+            future.set_result(Reply(completions=completions, **counts, seconds=seconds))
 
     def _noise(self, requests: list[Request]) -> Any:
-        """What turns the greedy choice of the next token into a draw; None at temperature 0."""
+        """Scores plus Gumbel noise, whose argmax is a sample; None at temperature 0.
+
+        Shapes: L tokens, B rows of the batch that still generate, V vocabulary.
+        """
         import torch
 
         temperature = requests[0].sampling.temperature
         if temperature == 0:
             return None
         device = self._student.device
-        sources = [torch.Generator(device).manual_seed(request.seed) for request in requests]
+        generators = [torch.Generator(device).manual_seed(request.seed) for request in requests]
 
         def draw(rows: list[int], ids_BL: Tensor, scores_BV: Tensor) -> Tensor:
             noise_BV = torch.empty(scores_BV.shape, dtype=torch.float32, device=device)
             for noise_V, row in zip(noise_BV, rows, strict=True):
-                noise_V.exponential_(generator=sources[row])
-            return scores_BV.float() / temperature - noise_BV.log()
+                noise_V.exponential_(generator=generators[row])
+            return scores_BV.float() / temperature - noise_BV.log()  # -log of Exp(1) noise is Gumbel noise
 
         return draw
 
@@ -161,14 +152,14 @@ class Local(Client):
         if getattr(tokenizer, "chat_template", None):
             text = tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
             return tokenizer(text, add_special_tokens=False)["input_ids"]
-        gaps = {"assistant": "\n\n", "user": " ", "system": "\n\n"}
-        text = "".join(turn["content"] + gaps[turn["role"]] for turn in messages)
-        # As training encodes a Plain prompt: without a blank at its end, and special tokens in a question are text.
+        separators = {"assistant": "\n\n", "user": " ", "system": "\n\n"}
+        text = "".join(turn["content"] + separators[turn["role"]] for turn in messages)
+        # As training encodes a Plain prompt: no trailing space, and special tokens in a question are plain text.
         return tokenizer(text.rstrip(), split_special_tokens=True)["input_ids"]
 
 
 def _digest(folder: Path) -> str:
-    """Of the names and contents of a folder's files."""
+    """Digest of the names and contents of the files in a folder."""
     digest = hashlib.blake2b(digest_size=12)
     for path in sorted(path for path in folder.iterdir() if path.is_file()):
         digest.update(f"{path.name}/{path.stat().st_size}/".encode())

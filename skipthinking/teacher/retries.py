@@ -1,9 +1,16 @@
-"""When a request is sent again: exponential backoff with jitter, and what a server says in Retry-After."""
+"""When a request is repeated: exponential backoff with jitter, and Retry-After, which pauses all requests.
+
+openai's own retries are off: as of 3.52 they accept an unreadable body, give up on a Retry-After above two minutes,
+wait 8 seconds at most, and don't coordinate requests. tenacity would replace only the loop of ``RetryPolicy.call``, and
+make the file 15 lines longer: the shared pause, the limit on pauses, the messages and the wait (none of its strategies
+draws from [w/2, w]) would become callbacks.
+"""
 
 from __future__ import annotations
 
 import asyncio
 import email.utils
+import itertools
 import random
 import sys
 import time
@@ -11,33 +18,33 @@ from collections.abc import Awaitable, Callable, Mapping
 from typing import TypeVar
 
 from skipthinking.records import UserError
-from skipthinking.teacher.requests import RefusedError
+from skipthinking.teacher.client import RefusedError
 
-__all__ = ["Patience", "TransientError", "retry_after"]
+__all__ = ["RetryPolicy", "TransientError", "retry_after"]
 
 T = TypeVar("T")
 
-_LONG = 5.0  # seconds; a longer pause is told
+_LONG_PAUSE = 5.0  # seconds; a longer pause is reported
 
 
 class TransientError(Exception):
-    """A failure that may pass.
+    """A failure that another attempt may not have.
 
     Args:
         cause: What happened, in one line.
-        after: Seconds that the server asks to wait.
+        retry_after: Seconds that the server asks to wait.
     """
 
-    def __init__(self, cause: str, after: float | None = None) -> None:
+    def __init__(self, cause: str, retry_after: float | None = None) -> None:
         super().__init__(cause)
-        self.after = after
+        self.retry_after = retry_after
 
 
 def retry_after(headers: Mapping[str, str], now: float) -> float | None:
-    """Seconds to wait, by a response's headers: Retry-After in seconds or as a date, or retry-after-ms.
+    """Seconds that a response asks to wait: Retry-After in seconds or as a date, or retry-after-ms.
 
     Args:
-        headers: The headers, found whatever the case of the name.
+        headers: The headers; their lookup ignores case.
         now: Seconds since 1970.
 
     >>> retry_after({"retry-after": "Thu, 01 Jan 1970 00:01:00 GMT"}, now=50.0)
@@ -55,62 +62,58 @@ def retry_after(headers: Mapping[str, str], now: float) -> float | None:
         return None
 
 
-class Patience:
-    """Sends again what failed for a while. All requests that share it wait when a server asks one of them to.
-
-    openai's own retries are off: as of 3.52 they let an unreadable body pass, give up on a Retry-After above two
-    minutes, wait 8 seconds at most, and know nothing of the other requests.
+class RetryPolicy:
+    """Repeats requests after transient failures. A server's Retry-After pauses all requests of the same policy.
 
     Args:
-        tries: Attempts at a request, the first one included.
-        first_wait: Seconds before the second attempt, doubled before each that follows; of every wait up to a half is
-            taken off at random, so that requests that failed together do not return together.
-        longest_wait: Seconds that no such wait exceeds.
-        longest_pause: The longest Retry-After, in seconds, that is waited for.
+        tries: Attempts per request, the first one included.
+        first_wait: Seconds before the second attempt; doubled before each further one. Up to half of every wait is
+            taken off at random, so that requests that failed together are not repeated together.
+        longest_wait: Upper bound of these waits, in seconds.
+        longest_pause: Longest Retry-After that is waited for, in seconds.
     """
 
     def __init__(self, tries: int, first_wait: float, longest_wait: float, longest_pause: float) -> None:
         if tries < 1 or not 0 <= first_wait <= longest_wait or longest_pause < 0:
             raise UserError(
-                "Expected at least 1 try and waits from short to long, got "
-                f"client: tries={tries}, first_wait={first_wait}, longest_wait={longest_wait}, "
-                f"longest_pause={longest_pause}."
+                "Expected at least 1 try, first_wait <= longest_wait, and no negative seconds, got client: "
+                f"tries={tries}, first_wait={first_wait}, longest_wait={longest_wait}, longest_pause={longest_pause}."
             )
         self.tries, self.first_wait, self.longest_wait = tries, first_wait, longest_wait
         self.longest_pause = longest_pause
         self.retries = 0
-        self._until = 0.0  # on the clock time.monotonic: nobody sends before
+        self._paused_until = 0.0  # by time.monotonic
 
     def wait(self, failures: int) -> float:
-        """Seconds after so many failures of a request."""
+        """Seconds to wait after a request's n-th failure."""
         return min(self.longest_wait, self.first_wait * 2.0 ** (failures - 1)) * random.uniform(0.5, 1.0)
 
-    async def insist(self, send: Callable[[], Awaitable[T]]) -> T:
-        """Calls until it succeeds.
+    async def call(self, send: Callable[[], Awaitable[T]]) -> T:
+        """Calls ``send`` until it succeeds.
 
         Raises:
-            RefusedError: It failed as often as there are tries.
+            RefusedError: All tries failed.
             UserError: The server asks for a longer pause than allowed.
         """
-        for failures in range(1, self.tries + 1):
-            while (pause := self._until - time.monotonic()) > 0:
+        for failures in itertools.count(1):
+            while (pause := self._paused_until - time.monotonic()) > 0:
                 await asyncio.sleep(pause + random.uniform(0, self.first_wait))
             try:
                 return await send()
             except TransientError as error:
-                if error.after is not None and error.after > self.longest_pause:
+                pause, now = error.retry_after or 0.0, time.monotonic()
+                if pause > self.longest_pause:
                     raise UserError(
-                        f"Expected a pause of at most {self.longest_pause:g} s, got Retry-After {error.after:g} s: "
-                        f"{error}. Run the same command later, or raise client.longest_pause."
+                        f"Expected a pause of at most {self.longest_pause:g} s, got Retry-After {pause:g} s: {error}. "
+                        "Run the same command later, or raise client.longest_pause."
                     ) from error
                 if failures == self.tries:
                     raise RefusedError(f"{error} ({failures} tries)" if failures > 1 else str(error)) from error
                 if not self.retries:
-                    print(f"what fails in passing is sent {self.tries} times: {error}", file=sys.stderr)
+                    print(f"transient failures get up to {self.tries} tries; the first one: {error}", file=sys.stderr)
                 self.retries += 1
-                now, after = time.monotonic(), error.after or 0.0
-                if after >= _LONG and self._until <= now:
-                    print(f"waiting {after:.0f} s, as the server asks", file=sys.stderr)
-                self._until = max(self._until, now + after)
+                if pause >= _LONG_PAUSE and self._paused_until <= now:
+                    print(f"waiting {pause:.0f} s, as the server asks", file=sys.stderr)
+                self._paused_until = max(self._paused_until, now + pause)
                 await asyncio.sleep(self.wait(failures))
         raise AssertionError

@@ -1,40 +1,37 @@
-"""From records to rationales, and the count of what became of every completion."""
+"""The report of ``teach``: counts of what became of every completion."""
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Sequence
 from dataclasses import dataclass, field, fields
 from typing import Any
 
 from skipthinking.data.importing import count
-from skipthinking.records import Example
-from skipthinking.teacher.choosing import Candidate, Keep, Verdict, judge
-from skipthinking.teacher.records import Place, RecordFile
-from skipthinking.teacher.requests import Request
+from skipthinking.teacher.choosing import Candidate, Verdict
 
-__all__ = ["Tally", "rationales"]
+__all__ = ["Tally"]
 
 
 @dataclass(kw_only=True, slots=True)
 class Tally:
-    """What became of the completions. asked = answered + failed + waiting; answered = the four verdicts.
+    """Counts of completions: asked = answered + failed + not asked yet, answered = the four verdicts.
 
     Attributes:
         questions: Questions of the source.
-        asked: Completions wanted of them.
-        answered: Completions on record.
-        failed: Completions given up.
-        verdicts: Of the answered, by what the grader says.
-        empty: Of the answered, those without a text before the answer.
-        duplicates: Correct ones (or those that may be kept) that repeat another one of the same question.
+        asked: Completions wanted for all questions.
+        answered: Completions in the log.
+        failed: Completions whose request failed.
+        verdicts: Answered completions by the grader's verdict.
+        empty: Answered completions without a text before the answer.
+        duplicates: Eligible completions that repeat another one of the same question.
         kept: Rationales written.
-        kept_questions: Questions with at least one.
+        kept_questions: Questions with at least one rationale.
         words: Words of all kept rationales.
-        prompt_tokens: Tokens read, as far as the server tells.
-        completion_tokens: Tokens written, likewise.
-        seconds: Time of the answered requests, added up over those that ran side by side.
-        causes: Why completions failed, with how often.
+        prompt_tokens: Prompt tokens, as far as the server says.
+        completion_tokens: Completion tokens, as far as the server says.
+        seconds: Sum of the durations of the answered requests, concurrent or not.
+        causes: Number of failed completions by the error.
     """
 
     questions: int = 0
@@ -52,8 +49,8 @@ class Tally:
     seconds: float = 0.0
     causes: Counter[str] = field(default_factory=Counter)
 
-    def add(self, row: dict[str, Any]) -> None:
-        """Counts a line of the record file."""
+    def add_row(self, row: dict[str, Any]) -> None:
+        """Counts a row of the completion log."""
         if "error" in row:
             self.failed += 1
             self.causes[row["error"]] += 1
@@ -63,78 +60,41 @@ class Tally:
         self.completion_tokens += row.get("completion_tokens") or 0
         self.seconds += row.get("seconds") or 0.0
 
+    def add_question(
+        self, asked: int, candidates: Sequence[Candidate], kept: Sequence[Candidate], duplicates: int
+    ) -> None:
+        """Counts a question: its wanted completions, its graded ones, the kept ones, and duplicates."""
+        self.questions += 1
+        self.asked += asked
+        self.verdicts.update(row.verdict for row in candidates)
+        self.empty += sum(not row.rationale for row in candidates)
+        self.duplicates += duplicates
+        self.kept += len(kept)
+        self.kept_questions += bool(kept)
+        self.words += sum(len(row.rationale.split()) for row in kept)
+
     def as_json(self) -> dict[str, Any]:
         """The counts by name."""
-        values = {name.name: getattr(self, name.name) for name in fields(self)}
-        return {name: dict(value) if isinstance(value, Counter) else value for name, value in values.items()}
+        return {item.name: getattr(self, item.name) for item in fields(self)}
 
     def lines(self) -> list[str]:
-        """The report."""
-        waiting = self.asked - self.answered - self.failed
-        of = f" ({self.verdicts['correct'] / self.answered:.1%} of the answered)" if self.answered else ""
-        per = f", {self.words / self.kept:.1f} words each" if self.kept else ""
-        rows = [
-            ("asked", f"{self.asked} ({count(self.questions, 'question')})"),
-            ("answered", f"{self.answered}"),
-            ("  correct", f"{self.verdicts['correct']}{of}"),
-            *((f"  {name}", f"{self.verdicts[name]}") for name in ("wrong", "unparsable", "cut off")),
-            ("failed", f"{self.failed}"),
-            ("not asked yet", f"{waiting}"),
-            ("without a rationale", f"{self.empty}"),
-            ("duplicates", f"{self.duplicates}"),
-            ("kept", f"{self.kept} ({count(self.kept_questions, 'question')}{per})"),
-            ("tokens", f"{self.prompt_tokens:,} read, {self.completion_tokens:,} written"),
-            ("time of requests", f"{self.seconds:,.1f} s"),
-        ]
-        told = [f"{name:<21}{value}" for name, value in rows]
-        return told + [f"failed {number} times: {cause}" for cause, number in self.causes.most_common(3)]
-
-
-def rationales(
-    requests: Iterable[Request],
-    records: RecordFile,
-    places: dict[str, Place],
-    keep: Keep,
-    lenient: bool,
-    tally: Tally,
-) -> Iterator[dict[str, Any]]:
-    """Rows of the rationale file, a question at a time, in the order of the source.
-
-    Args:
-        requests: All requests, whatever of them is on record.
-        records: The record file.
-        places: Its index. Records of other settings are left alone.
-        keep: Chooses.
-        lenient: Whether an answer without the task's answer phrase counts.
-        tally: Is counted into.
-    """
-    for request in requests:
-        example, found = request.example, []
-        tally.questions += 1
-        tally.asked += len(request.keys)
-        for key, sample in zip(request.keys, request.missing, strict=True):
-            if key in places:
-                completion, row = records.read(places[key])
-                tally.add(row)
-                if completion is not None:
-                    found.append(judge(example, sample, completion, lenient))
-        tally.verdicts.update(row.verdict for row in found)
-        tally.empty += sum(not row.rationale for row in found)
-        chosen, duplicates = keep.choose(found)
-        tally.duplicates += duplicates
-        tally.kept += len(chosen)
-        tally.kept_questions += bool(chosen)
-        tally.words += sum(len(row.rationale.split()) for row in chosen)
-        yield from (_row(example, row) for row in chosen)
-
-
-def _row(example: Example, chosen: Candidate) -> dict[str, Any]:
-    return {
-        "id": f"{example.id}/{chosen.sample}",
-        "question": example.question,
-        "rationale": chosen.rationale,
-        **({"conclusion": chosen.conclusion} if chosen.conclusion else {}),
-        "answer": example.answer,
-        "task": example.task,
-        "meta": {"verdict": chosen.verdict},
-    }
+        """The report that is printed."""
+        correct = f" ({self.verdicts['correct'] / self.answered:.1%} of the answered)" if self.answered else ""
+        length = f", {self.words / self.kept:.1f} words each" if self.kept else ""
+        rows = {
+            "asked": f"{self.asked} ({count(self.questions, 'question')})",
+            "answered": self.answered,
+            "  correct": f"{self.verdicts['correct']}{correct}",
+            "  wrong": self.verdicts["wrong"],
+            "  unparsable": self.verdicts["unparsable"],
+            "  cut off": self.verdicts["cut off"],
+            "failed": self.failed,
+            "not asked yet": self.asked - self.answered - self.failed,
+            "without a rationale": self.empty,
+            "duplicates": self.duplicates,
+            "kept": f"{self.kept} ({count(self.kept_questions, 'question')}{length})",
+            "tokens": f"{self.prompt_tokens:,} read, {self.completion_tokens:,} written",
+            "time of requests": f"{self.seconds:,.1f} s",
+        }
+        lines = [f"{name:<21}{value}" for name, value in rows.items()]
+        return lines + [f"failed {number} times: {cause}" for cause, number in self.causes.most_common(3)]

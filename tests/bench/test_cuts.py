@@ -1,4 +1,4 @@
-"""Binary cutting against the linear search for the shortest valid prefix: what it costs, and what differs."""
+"""Bisection against the linear search for the shortest valid prefix: costs and different results."""
 
 from __future__ import annotations
 
@@ -13,18 +13,20 @@ from typing import Any
 import pytest
 import torch
 
-from skipthinking.annotate import cuts
 from skipthinking.data.batches import collate
+from skipthinking.data.chunkers import AverageChunks
 from skipthinking.data.encoding import Codec, Plain
 from skipthinking.data.steps import BlankLines
+from skipthinking.evaluation.answers import SearchContext
 from skipthinking.methods import LongCoT
-from skipthinking.methods.long_cot.cuts import BinaryCut, Judge, shortest_prefixes
+from skipthinking.methods.long_cot import cuts
+from skipthinking.methods.long_cot.cuts import BinaryCut, shortest_prefixes
 from skipthinking.students import FromScratch
 from skipthinking.tasks import generate, get_task
 
 
 def linear(steps: int) -> Generator[int, bool, int | None]:
-    """One step more at a time, until a prefix is valid: the shortest valid one, always."""
+    """Adds one step at a time until a prefix is valid; always finds the shortest valid prefix."""
     for count in range(1, steps + 1):
         if (yield count):
             return count
@@ -49,7 +51,7 @@ def test_validations_grow_with_the_logarithm(steps: int) -> None:
 
 
 class World:
-    """A student of the quickstart's size that has learned 48 long traces, a share of them broken off."""
+    """A student of the quickstart's size, trained on 48 long traces, half of the time broken off early."""
 
     def __init__(self) -> None:
         torch.manual_seed(0)
@@ -61,15 +63,15 @@ class World:
         self.student.build()
         self.codec = Codec(tokenizer=self.student.tokenizer, template=Plain(), splitter=BlankLines())
         method = LongCoT(student=self.student)
-        method.use_codec(self.codec)
+        method.connect(self.codec, AverageChunks())
         encoded = list(self.codec.encode(self.rows))
-        self.traces = [method._trace(row) for row in encoded]
+        self.traces = [method.trace(row) for row in encoded]
         optimizer, rng = torch.optim.AdamW(self.student.parameters(), lr=2e-3), random.Random(0)
         for _ in range(150):
             shown = []
             for row in rng.sample(encoded, 16):
-                early = {"early": rng.randint(1, len(row.steps)) if rng.random() < 0.5 else None}
-                shown += method.cut(row, early)
+                early = rng.randint(1, len(row.steps)) if rng.random() < 0.5 else None
+                shown.append(method._broken_off(row, early) if early else method.instance_of(row, None))
             batch = collate(shown, pad_id=self.student.pad_id, encoder_decoder=False)
             self.student.token_nll(batch).mean().backward()
             optimizer.step()
@@ -81,17 +83,18 @@ class World:
         self.forwards += kwargs["input_ids"].numel()
 
     @property
-    def own_judge(self) -> Judge:
+    def context(self) -> SearchContext:
         golds = {row.id: row.answer for row in self.rows}
         task = get_task("long_arithmetic")
-        return Judge(
+        return SearchContext(
             student=self.student, mentioned=lambda id, tokens: False,
             right=lambda id, tokens: task.grade(self.codec.decode(tokens), golds[id]).correct,
         )  # fmt: skip
 
     def judge(self, asked: Mapping[str, int]) -> dict[str, bool]:
         by_id = {trace.id: trace for trace in self.traces}
-        return BinaryCut()._valid({id: (by_id[id], steps) for id, steps in asked.items()}, self.own_judge)
+        engine = BinaryCut._engine([by_id[id] for id in asked], self.context, None)
+        return BinaryCut()._valid([(by_id[id], steps) for id, steps in asked.items()], self.context, engine)
 
 
 @pytest.fixture(scope="module")
@@ -101,43 +104,43 @@ def world() -> World:
 
 @pytest.mark.parametrize("more", [0, 32, 128])
 def test_a_trace_is_read_once(more: int, world: World, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Against reading every prefix anew; with its last paragraphs again and again, where traces are to be longer."""
+    """Compares with reading each prefix from scratch; longer traces repeat their last paragraphs."""
     longer = [replace(trace, steps=[*trace.steps, *(trace.steps[-3:] * more)[:more]]) for trace in world.traces]
-    traces, told, found = longer[:: 4 if more > 99 else 1], [], []
+    traces, costs, results = longer[:: 4 if more > 99 else 1], [], []
     for kept in (True, False):
         with monkeypatch.context() as patch:
             if not kept:
-                patch.setattr(cuts, "keeps_keys", lambda *_: False)
+                patch.setattr(cuts, "can_cache", lambda *_: False)
             world.forwards, began = 0, time.perf_counter()
-            found.append(BinaryCut().cut(traces, world.own_judge))
-            told.append((world.forwards / len(traces), time.perf_counter() - began))
-    (few, seconds), (many, plain) = told
+            results.append(BinaryCut().cut(traces, world.context))
+            costs.append((world.forwards / len(traces), time.perf_counter() - began))
+    (few, seconds), (many, plain) = costs
     read = sum(len(trace.prompt) + len(trace.prefix(len(trace.steps))) for trace in traces) / len(traces)
     print(
         f"\n{len(traces)} traces of {sum(len(trace.steps) for trace in traces) / len(traces):.1f} steps, {read:.0f} "
-        f"tokens: {few:.0f} token-forwards a trace, every prefix anew {many:.0f}; {plain / seconds:.1f} times as fast"
+        f"tokens: {few:.0f} token-forwards a trace, from scratch {many:.0f}; {plain / seconds:.1f} times as fast"
     )
-    assert found[0] == found[1]
+    assert results[0] == results[1]
     assert many > few
     assert many > 3 * few or not more
 
 
 def test_bisection_costs_fewer_validations_and_may_keep_more(world: World) -> None:
     sizes = {trace.id: len(trace.steps) for trace in world.traces}
-    told, found = [], {}
+    costs, results = [], {}
     for name, how in {"bisection": (), "linear": (linear,)}.items():
         world.forwards = 0
-        found[name], validations = shortest_prefixes(sizes, world.judge, *how)
-        told.append(
+        results[name], validations = shortest_prefixes(sizes, world.judge, *how)
+        costs.append(
             f"{name} {validations / len(sizes):.1f} validations, {world.forwards / len(sizes):.0f} token-forwards"
         )
-    ours, theirs = found["bisection"], found["linear"]
+    ours, theirs = results["bisection"], results["linear"]
     extra = Counter((steps or 0) - (theirs[id] or 0) for id, steps in ours.items() if steps is not None)
     none = [sum(steps is None for steps in kept.values()) for kept in (ours, theirs)]
     print(
-        f"\n{len(sizes)} traces of {sum(sizes.values()) / len(sizes):.1f} steps: {'; '.join(told)}. "
+        f"\n{len(sizes)} traces of {sum(sizes.values()) / len(sizes):.1f} steps: {'; '.join(costs)}. "
         f"No valid prefix found for {none[0]}, by the linear search for {none[1]}. "
-        f"Steps more than the linear search keeps, and of how many: {dict(sorted(extra.items()))}"
+        f"Extra steps compared with the linear search, and number of traces: {dict(sorted(extra.items()))}"
     )
     assert min(extra) >= 0  # never shorter than the shortest
     assert none[0] >= none[1]

@@ -6,6 +6,7 @@ import os
 import random
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from itertools import combinations, pairwise
 from typing import Any
 
@@ -18,12 +19,14 @@ from skipthinking.data.chunkers import AverageChunks
 from skipthinking.data.encoding import Codec, Plain
 from skipthinking.data.instances import instance
 from skipthinking.data.steps import Sentences
+from skipthinking.evaluation.answers import SearchContext
 from skipthinking.methods.skip_thinking.chunks import SearchChunks
-from skipthinking.methods.skip_thinking.skips import Likelihood, Scene, search_skips
+from skipthinking.methods.skip_thinking.skips import search_skips
 from skipthinking.methods.skip_thinking.stages import Stages
+from skipthinking.methods.skip_thinking.verifiers import Likelihood
 from skipthinking.records import Encoded
 from skipthinking.students import FromScratch
-from skipthinking.students.rollout import complete
+from skipthinking.students.engine import Engine
 from skipthinking.students.scoring import score_tokens
 from skipthinking.tasks import generate
 
@@ -35,9 +38,9 @@ class World:
 
     Args:
         size: Number of stories.
-        steps: Steps of training.
-        at_once: Stories that a step sees.
-        falling: Whether the rate falls to nothing; else it stays.
+        steps: Number of training steps.
+        at_once: Stories per step.
+        falling: Whether the learning rate decays to zero; else it is constant.
     """
 
     def __init__(self, size: int, steps: int, at_once: int, falling: bool = False) -> None:
@@ -76,7 +79,7 @@ class World:
 
 @pytest.fixture(scope="module", autouse=True)
 def _whole_machine() -> Iterator[None]:
-    """Both sides of a comparison may use all of it."""
+    """Gives both sides of a comparison all cores."""
     before = torch.get_num_threads()
     torch.set_num_threads(os.cpu_count() or 1)
     yield
@@ -85,13 +88,13 @@ def _whole_machine() -> Iterator[None]:
 
 @pytest.fixture(scope="module")
 def world() -> World:
-    """A student that knows its 24 stories by heart."""
+    """A student that has memorized its 24 stories."""
     return World(24, 300, 24)
 
 
 @pytest.fixture(scope="module")
-def schooled() -> World:
-    """A student that has seen 2,000 stories eight times, as after a warm-up; some minutes of training."""
+def trained() -> World:
+    """A student that has seen 2,000 stories eight times, as after a warm-up; trains for some minutes."""
     return World(2000, 1000, 16, falling=True)
 
 
@@ -102,7 +105,7 @@ def _timed(world: World, work: Any) -> tuple[Any, float, int]:
     return found, time.perf_counter() - start, world.forwards
 
 
-def test_chunk_search_is_that_of_scoring_each_chunking_by_itself(world: World) -> None:
+def test_chunk_search_equals_scoring_each_chunking_separately(world: World) -> None:
     rows = [row for row in world.encoded if len(row.steps) >= 10][:4]
     rows = [_first_steps(row, 10) for row in rows]
 
@@ -114,7 +117,7 @@ def test_chunk_search_is_that_of_scoring_each_chunking_by_itself(world: World) -
         }
 
     def plain() -> dict[str, Any]:
-        """A forward pass for each of the 84 ways to cut 10 steps into 4 chunks."""
+        """Runs a forward pass for each of the 84 ways to split 10 steps into 4 chunks."""
         best = {}
         for row in rows:
             found = []
@@ -141,18 +144,22 @@ def test_chunk_search_is_that_of_scoring_each_chunking_by_itself(world: World) -
 def _first_steps(row: Encoded, count: int) -> Encoded:
     end = row.steps[count - 1][1]
     tokens = np.concatenate([row.tokens[:end], row.tokens[slice(*row.answer)]])
-    return Encoded(id=row.id, task=row.task, prompts=row.prompts, tokens=tokens, steps=row.steps[:count],
-                   answer=(end, len(tokens)))  # fmt: skip
+    return replace(row, tokens=tokens, steps=row.steps[:count], answer=(end, len(tokens)))
 
 
-def test_rollouts_by_draft_are_those_of_generation(world: World) -> None:
+def test_rollouts_from_drafts_equal_plain_generation(world: World) -> None:
     prompts = {row.id: row.prompts[""] for row in world.encoded}
     stages = {row.id: world.stages.tokens(row, world.chunks[row.id]) for row in world.encoded}
-    begun = {id: np.concatenate([*parts[:1], parts[2][:1]]) for id, parts in stages.items()}  # the second one skipped
+    begun = {id: np.concatenate([*parts[:1], parts[2][:1]]) for id, parts in stages.items()}  # skips the second
     drafts = {id: np.concatenate([parts[2][1:], *parts[3:]]) for id, parts in stages.items()}
-    ours, seconds, _ = _timed(
-        world, lambda: complete(world.student, prompts, begun, drafts, max_new_tokens=200, what=None)
-    )
+
+    def by_draft() -> dict[str, list[int]]:
+        made = Engine(world.student, list(prompts.values())).complete(
+            list(begun.values()), list(drafts.values()), [200 - len(part) for part in begun.values()]
+        )
+        return {id: row.tokens for id, row in zip(prompts, made, strict=True)}
+
+    ours, seconds, _ = _timed(world, by_draft)
 
     def plain() -> dict[str, list[int]]:
         ids = list(prompts)
@@ -168,23 +175,23 @@ def test_rollouts_by_draft_are_those_of_generation(world: World) -> None:
     assert plain_seconds >= 3 * seconds
 
 
-@pytest.mark.parametrize(("name", "rows"), [("schooled", 96), ("world", 24)])
-def test_skip_search_is_that_of_one_pass_per_variant(name: str, rows: int, request: pytest.FixtureRequest) -> None:
-    """A student that knows all by heart can do without most chunks, and each removal has to read all that follows.
+@pytest.mark.parametrize(("name", "rows"), [("trained", 96), ("world", 24)])
+def test_skip_search_equals_one_pass_per_variant(name: str, rows: int, request: pytest.FixtureRequest) -> None:
+    """A student that has memorized everything needs few chunks, and each removal has to read all the text after it.
 
-    It then has 3.0 times fewer tokens to read than the reference; 5 times as fast is had on some runs only, on 2 cores.
+    The search then reads 3.0 times fewer tokens than the reference and is only sometimes 5 times as fast, on 2 cores.
     """
     world: World = request.getfixturevalue(name)
     encoded, verifier = world.encoded[:rows], Likelihood()
-    scene = Scene(student=world.student, right=lambda id, tokens: True, max_new_tokens=200)
+    context = SearchContext(student=world.student, right=lambda id, tokens: True, max_new_tokens=200)
 
     def search() -> dict[str, list[int]]:
-        return search_skips(encoded, world.chunks, stages=world.stages, verifier=verifier, scene=scene)
+        return search_skips(encoded, world.chunks, stages=world.stages, verifier=verifier, context=context)
 
     def plain() -> dict[str, list[int]]:
         return {row.id: _plain_skips(world, row, verifier.max_rise) for row in encoded}
 
-    rounds = [(_timed(world, search), _timed(world, plain)) for _ in range(3)]  # turn by turn; the best of each
+    rounds = [(_timed(world, search), _timed(world, plain)) for _ in range(3)]  # alternating; the best of each
     (ours, _, forwards), (theirs, _, plain_forwards) = rounds[0]
     seconds, plain_seconds = (min(one[side][1] for one in rounds) for side in range(2))
     share = 1 - sum(map(len, ours.values())) / sum(len(world.chunks[id]) for id in ours)
@@ -198,7 +205,7 @@ def test_skip_search_is_that_of_one_pass_per_variant(name: str, rows: int, reque
 
 @torch.no_grad()
 def _plain_skips(world: World, row: Encoded, max_rise: float) -> list[int]:
-    """The rule as it is told: a pass with and a pass without every chunk, one at a time, with all logits."""
+    """The documented rule: a pass with and a pass without each chunk, one at a time, with all logits."""
     stages = world.stages.tokens(row, world.chunks[row.id])
     last, kept = len(stages) - 1, list(range(len(stages)))
 
@@ -209,7 +216,7 @@ def _plain_skips(world: World, row: Encoded, max_rise: float) -> list[int]:
         nll, hit = -shares[torch.arange(len(tokens)), tokens], shares.argmax(-1) == tokens
         lengths = [len(stages[s]) for s in shown]
         parts = zip(nll.split(lengths), hit.split(lengths), strict=True)
-        return {s: (part[1:], right[1:]) for s, (part, right) in zip(shown, parts, strict=True)}  # a name is one token
+        return {s: (part[1:], right[1:]) for s, (part, right) in zip(shown, parts, strict=True)}  # one marker token
 
     whole = scores(kept)
     if not whole[last][1].all():
@@ -226,7 +233,7 @@ def _plain_skips(world: World, row: Encoded, max_rise: float) -> list[int]:
     return kept[:-1]
 
 
-def test_a_refresh_costs_a_share_of_an_epoch_and_grows_with_examples_and_steps(world: World) -> None:
+def test_a_refresh_costs_a_fraction_of_an_epoch_and_grows_with_examples_and_steps(world: World) -> None:
     def step_losses(encoded: Any, chunks: Any) -> Any:
         whole = [
             instance(row.id, row.prompts[""], world.stages.tokens(row, chunks[row.id]), range(len(chunks[row.id]) + 1))
@@ -236,7 +243,7 @@ def test_a_refresh_costs_a_share_of_an_epoch_and_grows_with_examples_and_steps(w
         return {row.id: np.ones(len(row.steps)) * scores[row.id].nll.sum() for row in encoded}
 
     def refresh(rows: Any) -> tuple[float, float]:
-        """Seconds, and token-forwards an example."""
+        """Returns seconds, and token-forwards per example."""
         cut = {row.id: AverageChunks(4).chunk(row) for row in rows}
         _, seconds, read = _timed(world, lambda: SearchChunks(4).search(rows, cut, step_losses))
         return seconds, read / len(rows)
@@ -249,23 +256,25 @@ def test_a_refresh_costs_a_share_of_an_epoch_and_grows_with_examples_and_steps(w
             world.student.token_nll(batch).mean().backward()
 
     _, training, _ = _timed(world, epoch)
-    told, forwards = [], []
+    shares, forwards = [], []
     for share in (0.25, 0.5, 1.0):
         rows = world.encoded[: int(share * len(world.encoded))]
         seconds, read = refresh(rows)
         forwards.append(read)
-        told.append(f"{len(rows)} examples {seconds / training:.2f}")
+        shares.append(f"{len(rows)} examples {seconds / training:.2f}")
     long = [row for row in world.encoded if len(row.steps) >= 10]
     by_steps = {steps: refresh([_first_steps(row, steps) for row in long]) for steps in (5, 10)}
-    told += [f"{len(long)} of {steps} steps {seconds / training:.2f}" for steps, (seconds, _) in by_steps.items()]
-    scene = Scene(student=world.student, right=lambda id, tokens: True, max_new_tokens=200)
+    shares += [f"{len(long)} of {steps} steps {seconds / training:.2f}" for steps, (seconds, _) in by_steps.items()]
+    context = SearchContext(student=world.student, right=lambda id, tokens: True, max_new_tokens=200)
     for chunks in (4, 12):
         cut = {row.id: AverageChunks(chunks).chunk(row) for row in world.encoded}
         _, seconds, _ = _timed(
             world,
-            lambda cut=cut: search_skips(world.encoded, cut, stages=world.stages, verifier=Likelihood(), scene=scene),
+            lambda cut=cut: search_skips(
+                world.encoded, cut, stages=world.stages, verifier=Likelihood(), context=context
+            ),
         )
-        told.append(f"skip search with M = {chunks} {seconds / training:.2f}")
-    assert max(forwards) < 1.5 * min(forwards)  # linear in the examples, but for padding
-    assert by_steps[10][1] < 2 * by_steps[5][1]  # at most linear in the steps: the question stays as it is
-    print(f"\nas a share of a training epoch of {len(world.encoded)} examples: {', '.join(told)}")
+        shares.append(f"skip search with M = {chunks} {seconds / training:.2f}")
+    assert max(forwards) < 1.5 * min(forwards)  # linear in the examples, except for padding
+    assert by_steps[10][1] < 2 * by_steps[5][1]  # at most linear in the steps: the question has the same length
+    print(f"\nas a fraction of a training epoch of {len(world.encoded)} examples: {', '.join(shares)}")

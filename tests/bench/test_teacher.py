@@ -1,4 +1,4 @@
-"""10,000 questions through the client of openai to a server on loopback: the process does not grow as it asks."""
+"""10,000 questions to a loopback server through the openai client do not make the process grow."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import pytest
 from conftest import ROOT
 
 sys.path.insert(0, str(ROOT / "tests" / "teacher"))
-from loopback import Loopback, line, rows
+from loopback import Loopback, arguments, rows
 
 pytest.importorskip("openai")
 
@@ -20,7 +20,7 @@ COUNT = 10_000
 
 
 def _resident(process: int) -> float:
-    """Megabytes in memory."""
+    """Resident memory of a process in MiB."""
     pages = int(Path(f"/proc/{process}/statm").read_text().split()[1])
     return pages * os.sysconf("SC_PAGE_SIZE") / 2**20
 
@@ -28,7 +28,7 @@ def _resident(process: int) -> float:
 def test_ten_thousand_questions_take_no_more_memory_than_a_thousand(tmp_path: Path) -> None:
     with Loopback() as server:
         server.remember = False
-        words = [*line(tmp_path, server.url, COUNT), "--client.concurrency", "32"]
+        words = [*arguments(tmp_path, server.url, COUNT), "--client.concurrency", "32"]
         env = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
         start = time.monotonic()
         command = [sys.executable, "-m", "skipthinking", "teach", *words]
@@ -43,4 +43,4 @@ def test_ten_thousand_questions_take_no_more_memory_than_a_thousand(tmp_path: Pa
         assert process.wait(timeout=120) == 0
     assert server.count == COUNT
     assert len(rows(tmp_path / "out.jsonl")) == COUNT
-    assert memory[9] - memory[1] < 4  # MiB; the records have 2
+    assert memory[9] - memory[1] < 4  # MiB; the records take 2

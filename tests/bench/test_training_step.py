@@ -1,6 +1,6 @@
 """A training step on a model of 30M parameters with GPT-2's vocabulary: target-only against full logits.
 
-Times are ratios within one run; memory is the peak of the resident set in processes of their own.
+Times are ratios within one run; memory is the peak resident set of separate processes.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ CONFIG = {"n_embd": 384, "n_layer": 6, "n_head": 6, "n_positions": 512}
 
 
 def _batch(size: int = 16) -> Batch:
-    """CWT instances: a question of 60 tokens, 0 to 3 earlier chunks of 25 to 45, one target chunk of as many."""
+    """CWT instances: a question of 60 tokens, 0 to 3 earlier chunks of 25 to 45, one target chunk of 25 to 45."""
     rng = np.random.default_rng(0)
     rows = []
     for i in range(size):
@@ -46,7 +46,7 @@ def _model() -> Any:
 
 
 def _full(model: Any, batch: Batch) -> torch.Tensor:
-    """The plain way: logits everywhere, then a mask."""
+    """The reference: logits at all positions, then a mask."""
     logits = model(input_ids=batch.tokens_BL, use_cache=False).logits[:, :-1].float()
     labels = batch.tokens_BL[:, 1:].masked_fill(batch.weights_BL[:, 1:] == 0, -100)
     return F.cross_entropy(logits.flatten(0, 1), labels.flatten(), reduction="sum")
@@ -64,14 +64,14 @@ LOSSES: dict[str, Callable[[Any, Batch], torch.Tensor]] = {"full": _full, "targe
 def _peak(name: str, queue: Any) -> None:
     model, batch = _model(), _batch()
     for parameter in model.parameters():
-        parameter.grad = torch.zeros_like(parameter)  # there in every later step
+        parameter.grad = torch.zeros_like(parameter)  # as in every later step
     before = _memory("VmRSS")
     LOSSES[name](model, batch).backward()
     queue.put(_memory("VmHWM") - before)
 
 
 def _memory(name: str) -> int:
-    """Bytes of the resident set now (VmRSS) or at its peak (VmHWM; getrusage would tell the parent's)."""
+    """Bytes of the resident set now (VmRSS) or at its peak (VmHWM; getrusage would give that of the parent)."""
     with open("/proc/self/status") as lines:
         return next(int(line.split()[1]) * 1024 for line in lines if line.startswith(f"{name}:"))
 

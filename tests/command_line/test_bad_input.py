@@ -5,7 +5,8 @@ from __future__ import annotations
 import json
 import os
 import resource
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,7 @@ from filelock import FileLock
 GOOD = {"id": "a", "question": "What is 1 + 1?", "rationale": "One and one. That makes 2.", "answer": "2"}
 
 
-def _told(run: Callable[..., int], capsys: pytest.CaptureFixture[str], *words: Any, command: str = "fit") -> str:
+def _error_of(run: Callable[..., int], capsys: pytest.CaptureFixture[str], *words: Any, command: str = "fit") -> str:
     """Runs what must fail, and returns the one line of its error."""
     code = run(command, *words)
     err = capsys.readouterr().err.strip()
@@ -50,9 +51,9 @@ def _untouched(tmp_path: Path) -> None:
 def test_a_mistyped_option_names_the_nearest_one(
     words: list[str], wrong: str, near: str, run: Callable[..., int], capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:
-    told = _told(run, capsys, *words)
-    assert wrong in told
-    assert f"'{near}'" in told
+    error = _error_of(run, capsys, *words)
+    assert wrong in error
+    assert f"'{near}'" in error
     _untouched(tmp_path)
 
 
@@ -60,17 +61,17 @@ def test_a_mistyped_option_names_the_nearest_one(
     ("words", "line"),
     [
         (["--trainer.max_epochs", "abc"], "error: Expected int or null for trainer.max_epochs, got 'abc'."),
-        (["--model", "CTW"], "error: Expected a class for model, got 'CTW', which is none. Did you mean 'CWT'?"),
+        (["--model", "CTW"], "error: Unknown class 'CTW' for model. Did you mean 'CWT'?"),
         (
             ["--data.chunker.n_chunks", "3"],
             "error: Expected a class for chunker before its settings, got chunker.n_chunks='3' alone. Name it first.",
         ),
     ],
 )
-def test_a_wrong_type_is_told_in_a_plain_sentence(
+def test_a_wrong_type_is_reported_in_a_plain_sentence(
     words: list[str], line: str, run: Callable[..., int], capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert _told(run, capsys, *words) == line
+    assert _error_of(run, capsys, *words) == line
 
 
 @pytest.mark.parametrize(
@@ -83,15 +84,15 @@ def test_a_wrong_type_is_told_in_a_plain_sentence(
         (["--trainer.callbacks", "{class_path: Timer, init_args: {verbose: null}}"], "trainer.callbacks.verbose"),
     ],
 )
-def test_a_setting_without_a_value_is_told(
+def test_a_setting_without_a_value_is_reported(
     words: list[str], key: str, run: Callable[..., int], capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:
-    assert _told(run, capsys, *words).startswith(f"error: Expected a value, got {key}=null.")
+    assert _error_of(run, capsys, *words).startswith(f"error: Expected a value, got {key}=null.")
     _untouched(tmp_path)
 
 
 @pytest.mark.parametrize("key", ["trainer.accumulate_grad_batches", "checkpoint_every", "data.init_args.batch_size"])
-def test_a_key_with_nothing_behind_it_is_told(
+def test_a_key_without_a_value_is_reported(
     key: str, run: Callable[..., int], capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:
     config: Any = None
@@ -99,8 +100,8 @@ def test_a_key_with_nothing_behind_it_is_told(
         config = {name: config}
     own = tmp_path / "own.yaml"
     own.write_text(yaml.safe_dump(config))
-    told = _told(run, capsys, "--config", str(own))
-    assert told.startswith(f"error: Expected a value, got {key.replace('init_args.', '')}=null.")
+    error = _error_of(run, capsys, "--config", str(own))
+    assert error.startswith(f"error: Expected a value, got {key.replace('init_args.', '')}=null.")
     own.unlink()
     _untouched(tmp_path)
 
@@ -145,15 +146,15 @@ def test_a_key_with_nothing_behind_it_is_told(
 def test_a_wrong_value_names_its_option(
     words: list[str], named: str, run: Callable[..., int], capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:
-    assert named in _told(run, capsys, *words)
+    assert named in _error_of(run, capsys, *words)
     _untouched(tmp_path)
 
 
-def test_an_empty_config_file_is_told(
+def test_an_empty_config_file_is_reported(
     run: Callable[..., int], capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:
     (tmp_path / "empty.yaml").write_text("")
-    assert "an empty one" in _told(run, capsys, "--config", tmp_path / "empty.yaml")
+    assert "an empty one" in _error_of(run, capsys, "--config", tmp_path / "empty.yaml")
 
 
 @pytest.mark.parametrize(
@@ -161,11 +162,11 @@ def test_an_empty_config_file_is_told(
     [(b"\xff\xfe\x00", "UTF-8"), (b"run: null", "run: None"), (b"seed_everything: null", "seed_everything=None"),
      (b"trainer: 5", "trainer"), (b"model: [CWT]", "model"), (b"model: {class_path: nowhere.Mine}", "nowhere.Mine")],
 )  # fmt: skip
-def test_a_config_file_of_wrong_types_is_told(
+def test_a_config_file_of_wrong_types_is_reported(
     text: bytes, named: str, run: Callable[..., int], capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:
     (tmp_path / "wrong.yaml").write_bytes(text)
-    assert named in _told(run, capsys, "--config", tmp_path / "wrong.yaml")
+    assert named in _error_of(run, capsys, "--config", tmp_path / "wrong.yaml")
     _untouched(tmp_path)
 
 
@@ -177,7 +178,7 @@ def _lines(*rows: dict[str, Any] | str) -> str:
 
 
 @pytest.mark.parametrize(
-    ("text", "told"),
+    ("text", "expected"),
     [
         (_lines(GOOD, '{"id": "b", "question": '), ":2"),
         (_lines(GOOD, {**GOOD, "id": "b", "question": ""}), "question"),
@@ -202,17 +203,17 @@ def _lines(*rows: dict[str, Any] | str) -> str:
     ],
 )
 def test_a_bad_file_is_named_with_its_place(
-    text: str, told: str, run: Callable[..., int], capsys: pytest.CaptureFixture[str], tmp_path: Path
+    text: str, expected: str, run: Callable[..., int], capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:
     path = tmp_path / "train.jsonl"
     path.write_text(text)
     source = json.dumps([{"class_path": "Files", "init_args": {"path": str(path), "task": "gsm8k"}}])
     words = ["--data.train", source, "--data.val_size", 0]
-    if told == "dropped":  # not an error: the rest is trained on, and the loss of data is told
+    if expected == "dropped":  # not an error: the rest is trained on, and the loss of data is printed
         assert run("fit", *words, "--trainer.max_epochs", 1) == 0
         assert "dropped 1 (50.0%): longer than 512 tokens" in capsys.readouterr().out
         return
-    assert told in _told(run, capsys, *words)
+    assert expected in _error_of(run, capsys, *words)
     _untouched(tmp_path)
 
 
@@ -227,7 +228,7 @@ def test_examples_without_steps_are_left_out_when_asked(
 
 
 @pytest.mark.parametrize(
-    ("words", "told"),
+    ("words", "expected"),
     [
         (["--data.train", "[{class_path: Files, init_args: {path: nowhere.json, task: gsm8k}}]"], "nowhere.json"),
         (["--data.train", "[{class_path: Hub, init_args: {name: nobody/nothing, task: gsm8k}}]"], "nobody/nothing"),
@@ -239,18 +240,18 @@ def test_examples_without_steps_are_left_out_when_asked(
     ],
 )
 def test_a_source_or_student_out_of_reach_is_named(
-    words: list[str], told: str, run: Callable[..., int], capsys: pytest.CaptureFixture[str], tmp_path: Path
+    words: list[str], expected: str, run: Callable[..., int], capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:
-    assert told in _told(run, capsys, *words)
+    assert expected in _error_of(run, capsys, *words)
     _untouched(tmp_path)
 
 
-def test_an_empty_validation_split_is_told(run: Callable[..., int], capsys: pytest.CaptureFixture[str]) -> None:
-    assert "data.val_size" in _told(run, capsys, "--data.val_size", 0, "--untrained", "true", command="validate")
+def test_an_empty_validation_split_is_reported(run: Callable[..., int], capsys: pytest.CaptureFixture[str]) -> None:
+    assert "data.val_size" in _error_of(run, capsys, "--data.val_size", 0, "--untrained", "true", command="validate")
 
 
-def test_predict_without_a_question_is_told(run: Callable[..., int], capsys: pytest.CaptureFixture[str]) -> None:
-    assert "--question" in _told(run, capsys, command="predict")
+def test_predict_without_a_question_is_reported(run: Callable[..., int], capsys: pytest.CaptureFixture[str]) -> None:
+    assert "--question" in _error_of(run, capsys, command="predict")
 
 
 # ----------------------------------------------------------------------------------------------- running
@@ -263,7 +264,7 @@ def test_a_refused_resume_changes_nothing(
     capsys.readouterr()
     config = (tmp_path / "tiny" / "config.yaml").read_text()
     for wrong in (["--model.student.config.n_embd", 32], ["--model.optimizer.lr", -1]):
-        _told(run, capsys, "--ckpt_path", "last", "--trainer.max_epochs", 2, *wrong)
+        _error_of(run, capsys, "--ckpt_path", "last", "--trainer.max_epochs", 2, *wrong)
         assert (tmp_path / "tiny" / "config.yaml").read_text() == config
 
 
@@ -272,9 +273,11 @@ def test_a_checkpoint_of_another_method_is_refused(
 ) -> None:
     assert run("fit", "--trainer.max_epochs", 1, "--evaluate", "false") == 0
     capsys.readouterr()
-    told = _told(run, capsys, "--model", "CWT", "--ckpt_path", tmp_path / "tiny/checkpoints/last.ckpt", command="test")
-    assert "CWT" in told
-    assert "FullCoT" in told
+    error = _error_of(
+        run, capsys, "--model", "CWT", "--ckpt_path", tmp_path / "tiny/checkpoints/last.ckpt", command="test"
+    )
+    assert "CWT" in error
+    assert "FullCoT" in error
 
 
 def test_a_student_folder_without_tokenizer_is_refused(
@@ -284,41 +287,54 @@ def test_a_student_folder_without_tokenizer_is_refused(
     capsys.readouterr()
     student = tmp_path / "tiny" / "student"
     (student / "tokenizer.json").unlink()
-    told = _told(run, capsys, "--run", "b", "--model.student", "Pretrained", "--model.student.name", student)
-    assert "tokenizer" in told
+    error = _error_of(run, capsys, "--run", "b", "--model.student", "Pretrained", "--model.student.name", student)
+    assert "tokenizer" in error
     assert not (tmp_path / "b").exists()
 
 
 def test_a_loss_that_is_not_finite_stops_the_run_and_names_its_examples(
     run: Callable[..., int], capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:
-    told = _told(run, capsys, "--model.optimizer", "{class_path: torch.optim.SGD, init_args: {lr: 1.0e+30}}")
-    assert "at step" in told
-    assert "coin_flip-train-" in told
+    error = _error_of(run, capsys, "--model.optimizer", "{class_path: torch.optim.SGD, init_args: {lr: 1.0e+30}}")
+    assert "at step" in error
+    assert "coin_flip-train-" in error
     assert not (tmp_path / "tiny" / "student").exists()
 
 
-def test_a_run_folder_that_cannot_be_made_is_told(
+def test_a_run_folder_that_cannot_be_made_is_reported(
     run: Callable[..., int], capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:
     (tmp_path / "tiny").write_text("a file in its place")
-    assert str(tmp_path / "tiny") in _told(run, capsys)
+    assert str(tmp_path / "tiny") in _error_of(run, capsys)
     assert (tmp_path / "tiny").read_text() == "a file in its place"
 
 
-def test_a_full_disk_is_told_and_leaves_no_broken_checkpoint(
-    run: Callable[..., int], capsys: pytest.CaptureFixture[str], tmp_path: Path
-) -> None:
-    """A limit on the size of files stands for the full disk: a checkpoint of this student has 250 kB."""
+@contextmanager
+def _full_disk() -> Iterator[None]:
+    """A limit on the size of files stands for the full disk: a checkpoint of the tiny student has 250 kB."""
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (50_000, hard))
     try:
-        told = _told(run, capsys)
+        yield
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
-    assert "space" in told
-    assert not list((tmp_path / "tiny").rglob("*.ckpt"))
+
+
+def test_a_full_disk_is_reported_and_leaves_no_broken_checkpoint(
+    run: Callable[..., int], capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    with _full_disk():
+        error = _error_of(run, capsys)
+    assert "space" in error
+    assert not list((tmp_path / "tiny").rglob("*.ckpt*"))
     assert run("fit", "--ckpt_path", "last") == 0  # and the run can be taken up
+    capsys.readouterr()
+    last = tmp_path / "tiny" / "checkpoints" / "last.ckpt"
+    before = last.read_bytes()
+    with _full_disk():
+        assert "space" in _error_of(run, capsys, "--ckpt_path", "last", "--trainer.max_epochs", 3)
+    assert last.read_bytes() == before
+    assert [path.name for path in last.parent.iterdir()] == ["last.ckpt"]
 
 
 def test_two_processes_do_not_train_in_one_folder(
@@ -326,7 +342,7 @@ def test_two_processes_do_not_train_in_one_folder(
 ) -> None:
     (tmp_path / "tiny").mkdir()
     with FileLock(tmp_path / "tiny" / ".lock"):  # as another process holds it
-        assert "no other process" in _told(run, capsys, "--evaluate", "false")
+        assert "no other process" in _error_of(run, capsys, "--evaluate", "false")
     assert not (tmp_path / "tiny" / "config.yaml").exists()
     assert run("fit", "--evaluate", "false") == 0  # and it is given back
     assert run("fit", "--evaluate", "false", "--ckpt_path", "last") == 0

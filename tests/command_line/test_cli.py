@@ -80,7 +80,9 @@ def test_predict_shows_the_stages_of_an_answer(trained: Path, run: Run, capsys: 
     assert "8 new tokens" in out
 
 
-def test_a_question_that_fills_the_context_is_told(trained: Path, run: Run, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_question_that_fills_the_context_is_reported(
+    trained: Path, run: Run, capsys: pytest.CaptureFixture[str]
+) -> None:
     assert run("predict", "--question", "very " * 600, config=trained / "config.yaml") == 0
     assert "the question fills the student's context" in " ".join(capsys.readouterr().out.split())
 
@@ -141,10 +143,10 @@ def test_the_command_line_beats_the_checkpoint_and_says_so(
 def test_a_run_says_once_what_it_trains_on(run: Run, capsys: pytest.CaptureFixture[str]) -> None:
     assert run("fit", "--model", "CWT", "--trainer.max_epochs", 2) == 0
     out = capsys.readouterr()
-    told = " ".join(out.out.split())
-    assert told.count("kept 20 of 20 training examples") == 1
-    assert told.count("target and") == 2  # at the start for an epoch, at the end for the run
-    assert told.count("its targets between « »: Question:") == 1
+    printed = " ".join(out.out.split())
+    assert printed.count("kept 20 of 20 training examples") == 1
+    assert printed.count("target and") == 2  # at the start for an epoch, at the end for the run
+    assert printed.count("its targets between « »: Question:") == 1
     assert "Warning" not in out.err
 
 
@@ -235,7 +237,7 @@ def test_a_student_without_training_is_evaluated_only_when_asked(
     assert run("test", "--untrained", "true") == 0
 
 
-def test_weights_of_another_size_are_told_in_a_line(
+def test_weights_of_another_size_are_reported_in_a_line(
     trained: Path, run: Run, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert run("test", "--model.student.config.n_embd", 32, config=trained / "config.yaml") == 2

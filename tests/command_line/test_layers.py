@@ -152,27 +152,28 @@ def test_the_config_of_a_run_stands_alone(
 
 
 @pytest.mark.parametrize(
-    ("text", "told"),
+    ("text", "expected"),
     [
-        ("config: nowhere.yaml\n", "Expected a config file, got config: nowhere.yaml, which is none"),
+        ("config: nowhere.yaml\n", "Expected a config file, got config: nowhere.yaml, which does not exist"),
         ("config: [tiny.yaml, 3]\n", "Expected a file or a list of files, got config: ['tiny.yaml', 3]"),
         ("config: {a: b}\n", "Expected a file or a list of files, got config: {'a': 'b'}"),
         ("config: other.yaml\n", "got own.yaml names other.yaml names own.yaml"),
         ("config: own.yaml\n", "got own.yaml names own.yaml"),
-        ("config: broken.yaml\n", "broken.yaml). Mend the file."),
+        ("config: broken.yaml\n", "broken.yaml). Fix the file."),
         ("config: lists.yaml\n", "Expected a config file of keys and values, got one with '- a'"),
         ("config: tiny.yaml\nmodle: CWT\n", "(OWN:2). Did you mean 'model'?"),
         ("config: tiny.yaml\ntrainer:\n  max_epoch: 1\n", "(OWN:3). Did you mean 'trainer.max_epochs'?"),
-        ("config: tiny.yaml\nmodel:\n  init_args: {max_new_tokens: many}\n", "Got value: many (OWN:3)."),
+        ("config: tiny.yaml\nmodel:\n  init_args: {max_new_tokens: many}\n",
+         "Expected int for max_new_tokens, got 'many' (OWN:3)."),
         ("config: tiny.yaml\ndata:\n  init_args:\n    train:\n    - class_path: Generated\n"
          "      init_args: {sise: 3}\n", "Option 'sise' is not accepted (OWN:6). Did you mean 'size'?"),
-        ("config: tiny.yaml\nrun: [\n", "own.yaml). Mend the file."),
+        ("config: tiny.yaml\nrun: [\n", "own.yaml). Fix the file."),
         ("trainer:\n  max_epochs: 1\n  devices: 1\n  max_epochs: 2\n", "got max_epochs in lines 2 and 4"),
         ("data: {train: [{a: 1},\n  {a: 2, b: 3,\n  a: 4}]}\n", "got a in lines 2 and 3"),
     ],
 )  # fmt: skip
-def test_what_cannot_be_stood_on_is_told(
-    text: str, told: str, run: Callable[..., int], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+def test_a_config_that_cannot_be_layered_is_reported(
+    text: str, expected: str, run: Callable[..., int], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     shutil.copy(TINY, tmp_path / "tiny.yaml")
     _write(tmp_path / "other.yaml", "config: own.yaml\n")
@@ -181,7 +182,7 @@ def test_what_cannot_be_stood_on_is_told(
     before = sorted(path.name for path in tmp_path.iterdir())
     assert run("fit", config=_write(tmp_path / "own.yaml", text)) == 2
     error = capsys.readouterr().err
-    assert told.replace("OWN", str(tmp_path / "own.yaml")) in error
+    assert expected.replace("OWN", str(tmp_path / "own.yaml")) in error
     assert "Traceback" not in error
     assert sorted(path.name for path in tmp_path.iterdir()) == sorted([*before, "own.yaml"])
 

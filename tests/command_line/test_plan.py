@@ -1,4 +1,4 @@
-"""Laws of a suite's YAML: what it plans, and that a slip is told."""
+"""Laws of a suite's YAML: what it plans, and that a slip is reported."""
 
 from __future__ import annotations
 
@@ -110,7 +110,7 @@ def test_settings_change_with_a_file_that_a_config_stands_on(tmp_path: Path) -> 
 
 
 @pytest.mark.parametrize(
-    ("changes", "told"),
+    ("changes", "expected"),
     [
         ({"method": {}}, "Did you mean 'methods'?"),
         ({"methods": "none"}, "methods"),
@@ -139,19 +139,19 @@ def test_settings_change_with_a_file_that_a_config_stands_on(tmp_path: Path) -> 
         ({"words": 3}, "3"),
     ],
 )
-def test_a_slip_is_told_in_one_line(
-    changes: dict[str, Any], told: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+def test_a_slip_is_reported_in_one_line(
+    changes: dict[str, Any], expected: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert main(["suite", "--config", str(write(tmp_path, **changes)), "--runs_dir", str(tmp_path / "runs")]) == 2
     err = capsys.readouterr().err
     assert err.startswith("error: Expected")
     assert err.count("\n") == 1
-    assert told in err
+    assert expected in err
     assert not (tmp_path / "runs").exists()
 
 
 @pytest.mark.parametrize("text", ["- a\n", "a: [\n", "", "\udcff"])
-def test_a_file_that_is_no_suite_is_told(text: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_file_that_is_no_suite_is_reported(text: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     path = tmp_path / "mine.yaml"
     path.write_bytes(text.encode("utf-8", "surrogateescape"))
     assert main(["suite", "--config", str(path)]) == 2
@@ -159,7 +159,7 @@ def test_a_file_that_is_no_suite_is_told(text: str, tmp_path: Path, capsys: pyte
 
 
 @pytest.mark.parametrize("words", [["--job", "2"], ["--jobs", "0"], ["--jobs", "two"], ["--only", "x-*"], []])
-def test_a_wrong_option_is_told(words: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_wrong_option_is_reported(words: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     where = ["--config", str(write(tmp_path)), "--runs_dir", str(tmp_path / "runs")] if words else []
     try:
         code = main(["suite", *where, *words])

@@ -103,7 +103,7 @@ def test_a_finished_run_with_other_settings_is_not_mistaken(done: Path, capsys: 
     assert _times(done) == before
 
 
-def test_a_failure_is_told_and_takes_only_its_own_down(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+def test_a_failure_is_reported_and_takes_only_its_own_down(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     methods = {
         "bad": {"words": "--model CWT --model.max_new_tokens 0"},
         "after": {"needs": "bad"},
@@ -125,7 +125,7 @@ def test_a_failure_is_told_and_takes_only_its_own_down(tmp_path: Path, capfd: py
 
 
 @pytest.mark.parametrize(
-    ("words", "told"),
+    ("words", "expected"),
     [
         ("--model CWT --model.max_new_token 3", "Did you mean 'max_new_tokens'?"),
         ("--model CTW", "Did you mean 'CWT'?"),
@@ -133,8 +133,8 @@ def test_a_failure_is_told_and_takes_only_its_own_down(tmp_path: Path, capfd: py
         ("--config nowhere.yaml", "nowhere.yaml"),
     ],
 )
-def test_a_slip_in_the_last_run_is_told_before_the_first_one_starts(
-    words: str, told: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+def test_a_slip_in_the_last_run_is_reported_before_the_first_one_starts(
+    words: str, expected: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     command = write(tmp_path, methods={"full_cot": None, "last": {"words": words}}, seeds=[3, 4])
     for how in ([], ["--dry_run"], ["--slurm"]):
@@ -143,7 +143,7 @@ def test_a_slip_in_the_last_run_is_told_before_the_first_one_starts(
         assert out == ""
         assert err.count("\n") == 1
         assert "flips-last-3" in err
-        assert told in err
+        assert expected in err
     assert not (tmp_path / "runs").exists()
 
 

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import json
+import re
 from dataclasses import replace
 from typing import Any
 
 import pytest
 
 from skipthinking.data.fields import Fields, UnreadableAnswer
-from skipthinking.data.formats import FORMATS, detect_format, get_format
-from skipthinking.data.phrases import boxed, closing, plain_question, strip_closing
+from skipthinking.data.formats import FORMATS, Format, detect_format, get_format
+from skipthinking.data.phrases import closing, plain_question, strip_closing
 from skipthinking.records import DataError, UserError
+from skipthinking.tasks.graders import boxed
 
 CHOICES = "Where?\nAnswer Choices:\nA. race track\nB. the desert"
 
@@ -183,7 +186,7 @@ ROWS: list[tuple[str, dict[str, Any], str, str, str]] = [
 ]
 
 
-# What is said behind the thoughts, by rationale; the phrase that states the answer at its end is taken off.
+# The text after the thoughts, by rationale; the phrase at its end that states the answer is removed.
 CONCLUSIONS = {
     "Two and\n\nthree.": "So:\n\\boxed{5}\nas said.",
     "Hm.\n\nWait.": "It is 5.",
@@ -203,6 +206,15 @@ def test_format_reads_and_is_detected(
 
 def test_every_format_has_a_literal_case() -> None:
     assert {name for name, *_ in ROWS} == {known.name for known in FORMATS}
+
+
+@pytest.mark.parametrize("known", FORMATS, ids=lambda known: known.name)
+def test_sample_row_in_the_docstring_has_the_format(known: Format) -> None:
+    text = known.parse.__doc__ or ""
+    rows = [json.JSONDecoder().raw_decode(text, match.end())[0] for match in re.finditer(r"Sample row: ", text)]
+    assert known.name in [detect_format(row, "f:1").name for row in rows]
+    for row in rows:
+        assert detect_format(row, "f:1").read(row, "f:1").answer in ("5", "2", "A", "False")
 
 
 def test_formats_do_not_change_their_row() -> None:
@@ -328,6 +340,8 @@ def test_boxed_balances_braces() -> None:
     assert boxed(r"a \boxed{1} b \boxed{\frac{1}{2}}.") == r"\frac{1}{2}"
     assert boxed(r"\boxed{1") is None
     assert boxed("none") is None
+    assert boxed(r"\boxed{1} or \boxed{2") is None  # the last box is never closed
+    assert boxed(r"\fbox{3}") == "3"
 
 
 @pytest.mark.parametrize(

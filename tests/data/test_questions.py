@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from skipthinking.data.questions import read_questions
+from skipthinking.data.rows import read_questions
 from skipthinking.records import DataError, UserError
 
 
@@ -62,8 +62,8 @@ def test_no_question_is_a_data_error(tmp_path: Path, name: str, text: str) -> No
 @pytest.mark.parametrize(
     ("line", "expected"),
     [
-        ("What is 1 + 1?", "Expected JSON, got .* at column 1 "),
-        ('{"question": "a"', "Expected JSON, got .* at column 17 "),
+        ("What is 1 + 1?", "Expected a JSON object, got .* at column 1 "),
+        ('{"question": "a"', "Expected a JSON object, got .* at column 17 "),
         ('["a"]', 'an object with a "question"'),
         ('"a"', 'an object with a "question"'),
         ("null", 'an object with a "question"'),

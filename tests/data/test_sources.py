@@ -12,7 +12,9 @@ from typing import Any
 
 import pytest
 
-from skipthinking.data.sources import Files, Generated, Hub, Loaded, drop_overlap, join, split_validation
+from skipthinking.data.importing import Loaded
+from skipthinking.data.sources import Files, Generated, Hub
+from skipthinking.data.splits import drop_overlap, join, split_validation
 from skipthinking.records import DataError, Example, UserError
 
 SHARED = Path(__file__).parents[2].parent / "shared" / "data"
@@ -196,7 +198,7 @@ def test_overlap_ignores_case_and_white_space() -> None:
 
 def test_importing_sources_loads_no_heavy_library() -> None:
     code = (
-        "import sys, skipthinking.data.formats, skipthinking.data.readers, skipthinking.data.phrases;"
+        "import sys, skipthinking.data.formats, skipthinking.data.rows, skipthinking.data.phrases;"
         "print(sorted({'torch', 'transformers', 'datasets', 'nltk', 'pyarrow'} & set(sys.modules)))"
     )
     run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=Path(__file__).parents[2])

@@ -174,5 +174,5 @@ def test_pattern_opens_a_step_with_what_it_matches() -> None:
 
 
 def test_bad_pattern_is_a_user_error() -> None:
-    with pytest.raises(UserError, match=r"Expected a regular expression, got '\('.*Mend"):
+    with pytest.raises(UserError, match=r"Expected a regular expression, got '\('.*Fix"):
         Pattern("(")

@@ -49,7 +49,7 @@ def test_seeds_that_disagree_widen_the_interval() -> None:
 
 
 def test_covers_what_it_says() -> None:
-    """Of 200 test sets drawn anew, about 95% of the intervals hold the truth."""
+    """Of 200 test sets drawn independently, about 95% of the intervals hold the truth."""
     held = sum(low <= 0.7 <= high for low, high in (bootstrap(flips(n, (1, 150), 0.7)) for n in range(200)))
     assert 0.90 <= held / 200 <= 0.99
 

@@ -2,19 +2,29 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from itertools import combinations, pairwise
 from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from numpy.typing import NDArray
 
 from skipthinking.data.chunkers import AverageChunks
 from skipthinking.data.encoding import Codec, Plain
 from skipthinking.data.instances import instance
 from skipthinking.data.steps import Sentences
-from skipthinking.methods.skip_thinking.chunks import SearchChunks, chunk_costs, greedy_partition, objective
-from skipthinking.records import Encoded, Span, UserError
+from skipthinking.methods.skip_thinking.chunks import (
+    SearchChunks,
+    chunk_costs,
+    greedy_partition,
+    objective,
+    stage_losses,
+    step_losses,
+)
+from skipthinking.methods.skip_thinking.stages import Stages
+from skipthinking.records import Encoded, Example, Span, UserError
 from skipthinking.students import FromScratch
 from skipthinking.students.scoring import score_tokens
 from skipthinking.tasks import generate, get_task, task_names
@@ -28,9 +38,10 @@ def _random(seed: int, steps: int) -> tuple[NDArray[np.float64], NDArray[np.int6
 
 def _encoded(tokens: NDArray[np.int64], id: str = "a") -> Encoded:
     edges = [0, *np.cumsum(tokens).tolist()]
+    example = Example(id=id, question="", rationale="", answer="", task="gsm8k")
     return Encoded(
-        id=id, task="gsm8k", prompts={"": np.zeros(3, dtype=np.int64)}, tokens=np.zeros(edges[-1] + 2, dtype=np.int64),
-        steps=tuple(pairwise(edges)), answer=(edges[-1], edges[-1] + 2),
+        example=example, prompts={"": np.zeros(3, dtype=np.int64)},
+        tokens=np.zeros(edges[-1] + 2, dtype=np.int64), steps=tuple(pairwise(edges)), answer=(edges[-1], edges[-1] + 2),
     )  # fmt: skip
 
 
@@ -139,3 +150,90 @@ def test_built_in_tasks_are_cut_better_from_average_to_exact(task: str) -> None:
         if len(row.steps) <= 8:
             best = min(_plain_objective(cut, nll, tokens) for cut in _all_partitions(len(row.steps), 4))
             assert exact == pytest.approx(best, rel=1e-12)
+
+
+# ------------------------------------------------------------------------------- losses of steps and stages
+
+MARKER = " [{}]"
+SMALL: dict[str, dict[str, Any]] = {
+    "gpt2": {"n_embd": 16, "n_layer": 2, "n_head": 2, "initializer_range": 0.3},
+    "llama": {"hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2,
+              "initializer_range": 0.3},
+    "t5": {"d_model": 16, "d_ff": 32, "d_kv": 8, "num_layers": 2, "num_heads": 2},
+}  # fmt: skip
+
+
+class World:
+    """A random student of an architecture, and rationales of several lengths with three chunks each."""
+
+    def __init__(self, architecture: str) -> None:
+        rows = generate("arithmetic", split="train", size=7)
+        self.student: Any = FromScratch(architecture, SMALL[architecture], vocab_size=600)
+        self.student.prepare([f"{row.question} {row.rationale}" for row in rows], [MARKER.format(1)])
+        torch.manual_seed(0)
+        self.student.build()
+        self.codec = Codec(tokenizer=self.student.tokenizer, template=Plain(), splitter=Sentences())
+        self.encoded = list(self.codec.encode(rows))
+        self.stages = Stages(MARKER, self.codec.inline)
+        self.chunks = {row.id: AverageChunks(3).chunk(row) for row in self.encoded}
+
+    def parts(self, row: Encoded) -> list[tuple[int, int | None, list[int]]]:
+        """(stage, step, tokens) of every marker, which is no step, of every step and of the answer, in order."""
+        parts: list[tuple[int, int | None, list[int]]] = []
+        for stage, (first, end) in enumerate(self.chunks[row.id]):
+            parts.append((stage, None, self.codec.inline(MARKER.format(stage + 1)).tolist()))
+            parts += [(stage, step, row.tokens[slice(*row.steps[step])].tolist()) for step in range(first, end)]
+        return [*parts, (len(self.chunks[row.id]), None, row.tokens[slice(*row.answer)].tolist())]
+
+    @torch.no_grad()
+    def plain_nll(self, row: Encoded) -> list[float]:
+        """NLL of every completion token, markers included, from all logits of a pass over this row alone."""
+        self.student.eval()
+        prompt, tokens = row.prompts[""].tolist(), [token for _, _, part in self.parts(row) for token in part]
+        if self.student.encoder_decoder:
+            ids = [self.student.config.decoder_start_token_id, *tokens[:-1]]
+            inputs = {"input_ids": torch.tensor([prompt]), "decoder_input_ids": torch.tensor([ids])}
+            shares = self.student.model(**inputs).logits[0].double().log_softmax(-1)
+        else:
+            inputs = {"input_ids": torch.tensor([prompt + tokens])}
+            shares = self.student.model(**inputs).logits[0].double().log_softmax(-1)[len(prompt) - 1 :]
+        return [-float(shares[place, token]) for place, token in enumerate(tokens)]
+
+
+@pytest.fixture(scope="module", params=sorted(SMALL))
+def world(request: pytest.FixtureRequest) -> World:
+    return World(request.param)
+
+
+def test_step_and_stage_losses_equal_an_unbatched_pass_with_full_logits(world: World) -> None:
+    assert len({len(row.tokens) for row in world.encoded}) > 3  # rows of a batch are padded
+    steps = step_losses(world.student, world.stages, world.encoded, world.chunks)
+    stages = stage_losses(world.student, world.stages, world.encoded, world.chunks)
+    for row in world.encoded:
+        nll = iter(world.plain_nll(row))
+        of_step, of_stage = np.zeros(len(row.steps)), np.zeros(len(world.chunks[row.id]) + 1)
+        for stage, step, tokens in world.parts(row):
+            total = sum(next(nll) for _ in tokens)
+            of_stage[stage] += total
+            if step is not None:
+                of_step[step] += total
+        np.testing.assert_allclose(steps[row.id], of_step, rtol=1e-4)
+        np.testing.assert_allclose(stages[row.id], of_stage, rtol=1e-4)
+
+
+def test_no_step_or_stage_loss_depends_on_later_tokens(world: World) -> None:
+    """Other tokens after a step change neither its loss nor that of an earlier step, but those of later ones."""
+    (row, *_), rng = world.encoded, np.random.default_rng(0)
+    before = step_losses(world.student, world.stages, [row], world.chunks)[row.id]
+    stages_before = stage_losses(world.student, world.stages, [row], world.chunks)[row.id]
+    for step, (_, end) in enumerate(row.steps):
+        changed = row.tokens.copy()
+        changed[end:] = (changed[end:] + rng.integers(1, 500, len(changed) - end)) % 500
+        other = [replace(row, tokens=changed)]
+        after = step_losses(world.student, world.stages, other, world.chunks)[row.id]
+        np.testing.assert_allclose(after[: step + 1], before[: step + 1], rtol=1e-5)
+        assert (np.abs(after - before)[step + 1 :] > 1e-3).all()
+        over = sum(last <= step + 1 for _, last in world.chunks[row.id])  # chunks that end with this step or before it
+        stages_after = stage_losses(world.student, world.stages, other, world.chunks)[row.id]
+        np.testing.assert_allclose(stages_after[:over], stages_before[:over], rtol=1e-5)
+        assert (np.abs(stages_after - stages_before)[over:] > 1e-3).all()

@@ -2,32 +2,41 @@
 
 from __future__ import annotations
 
+import copy
 import itertools
 import math
 import random
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
+import lightning as L
 import numpy as np
 import pytest
 import torch
+from searches import on_ranks, search
 
 from skipthinking.data.batches import collate
+from skipthinking.data.chunkers import AverageChunks
 from skipthinking.data.encoding import Codec, Plain
 from skipthinking.data.instances import instance
 from skipthinking.data.steps import BlankLines
+from skipthinking.evaluation.answers import SearchContext
 from skipthinking.methods import LongCoT
+from skipthinking.methods.long_cot import cuts
+from skipthinking.methods.long_cot.annotators import Cuts
 from skipthinking.methods.long_cot.cuts import (
     BinaryCut,
+    Cutter,
     FirstAnswer,
     FullTrace,
-    Judge,
     RandomCut,
     Trace,
     shortest_prefixes,
 )
 from skipthinking.records import UserError
 from skipthinking.students import FromScratch
+from skipthinking.students.engine import Engine
 from skipthinking.tasks import generate, get_task
 
 
@@ -77,7 +86,7 @@ def test_what_is_kept_was_itself_validated_and_nothing_shorter_that_was_asked_is
             assert found[id] is not None  # a valid full trace is never dropped
         if found[id] is not None:
             longer += found[id] > valid.index(True) + 1
-    assert (longer > 0) == (steps > 2)  # bisection may miss the shortest: that is known, and told in its docstring
+    assert (longer > 0) == (steps > 2)  # bisection may miss the shortest: that is known, and its docstring says so
 
 
 # ------------------------------------------------------------------------------------------- with a student
@@ -86,7 +95,7 @@ ROWS = generate("long_arithmetic", split="train", size=12, levels=[1, 2])
 
 
 class World:
-    """A small student that knows most of its traces by heart, broken off anywhere."""
+    """A small student that has memorized most of its traces, broken off anywhere."""
 
     def __init__(self) -> None:
         config = {"hidden_size": 48, "intermediate_size": 96, "num_hidden_layers": 2, "num_attention_heads": 2,
@@ -97,9 +106,11 @@ class World:
         self.student.build()
         self.codec = Codec(tokenizer=self.student.tokenizer, template=Plain(), splitter=BlankLines())
         self.method = LongCoT(student=self.student, close_thinking="!")
-        self.method.use_codec(self.codec)
+        self.method.connect(self.codec, AverageChunks())
+        self.trainer = L.Trainer(max_epochs=1, accelerator="cpu", logger=False, enable_checkpointing=False)
+        self.method.trainer = self.trainer
         self.encoded = list(self.codec.encode(ROWS))
-        self.traces = [self.method._trace(row) for row in self.encoded]
+        self.traces = [self.method.trace(row) for row in self.encoded]
         self.by_id = {row.id: row for row in ROWS}
         self._train()
 
@@ -119,14 +130,19 @@ class World:
     def grade(self, id: str, tokens: list[int]) -> Any:
         return get_task("long_arithmetic").grade(self.codec.decode(tokens), self.by_id[id].answer)
 
-    def judge_by(self, **other: Any) -> Judge:
+    def context(self, **other: Any) -> SearchContext:
         judges = {"right": lambda id, tokens: self.grade(id, tokens).correct,
                   "mentioned": lambda id, tokens: self.grade(id, tokens).correct_lenient}  # fmt: skip
-        return Judge(**{"student": self.student, **judges, **other})
+        return SearchContext(**{"student": self.student, **judges, **other})
+
+    def cut(self, cutter: Cutter) -> dict[str, int | None]:
+        """The cuts of all traces."""
+        found = cutter.cut(self.traces, self.context())
+        return cutter.finish(found, {trace.id: len(trace.steps) for trace in self.traces})
 
     @torch.no_grad()
     def says(self, trace: Trace, steps: int) -> tuple[str, float]:
-        """What it says greedily behind the prefix and the phrase, and how likely; all is read anew for every token."""
+        """What it says greedily after the prefix and the phrase, and how likely; all is read again for every token."""
         self.student.eval()
         ids = [*trace.prompt, *trace.opening, *itertools.chain(*trace.steps[:steps]), *trace.closing]
         ids += self.codec.inline(" Therefore, the answer is").tolist()
@@ -170,7 +186,7 @@ def test_binary_cut_is_bisection_with_plain_greedy_answers(world: World) -> None
         truth = {
             id: [ok and likely >= sure for ok, (_, likely) in zip(right[id], said[id], strict=True)] for id in said
         }
-        found[sure] = BinaryCut(confidence=sure).cut(world.traces, world.judge_by())
+        found[sure] = BinaryCut(confidence=sure).cut(world.traces, world.context())
         assert found[sure] == _searched(truth)[0]
         verdicts = {valid for row in truth.values() for valid in row}
         assert verdicts == {True, False}
@@ -179,89 +195,83 @@ def test_binary_cut_is_bisection_with_plain_greedy_answers(world: World) -> None
 
 
 def test_a_student_that_is_never_right_leaves_nothing(world: World) -> None:
-    found = BinaryCut().cut(world.traces, world.judge_by(right=lambda id, tokens: False))
+    found = BinaryCut().cut(world.traces, world.context(right=lambda id, tokens: False))
     assert set(found.values()) == {None}
 
 
 @pytest.mark.parametrize("sure", [0.0, 0.2])
 def test_keys_that_are_kept_change_no_verdict(world: World, sure: float, monkeypatch: pytest.MonkeyPatch) -> None:
-    from skipthinking.annotate import cuts
-
     cutter = BinaryCut(confidence=sure)
-    whole = cutter.cut(world.traces, world.judge_by())
+    whole = cutter.cut(world.traces, world.context())
     monkeypatch.setattr(BinaryCut, "block_tokens", 300)  # blocks of one or two traces
-    assert cutter.cut(world.traces, world.judge_by()) == whole
+    assert cutter.cut(world.traces, world.context()) == whole
     with monkeypatch.context() as patch:
-        patch.setattr(cuts, "complete", lambda *_, **__: pytest.fail("a prefix was read anew"))
-        cutter.cut(world.traces, world.judge_by())
+        patch.setattr(Engine, "_complete_plain", lambda *_: pytest.fail("a prefix was read again"))
+        cutter.cut(world.traces, world.context())
     with monkeypatch.context() as patch:
-        patch.setattr(cuts, "Prefixes", lambda *_: pytest.fail("keys were kept"))
+        patch.setattr(Engine, "_complete_cached", lambda *_: pytest.fail("keys were kept"))
         patch.setattr(world.student.config, "sliding_window", 100, raising=False)  # shorter than a trace
-        assert cutter.cut(world.traces, world.judge_by()) == whole
+        assert cutter.cut(world.traces, world.context()) == whole
 
 
-def test_any_number_of_ranks_finds_the_same(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
-    from skipthinking.annotate import cuts
+@pytest.mark.parametrize(("cutter", "kept"), [(BinaryCut, True), (BinaryCut, False), (RandomCut, True)])
+def test_any_number_of_ranks_finds_the_same(
+    cutter: type[Cutter], kept: bool, world: World, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """Whether the KV cache of a trace is kept or every prefix is read again, and whether cuts are dealt among all."""
+    if not kept:
+        monkeypatch.setattr(cuts, "can_cache", lambda *_: False)
+        monkeypatch.setattr(Engine, "_complete_cached", lambda *_: pytest.fail("keys were kept"))
+    parts: list[list[str]] = [[] for _ in range(3)]
 
-    monkeypatch.setattr(BinaryCut, "block_tokens", 600)
-    whole, parts = BinaryCut().cut(world.traces, world.judge_by()), list[dict[str, Any]]()
+    class Noted(cutter):  # type: ignore[valid-type, misc]
+        block_tokens = 600  # blocks of a few traces
 
-    def gather(part: dict[str, Any]) -> dict[str, Any]:  # what the ranks before this one found, and this one
-        parts.append(part)
-        return {id: steps for one in parts for id, steps in one.items()} | {
-            trace.id: None for trace in world.traces if not any(trace.id in one for one in parts)
-        }
+        def __init__(self, rank: int) -> None:
+            super().__init__()
+            self._rank = rank
 
-    monkeypatch.setattr(cuts, "gather", gather)
-    found = [BinaryCut().cut(world.traces, world.judge_by(rank=rank, ranks=3)) for rank in range(3)]
-    assert found[-1] == whole
+        def settings(self) -> dict[str, Any]:
+            return cutter().settings()  # they are the same on every rank
+
+        def cut(self, traces: Any, context: Any) -> dict[str, int | None]:
+            parts[self._rank].extend(trace.id for trace in traces)
+            return super().cut(traces, context)
+
+    students = [copy.deepcopy(world.student) for _ in range(3)]
+
+    def on_rank(rank: int) -> dict[str, int | None]:
+        annotator = Cuts(0, Noted(rank), world.method)
+        return search([annotator], world.encoded, student=students[rank], folder=tmp_path, codec=world.codec)["cuts"]
+
+    assert on_ranks(monkeypatch, 3, on_rank) == [world.cut(cutter())] * 3
     assert all(parts)  # each had its share
-    assert sum(map(len, parts)) == len(world.traces)
-
-
-def test_any_number_of_ranks_finds_the_same_without_kept_keys(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
-    from skipthinking.annotate import cuts, rollout, scoring
-
-    monkeypatch.setattr(cuts, "keeps_keys", lambda *_: False)
-    whole = BinaryCut().cut(world.traces, world.judge_by())
-    parts: dict[str, Any] = {}
-    for module in (rollout, scoring):  # three ranks one after the other: each call gathers what the ranks would
-        monkeypatch.setattr(module, "gather", lambda part: part)
-    complete = rollout.complete
-
-    def shared(*args: Any, rank: int, ranks: int, **kwargs: Any) -> dict[str, list[int]]:
-        monkeypatch.setattr(rollout, "score_tokens", lambda s, rows, **_: scoring.score_tokens(s, rows, what=None))
-        for part in range(ranks):
-            parts.update(complete(*args, rank=part, ranks=ranks, **kwargs))
-        return {id: parts[id] for id in args[2]}
-
-    monkeypatch.setattr(cuts, "complete", shared)
-    assert BinaryCut().cut(world.traces, world.judge_by(ranks=3)) == whole
+    assert sorted(id for part in parts for id in part) == sorted(trace.id for trace in world.traces)
 
 
 def test_random_cut_deals_the_shares_of_binary_cut(world: World) -> None:
-    found, dealt = (kind.cut(world.traces, world.judge_by()) for kind in (BinaryCut(), RandomCut(seed=1)))
+    found, dealt = world.cut(BinaryCut()), world.cut(RandomCut(seed=1))
     sizes = {trace.id: len(trace.steps) for trace in world.traces}
     assert [id for id, steps in found.items() if steps is None] == [id for id, steps in dealt.items() if steps is None]
     assert all(1 <= steps <= sizes[id] for id, steps in dealt.items() if steps is not None)
     assert dealt != found
     shares = [sum((cut[id] or 0) / sizes[id] for id in sizes) / len(sizes) for cut in (found, dealt)]
     assert shares[0] == pytest.approx(shares[1], abs=0.05)  # whole steps only
-    assert dealt == RandomCut(seed=1).cut(world.traces, world.judge_by())
+    assert dealt == world.cut(RandomCut(seed=1))
 
 
 def test_first_answer_is_the_first_paragraph_that_ends_on_it(world: World) -> None:
-    found = FirstAnswer().cut(world.traces, world.judge_by())
+    found = FirstAnswer().cut(world.traces, world.context())
     for id, steps in found.items():
         row = world.by_id[id]
         numbers = [[word.strip(".,") for word in text.split() if word.strip(".,").isdigit()]
                    for text in row.rationale.split("\n\n")]  # fmt: skip
-        ends = [place for place, told in enumerate(numbers, 1) if told and told[-1] == row.answer]
+        ends = [place for place, named in enumerate(numbers, 1) if named and named[-1] == row.answer]
         assert steps == ends[0] <= row.meta["sufficient"]
 
 
 def test_full_trace_keeps_every_step(world: World) -> None:
-    assert FullTrace().cut(world.traces, world.judge_by()) == {trace.id: len(trace.steps) for trace in world.traces}
+    assert FullTrace().cut(world.traces, world.context()) == {trace.id: len(trace.steps) for trace in world.traces}
 
 
 def test_an_answer_needs_a_token() -> None:

@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+import copy
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from searches import on_ranks, search
 
 from skipthinking.data.encoding import Codec, Plain
 from skipthinking.data.steps import Sentences
 from skipthinking.methods.kpod.clusters import cluster, glove_embeddings, input_embeddings
-from skipthinking.methods.kpod.difficulty import difficulties, step_difficulty
-from skipthinking.records import DataError, UserError
+from skipthinking.methods.kpod.difficulty import Difficulty, step_difficulty
+from skipthinking.methods.kpod.weights import TokenWeights
+from skipthinking.records import DataError, Encoded, UserError
 from skipthinking.students import FromScratch
 from skipthinking.tasks import generate
 
@@ -41,14 +45,45 @@ def test_equal_weights_make_it_the_mean() -> None:
         np.testing.assert_allclose(step_difficulty(nll, np.full(6, weight), [(0, 4), (4, 6)]), [1.5, 4.5])
 
 
-def test_difficulty_is_that_of_one_pass_per_example_whatever_the_order(student: Any) -> None:
+class Known(TokenWeights):
+    """Token weights without a file."""
+
+    def __init__(self, weights: Mapping[str, Any]) -> None:
+        self.weights = weights
+
+    def annotate(self, rows: Sequence[Encoded], context: Any) -> Mapping[str, Any]:
+        """Looks them up."""
+        return {row.id: self.weights[row.id] for row in rows}
+
+
+class Noted(Difficulty):
+    """Step difficulty that remembers which examples it scored, two or three at once."""
+
+    block_tokens = 200
+
+    def __init__(self, weights: TokenWeights | None) -> None:
+        super().__init__(weights)
+        self.scored: list[str] = []
+
+    def annotate(self, rows: Sequence[Encoded], context: Any) -> Mapping[str, Any]:
+        """Scores them."""
+        self.scored += [row.id for row in rows]
+        return super().annotate(rows, context)
+
+
+def test_difficulty_is_that_of_one_pass_per_example_whatever_the_order_and_the_ranks(
+    student: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     codec = Codec(tokenizer=student.tokenizer, template=Plain(), splitter=Sentences())
     encoded, rng = list(codec.encode(ROWS)), np.random.default_rng(0)
-    weights = {row.id: rng.random(row.answer[0]) for row in encoded}
-    found = difficulties(student, encoded, weights, rank=0, ranks=1)
-    turned = difficulties(student, encoded[::-1], weights, rank=0, ranks=1)
-    assert found == turned
-    parts = [difficulties_of_rank(student, encoded, weights, rank) for rank in range(2)]
+    weights = Known({row.id: rng.random(row.answer[0], dtype=np.float32) for row in encoded})
+
+    def found_by(difficulty: Noted, rows: Sequence[Encoded], own: Any, folder: str) -> dict[str, list[float]]:
+        values = search([difficulty, weights], rows, student=own, folder=tmp_path / folder)["difficulty"]
+        return {id: steps.tolist() for id, steps in values.items()}
+
+    found = found_by(Noted(weights), encoded, student, "one")
+    assert found_by(Noted(weights), encoded[::-1], student, "turned") == found
     for row in encoded:
         ids = torch.tensor([[*row.prompts[""], *row.tokens]])
         with torch.no_grad():
@@ -56,18 +91,15 @@ def test_difficulty_is_that_of_one_pass_per_example_whatever_the_order(student: 
         start = len(row.prompts[""])
         nll = [-float(shares[start + i - 1, token]) for i, token in enumerate(row.tokens[: row.answer[0]])]
         for place, (first, end) in enumerate(row.steps):
-            own = weights[row.id][first:end]
+            own = weights.weights[row.id][first:end]
             expected = sum(np.exp(w) * x for w, x in zip(own, nll[first:end], strict=True)) / np.exp(own).sum()
             assert found[row.id][place] == pytest.approx(expected, rel=1e-4)
-    assert {id for part in parts for id in part} == {row.id for row in encoded}
-
-
-def difficulties_of_rank(student: Any, encoded: Any, weights: Any, rank: int) -> set[str]:
-    """The examples that a rank scores; without other processes the rest is missing."""
-    try:
-        return set(difficulties(student, encoded, weights, rank=rank, ranks=2))
-    except KeyError as missing:
-        return {row.id for row in encoded} - {missing.args[0]}
+    ranks = [(Noted(weights), copy.deepcopy(student)) for _ in range(2)]
+    spread = on_ranks(monkeypatch, 2, lambda rank: found_by(ranks[rank][0], encoded, ranks[rank][1], "two"))
+    assert spread == [found, found]
+    parts = [difficulty.scored for difficulty, _ in ranks]
+    assert all(parts)  # each rank scored some
+    assert sorted(id for part in parts for id in part) == sorted(row.id for row in encoded)  # and none twice
 
 
 # ------------------------------------------------------------------------------------------- clusters

@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
+import lightning as L
 import numpy as np
 import pytest
 
+from skipthinking.annotate.annotator import Notes
+from skipthinking.data.batches import context_needed
 from skipthinking.data.chunkers import AverageChunks
 from skipthinking.data.encoding import Codec, Plain
 from skipthinking.data.instances import instance
 from skipthinking.data.steps import Sentences
-from skipthinking.methods import CWT, AnswerOnly, FullCoT, MultiTask
+from skipthinking.methods import CWT, KPOD, STT, AnswerOnly, FullCoT, KeypointWeighter, LongCoT, MultiTask
 from skipthinking.methods.base import Distiller
 from skipthinking.methods.skip_thinking.stages import stage_tokens
-from skipthinking.records import Encoded, UserError
+from skipthinking.records import Encoded, Instance, Span, UserError
 from skipthinking.students.scratch import FromScratch, train_tokenizer
 from skipthinking.tasks import generate
 
@@ -27,10 +31,18 @@ def tokenizer() -> Any:
 
 def _method(kind: type[Distiller], tokenizer: Any, **settings: Any) -> tuple[Distiller, list[Encoded]]:
     method = kind(student=FromScratch(), **settings)
-    codec = Codec(tokenizer=tokenizer, template=Plain(), splitter=Sentences(), prefixes=method.prefixes)
-    method.use_codec(codec)
+    codec = Codec(tokenizer=tokenizer, template=Plain(), splitter=Sentences(), prefixes=method.prompt_prefixes)
+    method.connect(codec, AverageChunks())
     rows = generate("arithmetic", split="train", size=12)
     return method, list(codec.encode(rows, rationales=method.needs_rationale))
+
+
+def _every_stage(method: Any, row: Encoded, spans: Sequence[Span]) -> list[Instance]:
+    """The instances of as many epochs as there are stages, in the order of the stages."""
+    made = []
+    for epoch in range(len(spans) + 1):
+        made += method.make_instances(row, Notes(epoch=epoch, values={"chunks": spans}))
+    return sorted(made, key=lambda found: len(found.tokens))
 
 
 def _targets(found: Any) -> list[int]:
@@ -40,7 +52,7 @@ def _targets(found: Any) -> list[int]:
 def test_full_cot_makes_every_completion_token_a_target(tokenizer: Any) -> None:
     method, rows = _method(FullCoT, tokenizer)
     for row in rows:
-        (found,) = method.cut(row, {})
+        (found,) = method.make_instances(row, Notes())
         assert _targets(found) == row.tokens.tolist()
         assert found.prompt.tolist() == row.prompts[""].tolist()
         assert found.tokens[-1] == tokenizer.eos_token_id
@@ -49,15 +61,15 @@ def test_full_cot_makes_every_completion_token_a_target(tokenizer: Any) -> None:
 def test_answer_only_shows_no_token_of_the_rationale(tokenizer: Any) -> None:
     method, rows = _method(AnswerOnly, tokenizer)
     for row, source in zip(rows, generate("arithmetic", split="train", size=12), strict=True):
-        (found,) = method.cut(row, {})
+        (found,) = method.make_instances(row, Notes())
         assert tokenizer.decode(found.tokens) == f" Therefore, the answer is {source.answer}.<|end|>"
         assert _targets(found) == found.tokens.tolist()
 
 
-def test_multi_task_has_a_label_and_a_rationale_behind_their_own_prompts(tokenizer: Any) -> None:
+def test_multi_task_has_a_label_and_a_rationale_after_their_own_prompts(tokenizer: Any) -> None:
     method, rows = _method(MultiTask, tokenizer)
     for row, source in zip(rows, generate("arithmetic", split="train", size=12), strict=True):
-        label, rationale = method.cut(row, {})
+        label, rationale = method.make_instances(row, Notes())
         assert tokenizer.decode(label.prompt).startswith("Question: [label] ")
         assert tokenizer.decode(label.tokens) == f" Therefore, the answer is {source.answer}.<|end|>"
         assert tokenizer.decode(rationale.prompt).startswith("Question: [rationale] ")
@@ -70,7 +82,7 @@ def test_stages_partition_the_targets(chunks: int, tokenizer: Any) -> None:
     method, rows = _method(CWT, tokenizer, stage_marker=None)
     for row in rows:
         spans = AverageChunks(chunks).chunk(row)
-        cuts = [method.cut(row, {"chunks": spans, "stage": stage})[0] for stage in range(len(spans) + 1)]
+        cuts = _every_stage(method, row, spans)
         assert [token for cut in cuts for token in _targets(cut)] == row.tokens.tolist()
         for stage, cut in enumerate(cuts):  # the context is what the earlier stages taught, in full
             shown = cut.tokens[: len(cut.tokens) - len(_targets(cut))]
@@ -82,20 +94,22 @@ def test_with_markers_the_stages_partition_the_marked_rationale(tokenizer: Any) 
     method, rows = _method(CWT, tokenizer)
     for row, source in zip(rows, generate("arithmetic", split="train", size=12), strict=True):
         spans = AverageChunks(3).chunk(row)
-        cuts = [method.cut(row, {"chunks": spans, "stage": stage})[0] for stage in range(len(spans) + 1)]
+        cuts = _every_stage(method, row, spans)
         texts = [tokenizer.decode(_targets(cut)) for cut in cuts]
         for number, text in enumerate(texts[:-1], 1):
             assert text.startswith(f" [{number}] ")
         unmarked = "".join(text.removeprefix(f" [{number}]") for number, text in enumerate(texts, 1))
         assert unmarked == f" {source.rationale} Therefore, the answer is {source.answer}.<|end|>"
-        assert max(len(cut.prompt) + len(cut.tokens) for cut in cuts) == method.room(row, spans)
+        assert max(context_needed(cut, encoder_decoder=False) for cut in cuts) == method.chunks.tokens(
+            row, Notes(values={"chunks": spans})
+        )
 
 
 def test_one_chunk_is_full_cot(tokenizer: Any) -> None:
     full, _ = _method(FullCoT, tokenizer)
     _, rows = _method(CWT, tokenizer, stage_marker=None)
     for row in rows:
-        (oracle,) = full.cut(row, {})
+        (oracle,) = full.make_instances(row, Notes())
         stages = stage_tokens(row, AverageChunks(1).chunk(row))
         assert len(stages) == 2
         whole = instance(row.id, row.prompts[""], stages, {0, 1})
@@ -112,18 +126,61 @@ def test_one_chunk_is_full_cot(tokenizer: Any) -> None:
         ("Lead. [2] So 4 + 3 = 7.", "Lead. So 4 + 3 = 7.", [("rationale", "Lead."), ("[2]", "So 4 + 3 = 7.")]),
     ],
 )  # fmt: skip
-def test_stages_that_the_student_names_are_told_apart(
+def test_stages_that_the_student_names_are_separated(
     completion: str, answer: str, stages: list[tuple[str, str]], tokenizer: Any
 ) -> None:
     method, _ = _method(CWT, tokenizer)
-    assert method.answer_text(completion).strip() == answer
-    assert method.stages_of(completion) == stages
+    read = method.read_completion(completion, None)
+    assert read.text.strip() == answer
+    assert read.stages == stages
 
 
 @pytest.mark.parametrize("marker", ["[{}]", " [x]", " {}{}"])
 def test_a_marker_without_one_place_for_its_number_is_refused(marker: str) -> None:
     with pytest.raises(UserError, match="stage_marker"):
         CWT(student=FromScratch(), stage_marker=marker)
+
+
+@pytest.mark.parametrize("marker", [" {}", " {}]", " [{}", " 1{}]", " [{}2", " {} ", " [{} "])
+def test_a_marker_without_a_non_digit_on_both_sides_of_its_number_is_refused(marker: str) -> None:
+    """Without them numbers of the text would be taken for markers, and removed from the answer before grading."""
+    with pytest.raises(UserError, match="stage_marker"):
+        CWT(student=FromScratch(), stage_marker=marker)
+
+
+@pytest.mark.parametrize("marker", [" [{}]", " <{}>", " Step {}:", " ({})."])
+def test_an_accepted_marker_leaves_every_number_of_the_answer(marker: str) -> None:
+    method = CWT(student=FromScratch(), stage_marker=marker)
+    read = method.read_completion(f"{marker.format(1)} 3 + 4 = 7.{marker.format(12)} So 12. The answer is 19.", None)
+    assert read.text.strip() == "3 + 4 = 7. So 12. The answer is 19."
+
+
+def test_a_setting_with_the_name_of_a_hook_is_refused() -> None:
+    """Else it would replace the hook without a word: a setting called micro_batch_loss the loss."""
+    for hook in Distiller.HOOKS:
+
+        class Shadowing(FullCoT):
+            def __init__(self, name: str, **kwargs: Any) -> None:
+                super().__init__(**kwargs)
+                setattr(self, name, 0.5)
+
+        with pytest.raises(TypeError, match=hook):
+            Shadowing(hook, student=FromScratch())
+    assert Shadowing("share", student=FromScratch()).share == 0.5  # a name that is no hook
+
+
+def test_every_method_that_subclasses_override_is_a_protected_hook() -> None:
+    """A hook that is added to Distiller is protected only if HOOKS names it."""
+    assert all(callable(getattr(Distiller, name)) for name in Distiller.HOOKS)
+    lightning = set(dir(L.LightningModule))
+    for kind in (AnswerOnly, FullCoT, MultiTask, CWT, STT, KPOD, KeypointWeighter, LongCoT):
+        overridden = {
+            name
+            for base in kind.__mro__[: kind.__mro__.index(Distiller)]
+            for name, value in vars(base).items()
+            if callable(value) and hasattr(Distiller, name) and not name.startswith("__")
+        }
+        assert overridden - lightning <= Distiller.HOOKS, kind
 
 
 def test_a_negative_rationale_weight_is_refused() -> None:

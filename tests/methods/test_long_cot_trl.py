@@ -55,11 +55,11 @@ def test_the_loss_is_that_of_trl(beta: float, sft_weight: float, tmp_path: Path)
     frozen.model = reference
     flat = [side for pair in pairs for side in pair]
     values = [-float(score_tokens(frozen, [side], what=None)[side.id].nll.sum(dtype=np.float64)) for side in flat]
-    told = [Instance(**{**_fields(side), "reference": value}) for side, value in zip(flat, values, strict=True)]
+    referenced = [Instance(**{**_fields(side), "reference": value}) for side, value in zip(flat, values, strict=True)]
     method = LongCoT(student=student, beta=beta, sft_weight=sft_weight)
     method.log = lambda *_, **__: None  # type: ignore[method-assign]
-    batch = collate(told, pad_id=student.pad_id, encoder_decoder=False, terms=2)
-    ours = method.share(student.token_nll(batch), batch)
+    batch = collate(referenced, pad_id=student.pad_id, encoder_decoder=False, terms=2)
+    ours = method.micro_batch_loss(student.token_nll(batch), batch)
     ours.backward()
     torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-5)
     for weight, expected in zip(student.model.parameters(), their_gradients, strict=True):

@@ -9,15 +9,19 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from searches import on_ranks, search
 from students.tiny import CONFIGS, batch_of
 from torch import Tensor
 
+from skipthinking.annotate.annotator import Notes
+from skipthinking.annotate.store import Column
 from skipthinking.data.encoding import Codec, Plain
 from skipthinking.data.steps import Sentences
 from skipthinking.methods import KeypointWeighter
 from skipthinking.methods.kpod.masks import MaskGenerator, masked, relaxed_masks, spread, uniform_noise
-from skipthinking.methods.kpod.weights import pack, read_weights, unpack, weight_rows
-from skipthinking.records import DataError, Encoded, UserError
+from skipthinking.methods.kpod.weighter import LearnedWeights
+from skipthinking.methods.kpod.weights import read_weights, weight_drawing
+from skipthinking.records import DataError, Encoded, Instance, UserError
 from skipthinking.students import FromScratch
 from skipthinking.tasks import generate
 
@@ -42,26 +46,23 @@ class World:
             self.encoded = [replace(row, prompts={"": np.append(row.prompts[""], end)}) for row in self.encoded]
         self.weighter._rows = {row.id: row for row in self.encoded}
 
-    def cut(self, prefixes: list[int], epoch: int = 0) -> list[Any]:
+    def instances(self, prefixes: list[int], *, warm_up: bool = False) -> list[Instance]:
         """An instance of every example, with a prefix of so many steps."""
-        return [
-            instance
-            for row, prefix in zip(self.encoded, prefixes, strict=True)
-            for instance in self.weighter.cut(row, {"prefix": prefix, "epoch": epoch})
-        ]
+        rows = zip(self.encoded, prefixes, strict=True)
+        return [self.weighter.prefix_instance(row, prefix, warm_up=warm_up) for row, prefix in rows]
 
     def answer_nll(self, row: Encoded, prefix: int, masks: Tensor) -> Tensor:
-        """Summed NLL of the answer behind a masked prefix: the embeddings of one sequence, put together by hand."""
+        """Summed NLL of the answer after a masked prefix: the embeddings of one sequence, put together by hand."""
         table, mask = self.student.model.get_input_embeddings().weight, self.weighter.generator.mask
         shown = torch.from_numpy(row.tokens[: row.steps[prefix - 1][1]])
         answer = torch.from_numpy(row.tokens[slice(*row.answer)])
         prompt = torch.from_numpy(row.prompts[""])
         mixed = [float(m) * table[id] + (1 - float(m)) * mask for id, m in zip(shown, masks, strict=False)]
-        before, behind = prompt, prompt[:0]
+        before, after = prompt, prompt[:0]
         if self.student.encoder_decoder:
             assert prompt[-1] == self.student.tokenizer.eos_token_id
-            before, behind = prompt[:-1], prompt[-1:]
-        inputs = torch.stack([*table[before], *mixed, *table[behind]])
+            before, after = prompt[:-1], prompt[-1:]
+        inputs = torch.stack([*table[before], *mixed, *table[after]])
         if self.student.encoder_decoder:
             start = torch.tensor([self.student.config.decoder_start_token_id])
             ids = torch.cat([start, answer[:-1]])[None]
@@ -140,7 +141,7 @@ def test_the_masked_answer_loss_is_that_of_one_sequence_at_a_time(
     masks = {row.id: torch.rand(row.answer[0]) for row in world.encoded}
     _fixed(world, masks, monkeypatch)
     prefixes = [1 + i % len(row.steps) for i, row in enumerate(world.encoded)]
-    answer, dropped, _ = world.weighter.losses(batch_of(world.student, world.cut(prefixes)))
+    answer, dropped, _ = world.weighter.losses(batch_of(world.student, world.instances(prefixes)))
     for i, (row, prefix) in enumerate(zip(world.encoded, prefixes, strict=True)):
         expected = len(row.steps) * world.answer_nll(row, prefix, masks[row.id])
         torch.testing.assert_close(answer[i], expected, rtol=1e-4, atol=1e-4)
@@ -152,13 +153,13 @@ def test_one_prefix_an_epoch_counts_for_all_without_bias(monkeypatch: pytest.Mon
     world = World()
     masks = {row.id: torch.rand(row.answer[0]) for row in world.encoded}
     _fixed(world, masks, monkeypatch)
-    monkeypatch.setattr(KeypointWeighter, "data", type("Data", (), {"seed": 3}))
     for place, row in enumerate(world.encoded):
         drawn, found = [], []
         for epoch in range(len(row.steps)):
-            prefixes = [world.weighter.own_notes(epoch, world.encoded)[r.id]["prefix"] for r in world.encoded]
-            answer, _, _ = world.weighter.losses(batch_of(world.student, world.cut(prefixes)))
-            drawn.append(prefixes[place])
+            made = [one for r in world.encoded for one in world.weighter.make_instances(r, Notes(epoch=epoch, seed=3))]
+            answer, _, _ = world.weighter.losses(batch_of(world.student, made))
+            shown = len(made[place].tokens) - (row.answer[1] - row.answer[0])  # tokens of the prefix
+            drawn.append([end for _, end in row.steps].index(shown) + 1)
             found.append(answer[place])
         assert sorted(drawn) == list(range(1, len(row.steps) + 1))
         whole = sum(world.answer_nll(row, prefix, masks[row.id]) for prefix in drawn)
@@ -172,7 +173,7 @@ def test_each_loss_term_alone_reaches_the_generator(
 ) -> None:
     world = World(architecture)
     monkeypatch.setattr(KeypointWeighter, "current_epoch", 0)
-    batch = batch_of(world.student, world.cut([len(row.steps) for row in world.encoded]))
+    batch = batch_of(world.student, world.instances([len(row.steps) for row in world.encoded]))
     world.weighter.losses(batch)[term].sum().backward()
     for name, parameter in world.weighter.generator.named_parameters():
         if name != "mask" or term == 0:  # the penalty does not ask what stands for a token that is left out
@@ -185,18 +186,18 @@ def test_each_loss_term_alone_reaches_the_generator(
 def test_a_ghost_of_an_instance_counts_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     world = World()
     monkeypatch.setattr(KeypointWeighter, "current_epoch", 0)
-    batch = batch_of(world.student, world.cut([1] * len(world.encoded)))
+    batch = batch_of(world.student, world.instances([1] * len(world.encoded)))
     answer, dropped, _ = world.weighter.losses(batch._replace(weights_BL=torch.zeros_like(batch.weights_BL)))
     assert float(answer.sum()) == float(dropped.sum()) == 0
 
 
 def test_a_batch_counts_its_instances() -> None:
     world = World()
-    batch = batch_of(world.student, world.cut([1] * len(world.encoded)))
+    batch = batch_of(world.student, world.instances([1] * len(world.encoded)))
     assert float(batch.totals_K[0]) == pytest.approx(len(world.encoded), rel=1e-6)
 
 
-def test_alpha_rises_behind_the_warm_up(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_alpha_rises_after_the_warm_up(monkeypatch: pytest.MonkeyPatch) -> None:
     world = World(alpha=0.4, warmup_epochs=1, ramp_epochs=2)
     world.weighter.steps_per_epoch = 10
     for step, expected in {10: 0.0, 15: 0.1, 20: 0.2, 30: 0.4, 99: 0.4}.items():
@@ -207,7 +208,7 @@ def test_alpha_rises_behind_the_warm_up(monkeypatch: pytest.MonkeyPatch) -> None
 
 def test_in_the_warm_up_the_prefix_is_a_target_too() -> None:
     world = World(warmup_epochs=1)
-    warm, cold = world.cut([2] * 6, epoch=0), world.cut([2] * 6, epoch=1)
+    warm, cold = world.instances([2] * 6, warm_up=True), world.instances([2] * 6)
     for row, one, two in zip(world.encoded, warm, cold, strict=True):
         assert one.tokens.tolist() == two.tokens.tolist()
         assert (one.weights == 1).all()
@@ -215,26 +216,71 @@ def test_in_the_warm_up_the_prefix_is_a_target_too() -> None:
         assert two.tokens[two.weights > 0].tolist() == row.tokens[slice(*row.answer)].tolist()
 
 
+@pytest.mark.parametrize("architecture", ["gpt2", "t5"])
+def test_the_answer_loss_of_a_prefix_sees_later_tokens_only_through_the_generator(
+    architecture: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With given masks neither a token after the prefix nor its mask matters; the masks may depend on every token."""
+    world = World(architecture)
+    torch.nn.init.normal_(world.weighter.generator.mask)
+    monkeypatch.setattr(KeypointWeighter, "current_epoch", 0)
+    masks = {row.id: torch.rand(row.answer[0]) for row in world.encoded}
+    ends = {row.id: row.steps[1][1] for row in world.encoded}  # prefixes of two steps
+    original = world.encoded
+
+    def losses(rows: list[Encoded], given: dict[str, Tensor] | None) -> Tensor:
+        world.encoded, world.weighter._rows = rows, {row.id: row for row in rows}
+        with monkeypatch.context() as patch:
+            if given is not None:
+                _fixed(world, given, patch)
+            return world.weighter.losses(batch_of(world.student, world.instances([2] * len(rows))))[0].detach()
+
+    def other(row: Encoded) -> Encoded:
+        """Other tokens from the end of the prefix to the answer."""
+        tokens, (start, end) = row.tokens.copy(), (ends[row.id], row.answer[0])
+        assert start < end
+        tokens[start:end] = (tokens[start:end] + 7) % 500
+        return replace(row, tokens=tokens)
+
+    changed = [other(row) for row in original]
+    before = losses(original, masks)
+    assert torch.equal(losses(changed, masks), before)
+    later = {id: torch.cat([mask[: ends[id]], torch.rand(len(mask) - ends[id])]) for id, mask in masks.items()}
+    assert torch.equal(losses(original, later), before)
+    inside = {id: torch.cat([torch.rand(ends[id]), mask[ends[id] :]]) for id, mask in masks.items()}
+    assert bool((losses(original, inside) != before).all())
+    assert bool((losses(changed, None) != losses(original, None)).any())  # the generator reads the whole rationale
+
+
 # ---------------------------------------------------------------------------------- the annotation
 
 
-class _Trainer:
-    world_size, global_rank = 1, 0
+class Kept(LearnedWeights):
+    """The learned weights as an annotation of training, two rationales at once."""
+
+    for_display = False
+    block_tokens = 250
 
 
-def test_weights_depend_on_neither_order_nor_ranks(monkeypatch: pytest.MonkeyPatch) -> None:
-    world = World()
-    monkeypatch.setattr("skipthinking.methods.kpod.weighter._BATCH", 2)
-    monkeypatch.setattr(KeypointWeighter, "trainer", _Trainer)
-    monkeypatch.setattr(KeypointWeighter, "global_rank", 0)
-    straight, turned = world.weighter.weights(world.encoded), world.weighter.weights(world.encoded[::-1])
+def test_weights_depend_on_neither_order_nor_ranks(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    world, scored = World(), list[list[str]]()
+
+    def weights(rows: list[Encoded], folder: str) -> dict[str, Any]:
+        def logits(block: Any) -> Any:
+            scored.append([row.id for row in block])
+            return world.weighter._logits(block)
+
+        return search([Kept(logits)], rows, student=world.student, folder=tmp_path / folder)["weights"]
+
+    straight, turned = weights(world.encoded, "straight"), weights(world.encoded[::-1], "turned")
     assert straight.keys() == turned.keys() == {row.id for row in world.encoded}
     assert all((straight[id] == turned[id]).all() for id in straight)
-    monkeypatch.setattr(_Trainer, "world_size", 2)
-    parts = world.weighter.weights(world.encoded)
-    monkeypatch.setattr(KeypointWeighter, "global_rank", 1)
-    parts |= world.weighter.weights(world.encoded)
-    assert all((straight[id] == parts[id]).all() for id in straight)
+    assert len(scored) > 4  # several blocks each time
+    scored.clear()
+    for found in on_ranks(monkeypatch, 2, lambda rank: weights(world.encoded, "ranks")):
+        assert found.keys() == straight.keys()
+        assert all((straight[id] == found[id]).all() for id in straight)
+    assert sorted(id for block in scored for id in block) == sorted(straight)  # each was scored by one rank
 
 
 def _written(world: World, path: Path, **changes: Any) -> tuple[Path, dict[str, np.ndarray]]:
@@ -242,7 +288,7 @@ def _written(world: World, path: Path, **changes: Any) -> tuple[Path, dict[str, 
 
     rng = np.random.default_rng(0)
     weights = {row.id: rng.random(row.answer[0], dtype=np.float32) for row in world.encoded}
-    rows = weight_rows(world.encoded, weights, {row.id: row.question for row in ROWS}, world.codec)
+    rows = [{"id": row.id, **weight_drawing(row, weights[row.id], world.codec)} for row in world.encoded]
     path.write_text("".join(json.dumps({**row, **changes}) + "\n" for row in rows))
     return path, weights
 
@@ -253,7 +299,7 @@ def test_weights_come_back_from_their_file_as_they_were(tmp_path: Path) -> None:
     found = read_weights(path, world.encoded[::-1])
     for id, expected in weights.items():
         np.testing.assert_allclose(found[id], expected, rtol=1e-4)
-    again = unpack(pack(found))
+    again = Column.from_state(Column.of(found).state())
     assert again.keys() == found.keys()
     assert all((again[id] == found[id]).all() for id in found)
 
@@ -261,8 +307,7 @@ def test_weights_come_back_from_their_file_as_they_were(tmp_path: Path) -> None:
 @pytest.mark.parametrize("architecture", ["gpt2", "t5"])
 def test_the_tokens_texts_make_up_the_rationale(architecture: str) -> None:
     world = World(architecture)
-    weights = {row.id: np.ones(row.answer[0]) for row in world.encoded}
-    rows = weight_rows(world.encoded, weights, {row.id: row.question for row in ROWS}, world.codec)
+    rows = [weight_drawing(row, np.ones(row.answer[0], dtype=np.float32), world.codec) for row in world.encoded]
     for row, example in zip(rows, ROWS, strict=True):
         assert "".join(row["tokens"]).strip() == example.rationale
         assert len(row["tokens"]) == len(row["weights"]) == len(row["ids"]) == row["steps"][-1][1]

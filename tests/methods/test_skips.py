@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import random
 from pathlib import Path
 from typing import Any
@@ -9,29 +10,22 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from searches import on_ranks, search
 
-from skipthinking.annotate.store import Journal
 from skipthinking.data.batches import collate
 from skipthinking.data.chunkers import AverageChunks
 from skipthinking.data.encoding import Codec, Plain
 from skipthinking.data.instances import instance
 from skipthinking.data.steps import Sentences
-from skipthinking.methods.skip_thinking import skips
-from skipthinking.methods.skip_thinking.skips import (
-    Answer,
-    Likelihood,
-    Rationale,
-    Rollout,
-    Scene,
-    Trial,
-    Verifier,
-    search_skips,
-    shuffled_skips,
-)
+from skipthinking.evaluation.answers import SearchContext
+from skipthinking.methods.skip_thinking import verifiers
+from skipthinking.methods.skip_thinking.chunks import Chunks
+from skipthinking.methods.skip_thinking.skips import Skips, search_skips, shuffled_skips
 from skipthinking.methods.skip_thinking.stages import Stages
-from skipthinking.records import Encoded, UserError
+from skipthinking.methods.skip_thinking.verifiers import Answer, Likelihood, Rationale, Rollout, Trial, Verifier
+from skipthinking.records import Encoded, Example, UserError
 from skipthinking.students import FromScratch
-from skipthinking.students.reading import PlainReader, Reader
+from skipthinking.students.engine import Engine
 from skipthinking.tasks import generate, get_task
 
 ROWS = generate("coin_flip", split="train", size=6, levels=[2, 2])
@@ -39,7 +33,7 @@ MARKER = " [{}]"
 
 
 class World:
-    """A small student that knows most of its examples by heart, with and without gaps."""
+    """A small student that has memorized most of its examples, with and without gaps."""
 
     def __init__(self) -> None:
         config = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 2,
@@ -76,12 +70,21 @@ class World:
             text = text.replace(MARKER.format(m).strip(), "")
         return get_task(row.task).grade(text, row.answer).correct
 
-    def scene(self, **other: Any) -> Scene:
-        return Scene(**{"student": self.student, "right": self.right, "max_new_tokens": 200, **other})
+    def context(self, **other: Any) -> SearchContext:
+        return SearchContext(**{"student": self.student, "right": self.right, "max_new_tokens": 200, **other})
 
     def search(self, verifier: Verifier, **other: Any) -> dict[str, list[int]]:
-        settings = {"stages": self.stages, "verifier": verifier, "scene": self.scene(), **other}
+        settings = {"stages": self.stages, "verifier": verifier, "context": self.context(), **other}
         return search_skips(self.encoded, self.chunks, **settings)
+
+    def search_as_run(self, verifier: Verifier, folder: Path, student: Any = None) -> dict[str, list[int]]:
+        """The search by the runner, as in training."""
+        student = student or self.student
+        chunks = Chunks(AverageChunks(4), self.stages)
+        skips = Skips(
+            0, chunks, self.stages, verifier, lambda row, tokens: self.right(row.id, tokens), 200, True, None
+        )  # fmt: skip
+        return search([skips, chunks], self.encoded, student=student, folder=folder, codec=self.codec)["skips"]
 
     @torch.no_grad()
     def logits(self, row: Encoded, tokens: list[int]) -> tuple[torch.Tensor, torch.Tensor]:
@@ -150,21 +153,22 @@ def test_a_removal_is_compared_with_the_text_as_it_is(gone: bool, monkeypatch: p
     # Three chunks of a token each, none of them sure, and two tokens of the answer.
     script = iter([[1, 1, 1, 1, 1], [1.16, 1.16, 1, 1], [1.4, 1, 1]])
 
-    class Scripted(PlainReader):
-        def score(self, texts: Any, first: Any, enough: Any = None) -> list[Any]:
+    class Scripted(Engine):
+        def score(self, texts: Any, *_: Any, first: Any = (0,), stop_early: Any = None) -> list[Any]:
             nll = np.array(next(script), dtype=np.float32)
             assert [len(nll)] == [len(text) - start for text, start in zip(texts, first, strict=True)]
             return [np.stack([nll, np.ones_like(nll)], axis=-1)]
 
-    monkeypatch.setattr(skips, "reader", lambda student, prompts, longest: Scripted(student, prompts))
+    monkeypatch.setattr(verifiers, "Engine", lambda student, prompts, longest: Scripted(student, prompts))
     tokens = np.arange(5)
+    example = Example(id="one", question="", rationale="", answer="", task="arithmetic")
     encoded = Encoded(
-        id="one", task="arithmetic", prompts={"": tokens}, tokens=tokens, steps=((0, 1), (1, 2), (2, 3)), answer=(3, 5)
+        example=example, prompts={"": tokens}, tokens=tokens, steps=((0, 1), (1, 2), (2, 3)), answer=(3, 5)
     )
     row = Rationale(encoded=encoded, stages=[tokens[:1], tokens[1:2], tokens[2:3], tokens[3:]], openings=[0] * 4)
     trials = [[Trial(row=row, before=[], drop=drop, after=list(range(drop + 1, 4)))] for drop in (0, 1)]
     verifier = Likelihood(0.1)
-    assert verifier.begin([row], Scene(student=None, right=lambda id, tokens: True, max_new_tokens=9)) == [True]
+    assert verifier.begin([row], SearchContext(student=None, right=lambda id, tokens: True, max_new_tokens=9)) == [True]
     assert verifier.verify(trials[0]) == [True]
     verifier.settle(trials[0], [gone])
     assert verifier.verify(trials[1]) == [gone]
@@ -187,7 +191,7 @@ def _greedy(world: World, row: Encoded, begun: list[int], limit: int) -> list[in
 
 
 def test_rollout_search_is_that_of_plain_generation(world: World) -> None:
-    found = world.search(Rollout(), scene=world.scene(max_new_tokens=150))
+    found = world.search(Rollout(), context=world.context(max_new_tokens=150))
     decisions = set()
     for row in world.encoded:
         stages = world.stages.tokens(row, world.chunks[row.id])
@@ -232,7 +236,7 @@ def test_nothing_is_skipped_when_no_answer_is_ever_correct(verifier: Verifier, w
         with torch.no_grad():  # a student that says EOS to everything
             weight.zero_()
             weight[0, 0] = 0.0
-        found = world.search(verifier, scene=world.scene(right=lambda id, tokens: False))
+        found = world.search(verifier, context=world.context(right=lambda id, tokens: False))
         assert found == {row.id: list(range(len(world.chunks[row.id]))) for row in world.encoded}
     finally:
         with torch.no_grad():
@@ -240,18 +244,33 @@ def test_nothing_is_skipped_when_no_answer_is_ever_correct(verifier: Verifier, w
 
 
 def test_examples_that_the_student_gets_wrong_keep_every_chunk(world: World) -> None:
-    found = world.search(Rollout(), scene=world.scene(right=lambda id, tokens: id != ROWS[0].id))
+    found = world.search(Rollout(), context=world.context(right=lambda id, tokens: id != ROWS[0].id))
     assert found[ROWS[0].id] == list(range(len(world.chunks[ROWS[0].id])))
     assert found[ROWS[1].id] == []  # and whoever is always right needs none: the answer stage is all that is left
 
 
-def test_any_number_of_ranks_finds_the_same(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(Likelihood, "block_tokens", 300)  # several blocks
-    whole = world.search(Likelihood())
-    parts = [world.search(Likelihood(), scene=world.scene(rank=rank, ranks=2)) for rank in range(2)]
-    assert all(parts)
-    assert not parts[0].keys() & parts[1].keys()
-    assert parts[0] | parts[1] == whole
+@pytest.mark.parametrize("ranks", [1, 2, 3])
+def test_any_number_of_ranks_finds_the_same(
+    ranks: int, world: World, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    searched: list[list[str]] = [[] for _ in range(ranks)]
+
+    class Noted(Likelihood):
+        block_tokens = 300  # several blocks
+
+        def __init__(self, rank: int) -> None:
+            super().__init__()
+            self._rank = rank
+
+        def begin(self, rows: Any, context: Any) -> list[bool]:
+            searched[self._rank] += [row.id for row in rows]
+            return super().begin(rows, context)
+
+    students = [copy.deepcopy(world.student) for _ in range(ranks)]
+    found = on_ranks(monkeypatch, ranks, lambda rank: world.search_as_run(Noted(rank), tmp_path, students[rank]))
+    assert found == [world.search(Likelihood())] * ranks
+    assert all(searched)  # each had its share
+    assert sorted(id for part in searched for id in part) == sorted(world.chunks)
 
 
 @pytest.mark.parametrize("verifier", [Likelihood(), Rollout(), Answer()], ids=lambda v: type(v).__name__)
@@ -266,7 +285,7 @@ def test_who_is_searched_together_changes_nothing(
 def test_a_search_leaves_no_keys_behind(world: World) -> None:
     for verifier in (Likelihood(), Answer()):
         world.search(verifier)
-        assert not any(isinstance(value, Reader) for value in vars(verifier).values())
+        assert not any(isinstance(value, Engine) for value in vars(verifier).values())
 
 
 def test_random_skips_take_as_many_chunks_from_each_example() -> None:
@@ -288,9 +307,7 @@ def test_a_rise_of_nothing_is_refused() -> None:
 
 def test_reading_everything_each_time_finds_the_same(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
     cached = [world.search(verifier) for verifier in (Likelihood(0.3), Answer())]
-    monkeypatch.setattr(
-        "skipthinking.methods.skip_thinking.skips.reader", lambda student, prompts, _: PlainReader(student, prompts)
-    )
+    monkeypatch.setattr(verifiers, "Engine", lambda student, prompts, longest: Engine(student, prompts))
     assert [world.search(verifier) for verifier in (Likelihood(0.3), Answer())] == cached
 
 
@@ -303,28 +320,39 @@ def test_encoder_decoder_students_are_searched(verifier: Verifier, world: World)
     codec = Codec(tokenizer=student.tokenizer, template=Plain(), splitter=Sentences())
     encoded = list(codec.encode(ROWS))
     chunks = {row.id: AverageChunks(4).chunk(row) for row in encoded}
-    scene = world.scene(student=student, right=lambda id, tokens: id != ROWS[0].id, max_new_tokens=60)
-    found = search_skips(encoded, chunks, stages=Stages(MARKER, codec.inline), verifier=verifier, scene=scene)
+    context = world.context(student=student, right=lambda id, tokens: id != ROWS[0].id, max_new_tokens=60)
+    found = search_skips(encoded, chunks, stages=Stages(MARKER, codec.inline), verifier=verifier, context=context)
     assert found.keys() == chunks.keys()
     assert found[ROWS[0].id] == list(range(len(chunks[ROWS[0].id])))  # a random student is wrong
 
 
-def test_a_killed_search_finds_the_same(world: World, tmp_path: Path) -> None:
+@pytest.mark.parametrize("altered", [False, True])
+def test_a_killed_search_finds_the_same(altered: bool, world: World, tmp_path: Path) -> None:
+    """What was found before the kill is not searched again, except where its journal was altered since."""
+
     class Blocks(Likelihood):
         block_tokens = 1  # every rationale is one
-        left = 3
-        begun = 0
+        _left = 3
+        _begun = 0
 
-        def begin(self, rows: Any, scene: Any) -> list[bool]:
-            if self.begun == self.left:
+        def begin(self, rows: Any, context: Any) -> list[bool]:
+            if self._begun == self._left:
                 raise KeyboardInterrupt
-            self.begun += 1
-            return super().begin(rows, scene)
+            self._begun += 1
+            return super().begin(rows, context)
 
     expected = world.search(Likelihood())
     verifiers = [Blocks(), Blocks()]
-    path = tmp_path / "skips.jsonl"
     with pytest.raises(KeyboardInterrupt):
-        world.search(verifiers[0], scene=world.scene(journal=Journal(path, "key")))
-    assert world.search(verifiers[1], scene=world.scene(journal=Journal(path, "key"))) == expected
-    assert [verifier.begun for verifier in verifiers] == [3, len(ROWS) - 3]
+        world.search_as_run(verifiers[0], tmp_path)
+    (journal,) = (tmp_path / "annotations").glob("skips.*.part")
+    lines = journal.read_text().split("\n")
+    assert sum('"value"' in line for line in lines) == 3
+    if altered:
+        place = next(place for place, line in enumerate(lines) if line)
+        lines[place] = lines[place].replace('"value": [', '"value": [3, ').replace("[3, ]", "[3]")
+        journal.write_text("\n".join(lines))
+        verifiers[1]._left = 4
+    assert world.search_as_run(verifiers[1], tmp_path) == expected
+    assert [verifier._begun for verifier in verifiers] == [3, len(ROWS) - 3 + altered]
+    assert not journal.exists()

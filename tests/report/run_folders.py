@@ -1,4 +1,4 @@
-"""Run folders as a fit leaves them, written by hand."""
+"""Run folders as `fit` and `test` leave them, written by a function."""
 
 from __future__ import annotations
 
@@ -27,10 +27,10 @@ def write_run(
     share = sum(correct) / len(correct)
     scores = {"n": len(correct), "accuracy": share, "accuracy_lenient": share, "no_answer": 0.0,
               "unfinished": 0.0, "new_tokens": tokens + (len(correct) - 1) / 2}  # fmt: skip
-    told = {"method": method, "seed": seed, "steps": 5, "target_tokens": 1000, "context_tokens": 200,
-            "fit_seconds": 2.0, "latency_seconds": 0.05, "device": "cpu, 1 threads",
-            "test": {test: scores}}  # fmt: skip
-    (folder / "summary.json").write_text(json.dumps({**told, **summary}))
+    values = {"method": method, "seed": seed, "steps": 5, "target_tokens": 1000, "context_tokens": 200,
+              "fit_seconds": 2.0, "latency_seconds": 0.05, "device": "cpu, 1 threads",
+              "test": {test: scores}}  # fmt: skip
+    (folder / "summary.json").write_text(json.dumps({**values, **summary}))
     config = {"seed_everything": seed, "run": folder.name, "runs_dir": str(folder.parent),
               "model": {"class_path": method, "init_args": {"start_from": None, **(settings or {})}},
               "data": {"init_args": {"batch_size": 4}}}  # fmt: skip

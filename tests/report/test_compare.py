@@ -5,13 +5,17 @@ from __future__ import annotations
 import csv
 import io
 import json
+import os
 import random
 import shutil
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
+from conftest import ROOT
 from run_folders import write_run
 
 from skipthinking.__main__ import main
@@ -45,16 +49,16 @@ def test_the_interval_of_none_and_of_all_ends_there() -> None:
 def test_other_settings_are_another_method(change: dict[str, Any], tmp_path: Path) -> None:
     write_run(tmp_path / "a", seed=0)
     write_run(tmp_path / "b", seed=1, **change)
-    found = compare_runs([str(tmp_path / "a"), str(tmp_path / "b")])
-    assert [row.method for row in found.rows] == ["CWT (a)", "CWT (b)"]
-    (key,) = found.differences
+    comparison = compare_runs([str(tmp_path / "a"), str(tmp_path / "b")])
+    assert [row.method for row in comparison.rows] == ["CWT (a)", "CWT (b)"]
+    (key,) = comparison.differences
     assert key == f"model.init_args.{next(iter(change['settings']))}"
 
 
-def test_folders_of_one_name_are_told_apart(tmp_path: Path) -> None:
+def test_folders_of_one_name_are_distinguished(tmp_path: Path) -> None:
     one, other = write_run(tmp_path / "x" / "a"), write_run(tmp_path / "y" / "a", settings={"gap_epochs": 3})
-    found = compare_runs([str(one), str(other)])
-    assert [row.method for row in found.rows] == [f"CWT ({one.resolve()})", f"CWT ({other.resolve()})"]
+    comparison = compare_runs([str(one), str(other)])
+    assert [row.method for row in comparison.rows] == [f"CWT ({one.resolve()})", f"CWT ({other.resolve()})"]
 
 
 def test_runs_from_other_runs_are_another_method(tmp_path: Path) -> None:
@@ -65,22 +69,22 @@ def test_runs_from_other_runs_are_another_method(tmp_path: Path) -> None:
             (folder / "metrics.csv").write_text("step,train/target_tokens,train/context_tokens\n1,100,10\n")
             start = {"start_from": str(folder / "checkpoints" / "last.ckpt")}
             write_run(tmp_path / f"from_{name}-{seed}", "STT", seed=seed, settings=start)
-    found = compare_runs(map(str, sorted(tmp_path.glob("from_*"))))
-    assert [(row.method, row.seeds) for row in found.rows] == [
+    comparison = compare_runs(map(str, sorted(tmp_path.glob("from_*"))))
+    assert [(row.method, row.seeds) for row in comparison.rows] == [
         ("STT (from_long-0)", (0, 1)),
         ("STT (from_short-0)", (0, 1)),
     ]
-    assert list(found.differences) == ["model.init_args.start_from"]
-    assert not found.left_out
+    assert list(comparison.differences) == ["model.init_args.start_from"]
+    assert not comparison.left_out
 
 
 def test_a_run_counts_once(tmp_path: Path) -> None:
     write_run(tmp_path / "a")
     shutil.copytree(tmp_path / "a", tmp_path / "copy")
     (tmp_path / "link").symlink_to(tmp_path / "a")
-    found = compare_runs(str(tmp_path / name) for name in ("a", "a", "link", "copy"))
-    assert found.rows[0].seeds == (0,)
-    assert list(found.left_out) == [str(tmp_path / "copy")]
+    comparison = compare_runs(str(tmp_path / name) for name in ("a", "a", "link", "copy"))
+    assert comparison.rows[0].seeds == (0,)
+    assert list(comparison.left_out) == [str(tmp_path / "copy")]
 
 
 def test_a_suites_names_win(tmp_path: Path) -> None:
@@ -97,8 +101,8 @@ def test_weights_of_a_suite_belong_to_its_method(tmp_path: Path) -> None:
         about = {"task": "easy", "method": "kpod"}
         write_run(tmp_path / f"easy-kpod-{seed}", "KPOD", seed=seed, suite=about, settings=given)
         write_run(tmp_path / f"own-{seed}", "KPOD", seed=seed, settings=given)
-    found = compare_runs(str(path) for path in sorted(tmp_path.iterdir()))
-    rows = [(row.method, row.seeds) for row in found.rows]
+    comparison = compare_runs(str(path) for path in sorted(tmp_path.iterdir()))
+    rows = [(row.method, row.seeds) for row in comparison.rows]
     assert rows == [("kpod", (0, 1)), ("KPOD (own-0)", (0,)), ("KPOD (own-1)", (1,))]
 
 
@@ -112,24 +116,24 @@ def test_tokens_of_what_a_run_started_from_count(tmp_path: Path) -> None:
     (tmp_path / "second" / "metrics.csv").write_text("step,train/context_tokens,train/target_tokens\n9,5,7\n")
     third = {"start_from": "elsewhere/second/checkpoints/last.ckpt"}
     write_run(tmp_path / "third", "KPOD", settings=third)
-    found = compare_runs(str(tmp_path / name) for name in ("first", "second", "third"))
-    assert [row.target_tokens for row in found.rows] == [1000, 1600, 1000 + 7 + 600]
-    assert [row.context_tokens for row in found.rows] == [200, 280, 200 + 5 + 80]
-    assert all(row.tokens_known for row in found.rows)
-    assert "the tokens are those of both" in FORMATS["table"](found)
+    comparison = compare_runs(str(tmp_path / name) for name in ("first", "second", "third"))
+    assert [row.target_tokens for row in comparison.rows] == [1000, 1600, 1000 + 7 + 600]
+    assert [row.context_tokens for row in comparison.rows] == [200, 280, 200 + 5 + 80]
+    assert all(row.tokens_known for row in comparison.rows)
+    assert "the tokens are those of both" in FORMATS["table"](comparison)
     (tmp_path / "first" / "config.yaml").write_text((tmp_path / "third" / "config.yaml").read_text())  # in a circle
     assert not compare_runs([str(tmp_path / "third")]).rows[0].tokens_known
     shutil.rmtree(tmp_path / "first")
-    found = compare_runs(str(tmp_path / name) for name in ("second", "third"))
-    assert not any(row.tokens_known for row in found.rows)
-    assert "Without the tokens of what they started from: STT, KPOD." in FORMATS["table"](found)
+    comparison = compare_runs(str(tmp_path / name) for name in ("second", "third"))
+    assert not any(row.tokens_known for row in comparison.rows)
+    assert "Without the tokens of what they started from: STT, KPOD." in FORMATS["table"](comparison)
 
 
 def test_other_test_examples_are_refused_unless_allowed(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     runs = [str(write_run(tmp_path / "a")), str(write_run(tmp_path / "b", "FullCoT", correct=[0, 1]))]
     assert main(["compare", *runs]) == 2
-    told = capsys.readouterr().err
-    assert all(text in told for text in ("2 of 'sums'", "and 4", "2 in common", "--allow_different_tests", *runs))
+    err = capsys.readouterr().err
+    assert all(text in err for text in ("2 of 'sums'", "and 4", "2 in common", "--allow_different_tests", *runs))
     assert main(["compare", *runs, "--allow_different_tests", "--baseline", "FullCoT", "--format", "csv"]) == 0
     first, _ = csv.DictReader(io.StringIO(capsys.readouterr().out))
     assert float(first["difference"]) == 0.0  # on the two examples that both answered
@@ -145,9 +149,9 @@ def test_another_question_under_the_same_id_is_another_test(tmp_path: Path) -> N
 def test_test_sets_of_different_names_stand_apart(tmp_path: Path) -> None:
     write_run(tmp_path / "a")
     write_run(tmp_path / "b", test="words", correct=[1, 1])
-    found = compare_runs([str(tmp_path / "a"), str(tmp_path / "b")])
-    assert [(row.test, row.n) for row in found.rows] == [("sums", 4), ("words", 2)]
-    assert found.differences == {}
+    comparison = compare_runs([str(tmp_path / "a"), str(tmp_path / "b")])
+    assert [(row.test, row.n) for row in comparison.rows] == [("sums", 4), ("words", 2)]
+    assert comparison.differences == {}
 
 
 def test_equal_answers_claim_no_certainty(tmp_path: Path) -> None:
@@ -213,10 +217,10 @@ def test_no_damage_crashes_the_table(tmp_path: Path) -> None:
         for _ in range(3):
             data[rng.randrange(len(data))] = rng.choice(b'0"{}[],:\n\xff n-')
         path.write_bytes(bytes(data))
-        found = compare_runs([str(folder), str(tmp_path / "good")], allow_different_tests=True)
+        comparison = compare_runs([str(folder), str(tmp_path / "good")], allow_different_tests=True)
         for form in FORMATS.values():
-            form(found)
-        assert "CWT" in {row.method for row in found.rows}
+            form(comparison)
+        assert "CWT" in {row.method for row in comparison.rows}
 
 
 @pytest.mark.parametrize(
@@ -230,7 +234,7 @@ def test_no_damage_crashes_the_table(tmp_path: Path) -> None:
         ["--figures", __file__],
     ],
 )
-def test_a_wrong_option_is_told_in_one_line(
+def test_a_wrong_option_is_reported_in_one_line(
     words: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     try:
@@ -265,6 +269,19 @@ def test_all_formats_say_the_same(tmp_path: Path, capsys: pytest.CaptureFixture[
     assert [row["method"] for row in rows] == ["A_B", "50%|x"]
     assert float(rows[0]["accuracy"]) == 0.75
     assert (rows[0]["difference"], rows[1]["difference"]) == ("", "0.0")
+
+
+def test_the_text_table_needs_no_slow_imports(tmp_path: Path) -> None:
+    slow = "{'torch', 'pandas', 'matplotlib', 'scipy', 'jinja2'}"
+    folder = str(write_run(tmp_path / "a"))
+    code = f"""
+import sys
+from skipthinking.__main__ import main
+assert main(["compare", {folder!r}]) == 0
+assert not {slow} & sys.modules.keys(), {slow} & sys.modules.keys()
+"""
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    subprocess.run([sys.executable, "-c", code], check=True, cwd=tmp_path, env=environment)
 
 
 def test_differences_list_settings_and_values(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

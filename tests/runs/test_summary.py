@@ -13,7 +13,8 @@ import pytest
 
 from skipthinking.files import write_json, write_jsonl, write_text
 from skipthinking.records import UserError
-from skipthinking.report.summary import print_summary, read_summary, summary
+from skipthinking.report.run_folders import read_summary
+from skipthinking.report.summary import print_summary, summary
 
 ROW = {
     "n": 20,

@@ -10,8 +10,8 @@ import torch
 
 from skipthinking.ranks import gather
 from skipthinking.records import Instance
-from skipthinking.students import FromScratch, LoRA
-from skipthinking.students.scoring import frozen, score_tokens
+from skipthinking.students import FromScratch, LoRA, heads, measures
+from skipthinking.students.scoring import frozen, score, score_tokens
 
 TEXTS = [f"Ann has {n} apples and buys {2 * n} more. Therefore, the answer is {3 * n}." for n in range(40)]
 # Much dropout, so that scoring in training mode would be another number.
@@ -43,8 +43,11 @@ def instances(student: Any, count: int = 9) -> list[Instance]:
 
 
 @torch.no_grad()
-def plain_scores(student: Any, rows: list[Instance]) -> dict[str, list[float]]:
-    """Instance by instance, token by token, from all logits; the model is in evaluation mode."""
+def plain_scores(student: Any, rows: list[Instance], of_shares: Any = None) -> dict[str, list[float]]:
+    """Instance by instance, token by token, from all logits; the model is in evaluation mode.
+
+    NLL, or any function of the log-probabilities of a position.
+    """
     scores = {}
     student.model.eval()
     for row in rows:
@@ -55,7 +58,8 @@ def plain_scores(student: Any, rows: list[Instance]) -> dict[str, list[float]]:
         else:
             logits = student.model(input_ids=torch.tensor([prompt + tokens])).logits[0, len(prompt) - 1 :]
         shares = logits.double().log_softmax(dim=-1)
-        scores[row.id] = [-float(shares[i, t]) for i, t in enumerate(tokens) if row.weights[i] > 0]
+        places = [i for i in range(len(tokens)) if row.weights[i] > 0]
+        scores[row.id] = [float(of_shares(shares[i]) if of_shares else -shares[i, tokens[i]]) for i in places]
     student.model.train()
     return scores
 
@@ -75,6 +79,28 @@ def test_scores_are_those_of_one_by_one(architecture: str, batch_tokens: int) ->
     found = score_tokens(student, rows, batch_tokens=batch_tokens)
     assert_same(found, plain_scores(student, rows))
     assert {scores.nll.dtype for scores in found.values()} == {np.dtype(np.float32)}
+
+
+@pytest.mark.parametrize("chunk", [heads.CHUNK_ELEMENTS, 1200], ids=["all logits", "two rows of logits"])
+@each_architecture
+def test_any_measure_is_that_of_one_by_one(architecture: str, chunk: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(heads, "CHUNK_ELEMENTS", chunk)
+    student = student_of(architecture)
+    rows = instances(student)
+    plain = plain_scores(student, rows, lambda shares: -(shares.exp() * shares).sum())
+    for measure, expected in ((measures.entropy, plain), (measures.nll, plain_scores(student, rows))):
+        found = score(student, rows, measure, batch_tokens=60)
+        assert found.keys() == expected.keys()
+        for id, values in expected.items():
+            assert found[id].dtype == np.float32
+            np.testing.assert_allclose(found[id], np.array(values)[:, None], rtol=1e-5, atol=1e-5)
+
+
+def test_entropy_of_known_distributions() -> None:
+    # Four tokens alike: ln 4. Two of four alike, the others impossible: ln 2. One for sure: 0.
+    logits = torch.tensor([[0.0, 0, 0, 0], [5.0, 5, -torch.inf, -torch.inf], [0.0, -1e9, -1e9, -1e9]])
+    found = measures.entropy(lambda hidden: hidden, logits, torch.tensor([0, 3, 2]))
+    torch.testing.assert_close(found, torch.tensor([[np.log(4)], [np.log(2)], [0.0]], dtype=torch.float32))
 
 
 def test_batches_hold_no_more_tokens_than_allowed() -> None:

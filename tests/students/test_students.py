@@ -15,7 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from transformers import AutoModelForCausalLM, AutoModelForSeq2SeqLM, AutoTokenizer
 
-from skipthinking.records import UserError
+from skipthinking.records import Instance, UserError
 from skipthinking.students import FromScratch, LoRA, Pretrained, base, heads
 from skipthinking.students.measures import nll
 from skipthinking.students.scratch import train_tokenizer
@@ -106,6 +106,30 @@ def test_chunks_of_targets_equal_the_whole(
     assert full > 1
     assert sizes == [4] * full + [rest] * bool(rest)
     assert_same_gradients(gradients_of(student, found), gradients_of(plain, expected))
+
+
+@pytest.mark.parametrize("architecture", ["llama", "t5"])
+def test_chunked_head_equals_the_plain_one_under_autocast_with_checkpointing(
+    architecture: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # Only the head differs: checkpointed layers of T5 themselves round differently under autocast.
+    plain, student = (tiny.scratch(architecture, gradient_checkpointing=True).train() for _ in range(2))
+    batch = tiny.batch_of(plain, tiny.instances(plain))
+    keep, targets, inputs = plain._inputs(batch)
+    with torch.autocast("cpu", torch.bfloat16):
+        logits = plain.model(**inputs).logits
+        assert logits.dtype == torch.bfloat16
+        expected = F.cross_entropy(logits[keep].float(), targets, reduction="none")
+        monkeypatch.setattr(heads, "CHUNK_ELEMENTS", 4 * student.config.vocab_size)  # 4 targets at once
+        found = student.token_nll(batch)
+    assert found.dtype == torch.float32
+    torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-5)
+    ours, theirs = gradients_of(student, found), gradients_of(plain, expected)  # outside of autocast, as Lightning does
+    assert ours.keys() == theirs.keys()
+    for name, gradient in theirs.items():
+        assert bool(gradient.any())
+        scale = float(gradient.abs().max())  # sums over chunks are rounded to bfloat16, of 8 bits, in another order
+        torch.testing.assert_close(ours[name], gradient, rtol=0.02, atol=0.02 * scale, msg=lambda m, n=name: n + m)
 
 
 # Settings chosen so that the logits differ a lot from what the output embedding alone gives.
@@ -251,6 +275,20 @@ def test_encoder_decoder_prompts_leave_all_the_room() -> None:
     student.tokenizer.model_max_length = 10
     prompts = tiny.prompts(student, [4, 9])
     assert student.generate(prompts, 6) == [tiny.plain_greedy(student, prompt, 6) for prompt in prompts]
+
+
+def test_the_limit_of_an_encoder_decoder_holds_for_each_side_by_itself() -> None:
+    config = {"d_model": 16, "encoder_layers": 1, "decoder_layers": 1, "encoder_ffn_dim": 16, "decoder_ffn_dim": 16}
+    config |= {"encoder_attention_heads": 2, "decoder_attention_heads": 2, "max_position_embeddings": 12}
+    student = tiny.scratch("bart", more=config)
+    student.model.generation_config.eos_token_id = [-1]  # none, so that answers run to the limit
+    (prompt,) = tiny.prompts(student, [12])  # a full encoder leaves the decoder all of its positions
+    begun = torch.arange(5, 9)
+    (full,), (rest,) = student.generate([prompt], 20), student.generate([prompt], 20, begun=[begun])
+    assert (len(full), len(rest)) == (12, 8)
+    assert full == tiny.plain_greedy(student, prompt, 12, [-1])
+    rows = [Instance(id="a", prompt=prompt.numpy(), tokens=np.array(full), weights=np.ones(12, dtype=np.float32))]
+    assert bool(student.token_nll(tiny.batch_of(student, rows)).isfinite().all())
 
 
 def with_ends(student: Any, folder: Path, **generation: Any) -> tuple[str, list[Tensor], list[int]]:
@@ -480,12 +518,31 @@ def test_weights_have_the_type_that_was_asked_for(architecture: str, tmp_path: P
     student.model.to(torch.bfloat16)
     folder = tiny.saved(student, tmp_path)
     for dtype, expected in {"bfloat16": torch.bfloat16, "auto": torch.bfloat16, "float32": torch.float32}.items():
-        loaded = tiny.pretrained(folder, dtype=dtype)
+        loaded = tiny.pretrained(folder, trained=False, dtype=dtype)
         assert {parameter.dtype for parameter in loaded.parameters()} == {expected}
         nll = loaded.token_nll(tiny.batch_of(loaded, tiny.instances(loaded)))
         assert nll.dtype == torch.float32
         assert bool(nll.isfinite().all())
     assert tiny.pretrained(folder).model.dtype == torch.float32
+
+
+@each_architecture
+def test_weights_that_are_trained_are_in_float32(architecture: str, tmp_path: Path) -> None:
+    student = tiny.scratch(architecture)
+    student.model.to(torch.bfloat16)
+    folder = tiny.saved(student, tmp_path)
+    for dtype in ("auto", "float32"):
+        trained = tiny.pretrained(folder, dtype=dtype)
+        assert {parameter.dtype for parameter in trained.parameters()} == {torch.float32}
+        for name, value in trained.state_dict().items():  # nothing of the checkpoint is lost
+            assert torch.equal(value, student.state_dict()[name].float())
+    for dtype in ("bfloat16", "float16"):
+        with pytest.raises(UserError, match=rf"dtype={dtype} without an adapter.*precision=bf16-mixed"):
+            tiny.pretrained(folder, dtype=dtype)
+    for dtype, expected in {"bfloat16": torch.bfloat16, "auto": torch.bfloat16, "float32": torch.float32}.items():
+        adapted = tiny.pretrained(folder, dtype=dtype, lora=tiny.adapter())
+        types = {parameter.requires_grad: parameter.dtype for parameter in adapted.parameters()}
+        assert types == {True: torch.float32, False: expected}
 
 
 def opened(name: str | Path, **settings: Any) -> None:

@@ -47,10 +47,10 @@ ARCHITECTURES = tuple(CONFIGS)
 CAUSAL = tuple(name for name in ARCHITECTURES if name != "t5")
 
 
-def ready(student: Student) -> Any:
+def ready(student: Student, trained: bool = True) -> Any:
     """The student with tokenizer and weights, in evaluation mode."""
     student.prepare(TEXTS)
-    student.build()
+    student.build(trained)
     return student.eval()
 
 
@@ -82,9 +82,9 @@ def saved(student: Any, folder: Path, **generation: Any) -> str:
     return str(folder)
 
 
-def pretrained(folder: str, **settings: Any) -> Any:
+def pretrained(folder: str, trained: bool = True, **settings: Any) -> Any:
     """A student from a folder."""
-    return ready(Pretrained(folder, **settings))
+    return ready(Pretrained(folder, **settings), trained)
 
 
 def adapter(**settings: Any) -> LoRA:

@@ -1,4 +1,4 @@
-"""A chat endpoint on loopback that can add, and that fails as it is told; and the command that asks it."""
+"""A chat endpoint on loopback that adds numbers and fails on demand, and the command that calls it."""
 
 from __future__ import annotations
 
@@ -26,15 +26,15 @@ class Answer:
 
     Attributes:
         status: HTTP status.
-        headers: More headers.
+        headers: Additional headers.
         body: The body; by default a completion of the right sum for each of n.
         texts: Texts of the completions.
-        finish: Their finish reason.
+        finish: Finish reason of the completions.
         wait: Seconds before anything is sent.
-        drop: Close the connection without a word.
-        cut: Bytes that are promised and never sent.
+        drop: Close the connection without a reply.
+        missing: Bytes that Content-Length promises and that are never sent.
         drip: Seconds between two bytes of the body.
-        most: Completions at most, whatever n says.
+        limit: Maximum number of completions, whatever n says.
     """
 
     status: int = 200
@@ -44,9 +44,9 @@ class Answer:
     finish: str = "stop"
     wait: float = 0.0
     drop: bool = False
-    cut: int = 0
+    missing: int = 0
     drip: float = 0.0
-    most: int = 99
+    limit: int = 99
 
 
 @dataclass
@@ -58,8 +58,8 @@ class Seen:
     time: float
 
     @property
-    def asked(self) -> str:
-        """The last turn."""
+    def question(self) -> str:
+        """The content of the last turn."""
         return self.body["messages"][-1]["content"]
 
 
@@ -71,12 +71,12 @@ def total(text: str) -> int:
 
 
 def solution(text: str, sample: int = 0) -> str:
-    """A rationale with the right answer; each sample has other words."""
+    """A rationale with the right answer, different for each sample."""
     return f"We add the two numbers{' once more' * sample}. Therefore, the answer is {total(text)}."
 
 
 class Loopback:
-    """The server; ``behave`` gets the number of the request, from 0, and its body."""
+    """The server; ``behave`` maps the number of the request, from 0, and its body to an answer."""
 
     def __init__(self, behave: Callable[[int, dict[str, Any]], Answer] = lambda number, body: Answer()) -> None:
         self.behave = behave
@@ -100,7 +100,7 @@ class Loopback:
             request_queue_size = 128
 
             def handle_error(self, *words: Any) -> None:
-                pass  # clients that are killed leave broken pipes
+                pass  # killed clients leave broken pipes
 
         self.server = Server(("127.0.0.1", 0), Handler)
         self.url = f"http://127.0.0.1:{self.server.server_port}/v1"
@@ -137,25 +137,25 @@ class Loopback:
         handler.send_response(answer.status)
         for name, value in {"Content-Type": "application/json", **answer.headers}.items():
             handler.send_header(name, value)
-        handler.send_header("Content-Length", str(len(data) + answer.cut))
+        handler.send_header("Content-Length", str(len(data) + answer.missing))
         handler.end_headers()
         for byte in data if answer.drip else ():
             handler.wfile.write(bytes([byte]))
             time.sleep(answer.drip)
         if not answer.drip:
             handler.wfile.write(data)
-        handler.close_connection = handler.close_connection or bool(answer.cut)
+        handler.close_connection = handler.close_connection or bool(answer.missing)
 
 
 def completion(body: dict[str, Any], answer: Answer) -> str:
-    """A chat completion as OpenAI's API writes it."""
+    """A chat completion in the format of OpenAI's API."""
     texts = answer.texts
     if texts is None:
-        asked = body["messages"][-1]["content"]
-        texts = [solution(asked, sample) for sample in range(body.get("n", 1))]
+        question = body["messages"][-1]["content"]
+        texts = [solution(question, sample) for sample in range(body.get("n", 1))]
     choices = [
         {"index": i, "message": {"role": "assistant", "content": text}, "finish_reason": answer.finish}
-        for i, text in enumerate(texts[: answer.most])
+        for i, text in enumerate(texts[: answer.limit])
     ]
     usage = {"prompt_tokens": 10, "completion_tokens": 5 * len(choices)}
     return json.dumps({"id": "c", "object": "chat.completion", "choices": choices, "usage": usage})
@@ -172,15 +172,15 @@ def questions(path: Path, count: int) -> Path:
 
 
 def teach(folder: Path, server: Loopback, *words: Any, count: int = 6) -> int:
-    """Runs the command on so many questions; waits are short."""
+    """Runs the command on ``count`` questions, with short waits between retries."""
     try:
-        return main(["teach", *line(folder, server.url, count), *map(str, words)])
+        return main(["teach", *arguments(folder, server.url, count), *map(str, words)])
     except SystemExit as stop:
         return int(stop.code or 0)
 
 
-def line(folder: Path, url: str, count: int) -> list[str]:
-    """The command's words."""
+def arguments(folder: Path, url: str, count: int) -> list[str]:
+    """The arguments of the command."""
     path = folder / "questions.jsonl"
     if not path.exists():
         questions(path, count)

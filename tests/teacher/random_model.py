@@ -1,4 +1,4 @@
-"""A model folder for tests: a random Llama-type model, too small to know anything."""
+"""A model folder for tests: a tiny Llama-type model with random weights."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ TINY = {"hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 1, "num
 
 
 def random_model(folder: Path, positions: int, serve: bool = False) -> Path:
-    """Writes one; a server needs a chat template, and is greedy at any temperature unless the model samples."""
+    """Writes the model; to be served it needs a chat template and do_sample, or the server is greedy."""
     torch.manual_seed(0)
     student = FromScratch("llama", {**TINY, "max_position_embeddings": positions}, vocab_size=600)
     student.prepare([f"{row.question} {row.rationale}" for row in generate("arithmetic", size=30, split="train")])

@@ -1,4 +1,4 @@
-"""What an endpoint may do to us: nothing is lost, nothing is made up, and what cannot pass stops the run."""
+"""Failures of an endpoint: transient ones are retried, fatal ones stop the run, and no completion is lost."""
 
 from __future__ import annotations
 
@@ -14,28 +14,28 @@ from loopback import KEY, Answer, Loopback, rows, teach, total
 from skipthinking.records import UserError
 from skipthinking.teacher import retries
 from skipthinking.teacher.endpoint import read_reply
-from skipthinking.teacher.retries import Patience, TransientError, retry_after
+from skipthinking.teacher.retries import RetryPolicy, TransientError, retry_after
 
 pytest.importorskip("openai")
 
 Captured = pytest.CaptureFixture[str]
-PASSING = {
+TRANSIENT = {
     "429": Answer(status=429, body='{"error": {"message": "slow down"}}'),
     "429 with Retry-After": Answer(status=429, headers={"Retry-After": "0.05"}),
     "408": Answer(status=408),
     "500": Answer(status=500, body="oops"),
     "503": Answer(status=503, body='{"detail": "loading"}'),
     "timeout": Answer(wait=2.5),
-    "a byte now and then": Answer(drip=0.05),
+    "byte by byte": Answer(drip=0.05),
     "dropped": Answer(drop=True),
-    "truncated": Answer(cut=40),
+    "truncated": Answer(missing=40),
     "malformed": Answer(body='{"choices": [{"mess'),
     "html": Answer(body="<html>", headers={"Content-Type": "text/html"}),
     "no choices": Answer(body='{"choices": []}'),
     "null choices": Answer(body='{"choices": null}'),
     "a list": Answer(body="[]"),
     "no UTF-8": Answer(body=b'{"choices": \xff}'),
-    "a number for a text": Answer(body='{"choices": [{"message": {"content": 3}}]}'),
+    "a number as text": Answer(body='{"choices": [{"message": {"content": 3}}]}'),
     "too deep": Answer(body="[" * 100_000),
     "too deep an error": Answer(status=500, body="[" * 100_000),
 }
@@ -46,38 +46,38 @@ def _key(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("TEST_KEY", KEY)
 
 
-@pytest.mark.parametrize("fault", PASSING.values(), ids=PASSING)
-def test_what_passes_is_sent_again_and_every_question_answered_once(fault: Answer, tmp_path: Path) -> None:
+@pytest.mark.parametrize("fault", TRANSIENT.values(), ids=TRANSIENT)
+def test_a_transient_failure_is_retried_and_every_question_answered_once(fault: Answer, tmp_path: Path) -> None:
     with Loopback(lambda number, body: fault if number in (0, 3) else Answer()) as server:
         assert teach(tmp_path, server, "--client.timeout", 1.0 if fault.wait or fault.drip else 30) == 0
         assert server.count == 6 + 2
-    found = rows(tmp_path / "out.jsonl")
-    assert [row["id"] for row in found] == [f"q{i}/0" for i in range(6)]
-    assert all(row["rationale"] == "We add the two numbers." for row in found)
-    assert [row["answer"] for row in found] == [str(3 * i) for i in range(6)]
+    results = rows(tmp_path / "out.jsonl")
+    assert [row["id"] for row in results] == [f"q{i}/0" for i in range(6)]
+    assert all(row["rationale"] == "We add the two numbers." for row in results)
+    assert [row["answer"] for row in results] == [str(3 * i) for i in range(6)]
     assert len(rows(tmp_path / "out.records")) == 6
 
 
-FINAL = {
+FATAL = {
     "401": Answer(status=401, body=json.dumps({"error": {"message": "Incorrect API key"}})),
     "404": Answer(status=404, body=json.dumps({"error": {"message": "The model `adder` does not exist"}})),
     "400 model": Answer(status=400, body=json.dumps({"error": {"message": "which?", "code": "model_not_found"}})),
-    "no money": Answer(status=429, body=json.dumps({"error": {"message": "Quota", "code": "insufficient_quota"}})),
+    "quota": Answer(status=429, body=json.dumps({"error": {"message": "Quota", "code": "insufficient_quota"}})),
     "long pause": Answer(status=429, headers={"Retry-After": "86400"}),
 }
 
 
-@pytest.mark.parametrize("fault", FINAL.values(), ids=FINAL)
-def test_what_cannot_pass_stops_at_once_with_its_cause(fault: Answer, tmp_path: Path, capsys: Captured) -> None:
+@pytest.mark.parametrize("fault", FATAL.values(), ids=FATAL)
+def test_a_fatal_failure_stops_the_run_at_once_with_its_cause(fault: Answer, tmp_path: Path, capsys: Captured) -> None:
     with Loopback(lambda number, body: fault if number >= 2 else Answer()) as server:
         assert teach(tmp_path, server, "--client.concurrency", 1) == 2
         assert server.count == 3
-        told = capsys.readouterr().err.splitlines()[-1]
-        assert told.startswith("error: Expected")
+        message = capsys.readouterr().err.splitlines()[-1]
+        assert message.startswith("error: Expected")
         cause = json.loads(fault.body)["error"]["message"] if isinstance(fault.body, str) else "Retry-After 86400 s"
-        assert cause in told
+        assert cause in message
         assert not (tmp_path / "out.jsonl").exists()
-        assert len(rows(tmp_path / "out.records")) == 2  # nothing of what was there is lost
+        assert len(rows(tmp_path / "out.records")) == 2  # the earlier completions are kept
         server.behave = lambda number, body: Answer()
         assert teach(tmp_path, server) == 0
         assert server.count == 3 + 4
@@ -88,7 +88,7 @@ def test_a_refused_question_is_recorded_and_the_others_go_on(tmp_path: Path, cap
     long = Answer(status=400, body=json.dumps({"error": {"message": "context length exceeded"}}))
     with Loopback(lambda number, body: long if total(body["messages"][-1]["content"]) == 6 else Answer()) as server:
         assert teach(tmp_path, server) == 0
-        assert server.count == 6  # no second try: the same request would be refused again
+        assert server.count == 6  # no retry: the same request would be refused again
         out = capsys.readouterr().out
         assert "failed               1\n" in out
         assert "failed 1 times: HTTP 400: context length exceeded" in out
@@ -98,14 +98,14 @@ def test_a_refused_question_is_recorded_and_the_others_go_on(tmp_path: Path, cap
         server.behave = lambda number, body: Answer()
         assert teach(tmp_path, server, "--retry_failed", "true") == 0
         assert server.count == 7
-        assert total(server.seen[-1].asked) == 6
+        assert total(server.seen[-1].question) == 6
     assert len(rows(tmp_path / "out.jsonl")) == 6
     assert "failed               0\n" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("at", [0, 3])
-def test_a_refusal_that_names_the_model_is_the_models_until_there_was_a_reply(at: int, tmp_path: Path) -> None:
-    """transformers serve says 400 of an unknown model; a proxy may name the model in what it says of one question."""
+def test_a_refusal_that_names_the_model_is_fatal_until_there_was_a_reply(at: int, tmp_path: Path) -> None:
+    """transformers serve answers 400 to an unknown model; a proxy may name the model when it refuses one question."""
     refusal = Answer(status=400, body=json.dumps({"detail": "This server has 'subtracter', not 'adder'."}))
     with Loopback(lambda number, body: refusal if number >= at else Answer()) as server:
         assert teach(tmp_path, server, "--client.concurrency", 1, "--stop_after", 2) == 2
@@ -125,7 +125,7 @@ def test_failed_questions_are_retried_alone(tmp_path: Path) -> None:
         assert len(rows(tmp_path / "out.jsonl")) == 3
 
 
-def test_where_nothing_has_failed_there_is_nothing_to_ask_again(tmp_path: Path, capsys: Captured) -> None:
+def test_retry_failed_without_failures_sends_nothing(tmp_path: Path, capsys: Captured) -> None:
     with Loopback() as server:
         assert teach(tmp_path, server, "--retry_failed", "true") == 2
         assert "Leave --retry_failed out" in capsys.readouterr().err.splitlines()[-1]
@@ -134,17 +134,17 @@ def test_where_nothing_has_failed_there_is_nothing_to_ask_again(tmp_path: Path, 
         assert server.count == 6
 
 
-def test_failures_in_a_row_end_the_run(tmp_path: Path, capsys: Captured) -> None:
+def test_consecutive_failures_end_the_run(tmp_path: Path, capsys: Captured) -> None:
     with Loopback(lambda number, body: Answer(status=500, body="broken")) as server:
         words = ["--client.tries", 2, "--stop_after", 4, "--client.concurrency", 1]
         assert teach(tmp_path, server, *words, count=50) == 2
         assert server.count == 4 * 2
-    told = capsys.readouterr().err.splitlines()[-1]
-    assert "HTTP 500: broken (2 tries)" in told
-    assert "--retry_failed true" in told
+    message = capsys.readouterr().err.splitlines()[-1]
+    assert "HTTP 500: broken (2 tries)" in message
+    assert "--retry_failed true" in message
 
 
-def test_a_reply_between_failures_starts_the_count_anew(tmp_path: Path) -> None:
+def test_a_reply_resets_the_count_of_failures(tmp_path: Path) -> None:
     with Loopback(lambda number, body: Answer(status=400 if number % 3 else 200)) as server:
         assert teach(tmp_path, server, "--stop_after", 3, "--client.concurrency", 1, count=12) == 0
 
@@ -165,7 +165,7 @@ def test_an_empty_completion_is_counted_and_never_a_rationale(tmp_path: Path, ca
 
 
 @pytest.mark.parametrize("form", ["seconds", "milliseconds", "date"])
-def test_nobody_asks_before_retry_after_is_over(form: str, tmp_path: Path) -> None:
+def test_no_request_is_sent_before_retry_after_is_over(form: str, tmp_path: Path) -> None:
     wait = 2.0 if form == "date" else 0.6
     until = [0.0]
 
@@ -173,12 +173,12 @@ def test_nobody_asks_before_retry_after_is_over(form: str, tmp_path: Path) -> No
         if number:
             return Answer()
         until[0] = time.time() + wait
-        told = {
+        headers = {
             "seconds": {"Retry-After": "0.6"},
             "milliseconds": {"Retry-After-Ms": "600"},
             "date": {"Retry-After": email.utils.formatdate(until[0], usegmt=True)},  # whole seconds
         }
-        return Answer(status=429, headers=told[form])
+        return Answer(status=429, headers=headers[form])
 
     with Loopback(busy) as server:
         assert teach(tmp_path, server, "--client.concurrency", 1) == 0
@@ -188,8 +188,8 @@ def test_nobody_asks_before_retry_after_is_over(form: str, tmp_path: Path) -> No
     assert gap < wait + 3.0
 
 
-def test_a_long_pause_is_told_once(tmp_path: Path, capsys: Captured, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(retries, "_LONG", 0.4)
+def test_a_long_pause_is_reported_once(tmp_path: Path, capsys: Captured, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(retries, "_LONG_PAUSE", 0.4)
     busy = Answer(status=429, headers={"Retry-After": "0.5"})
     with Loopback(lambda number, body: busy if number < 3 else Answer()) as server:
         assert teach(tmp_path, server, "--client.concurrency", 3) == 0
@@ -203,15 +203,15 @@ def test_a_pause_holds_for_all_requests(tmp_path: Path) -> None:
         assert teach(tmp_path, server, "--client.concurrency", 3, count=12) == 0
         assert server.count == 13
         times = sorted(row.time for row in server.seen)
-    assert sum(time < times[0] + 0.45 for time in times) <= 5  # the first three, and what was on its way
+    assert sum(time < times[0] + 0.45 for time in times) <= 5  # the first three, and those in flight
 
 
-def test_waits_double_up_to_a_limit_and_up_to_a_half_is_taken_off() -> None:
-    patience = Patience(tries=9, first_wait=1.0, longest_wait=20.0, longest_pause=0.0)
-    for failures, most in enumerate([1, 2, 4, 8, 16, 20, 20], 1):
-        drawn = [patience.wait(failures) for _ in range(200)]
-        assert most / 2 <= min(drawn) < 0.6 * most
-        assert 0.9 * most < max(drawn) <= most
+def test_waits_double_up_to_a_limit_minus_up_to_half() -> None:
+    policy = RetryPolicy(tries=9, first_wait=1.0, longest_wait=20.0, longest_pause=0.0)
+    for failures, longest in enumerate([1, 2, 4, 8, 16, 20, 20], 1):
+        waits = [policy.wait(failures) for _ in range(200)]
+        assert longest / 2 <= min(waits) < 0.6 * longest
+        assert 0.9 * longest < max(waits) <= longest
 
 
 @pytest.mark.parametrize(
@@ -221,7 +221,7 @@ def test_waits_double_up_to_a_limit_and_up_to_a_half_is_taken_off() -> None:
         ({"retry-after": "1.5"}, 1.5),
         ({"retry-after-ms": "250", "retry-after": "7"}, 0.25),
         ({"retry-after": "Thu, 01 Jan 1970 00:01:00 GMT"}, 10.0),
-        ({"retry-after": "Thu, 01 Jan 1970 00:00:00 GMT"}, 0.0),  # over
+        ({"retry-after": "Thu, 01 Jan 1970 00:00:00 GMT"}, 0.0),  # in the past
         ({"retry-after": "soon"}, None),
         ({"retry-after": "-3"}, None),
         ({"retry-after": "inf"}, None),
@@ -229,11 +229,11 @@ def test_waits_double_up_to_a_limit_and_up_to_a_half_is_taken_off() -> None:
         ({}, None),
     ],
 )
-def test_retry_after_is_read_in_every_form(headers: dict[str, str], seconds: float | None) -> None:
+def test_retry_after_is_parsed_in_every_form(headers: dict[str, str], seconds: float | None) -> None:
     assert retry_after(headers, now=50.0) == seconds
 
 
-def test_no_more_requests_are_under_way_than_allowed(tmp_path: Path) -> None:
+def test_concurrency_bounds_the_requests_in_flight(tmp_path: Path) -> None:
     with Loopback(lambda number, body: Answer(wait=0.05)) as server:
         assert teach(tmp_path, server, "--client.concurrency", 5, count=25) == 0
         assert server.busiest == 5
@@ -242,15 +242,15 @@ def test_no_more_requests_are_under_way_than_allowed(tmp_path: Path) -> None:
 # ------------------------------------------------------------------------------------------- n, seeds, body
 
 
-@pytest.mark.parametrize(("most", "requests"), [(99, 1), (1, 4), (3, 2)])
-def test_samples_are_complete_whatever_becomes_of_n(most: int, requests: int, tmp_path: Path) -> None:
-    with Loopback(lambda number, body: Answer(most=most)) as server:
+@pytest.mark.parametrize(("limit", "requests"), [(99, 1), (1, 4), (3, 2)])
+def test_samples_are_complete_even_if_n_is_ignored(limit: int, requests: int, tmp_path: Path) -> None:
+    with Loopback(lambda number, body: Answer(limit=limit)) as server:
         assert teach(tmp_path, server, "--samples", 4, "--keep", "Correct") == 0
         assert server.count == 6 * requests
         seeds = [row.body["seed"] for row in server.seen]
         assert len(set(seeds)) == len(seeds)  # the same seed would give the same sample
-    found = rows(tmp_path / "out.records")
-    assert sorted((row["id"], row["sample"]) for row in found) == [(f"q{i}", s) for i in range(6) for s in range(4)]
+    logged = rows(tmp_path / "out.records")
+    assert sorted((row["id"], row["sample"]) for row in logged) == [(f"q{i}", s) for i in range(6) for s in range(4)]
 
 
 def test_samples_per_request_bounds_n(tmp_path: Path) -> None:
@@ -259,7 +259,7 @@ def test_samples_per_request_bounds_n(tmp_path: Path) -> None:
         assert sorted(row.body.get("n", 1) for row in server.seen) == [1] * 6 + [2] * 12
 
 
-def test_the_body_is_what_was_set_and_extra_has_the_last_word(tmp_path: Path) -> None:
+def test_the_body_has_the_settings_and_extra_overrides_them(tmp_path: Path) -> None:
     extra = json.dumps({"max_tokens": None, "max_completion_tokens": 77, "top_p": 0.9})
     with Loopback() as server:
         assert teach(tmp_path, server, "--temperature", 0.3, "--max_tokens", 44, "--seed", 5, count=1) == 0
@@ -273,7 +273,7 @@ def test_the_body_is_what_was_set_and_extra_has_the_last_word(tmp_path: Path) ->
     assert (two["max_completion_tokens"], two["top_p"]) == (77, 0.9)
 
 
-def test_half_a_character_is_replaced_wherever_it_stands(tmp_path: Path, capsys: Captured) -> None:
+def test_a_lone_surrogate_is_replaced_in_texts_and_errors(tmp_path: Path, capsys: Captured) -> None:
     half = '{"choices": [{"message": {"content": "5 \\ud83d"}, "finish_reason": "\\ud83d"}]}'
     error = '{"error": {"message": "half \\ud83d"}}'
     bodies = {0: Answer(body=half), 1: Answer(status=400, body=error), 4: Answer(status=401, body=error)}
@@ -284,14 +284,14 @@ def test_half_a_character_is_replaced_wherever_it_stands(tmp_path: Path, capsys:
     assert (first["text"], first["finish"], second["error"]) == ("5 ?", "?", "HTTP 400: half ?")
 
 
-def test_half_a_character_at_a_cut_end_is_replaced() -> None:
+def test_a_lone_surrogate_at_a_cut_end_is_replaced() -> None:
     reply = read_reply('{"choices": [{"message": {"content": "5 \\ud83d"}, "finish_reason": "length"}]}', 1, 0.0)
     assert reply.completions[0].text == "5 ?"
     assert (reply.prompt_tokens, reply.completion_tokens) == (None, None)
 
 
 @pytest.mark.parametrize("key", ["reasoning_content", "reasoning"])
-def test_thoughts_that_the_server_keeps_apart_are_the_rationale(key: str, tmp_path: Path) -> None:
+def test_thoughts_that_the_server_returns_separately_are_the_rationale(key: str, tmp_path: Path) -> None:
     message = {"content": "It is 0. Therefore, the answer is 0.", key: "Nothing and nothing is nothing."}
     body = json.dumps({"choices": [{"message": message, "finish_reason": "stop"}]})
     with Loopback(lambda number, _: Answer(body=body)) as server:
@@ -300,7 +300,7 @@ def test_thoughts_that_the_server_keeps_apart_are_the_rationale(key: str, tmp_pa
     assert (row["rationale"], row["conclusion"]) == ("Nothing and nothing is nothing.", "It is 0.")
 
 
-def test_choices_come_in_the_order_of_their_index_and_no_more_than_wanted() -> None:
+def test_choices_are_sorted_by_index_and_limited_to_the_wanted_samples() -> None:
     choices = [{"index": i, "message": {"content": f"text {i}"}} for i in (2, 0, 1)]
     reply = read_reply(json.dumps({"choices": choices}), 2, 0.0)
     assert [row.text for row in reply.completions] == ["text 0", "text 1"]
@@ -318,12 +318,12 @@ def test_choices_come_in_the_order_of_their_index_and_no_more_than_wanted() -> N
         {"extra": {"stream": True}},
     ],
 )
-def test_settings_that_make_no_sense_are_refused(wrong: dict[str, Any]) -> None:
+def test_invalid_settings_are_refused(wrong: dict[str, Any]) -> None:
     from skipthinking.teacher.endpoint import Endpoint
 
     with pytest.raises(UserError, match=next(iter(wrong))):
         Endpoint("adder", **wrong)
 
 
-def test_a_failure_that_passes_is_none_to_the_user() -> None:
+def test_a_transient_error_is_not_a_user_error() -> None:
     assert not issubclass(TransientError, UserError)

@@ -1,4 +1,4 @@
-"""The key of an endpoint: it is sent, and it is nowhere else."""
+"""The API key of an endpoint: it is sent to the endpoint and appears nowhere else."""
 
 from __future__ import annotations
 
@@ -21,13 +21,13 @@ def _key(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("TEST_KEY", KEY)
 
 
-def test_the_key_is_sent_and_is_nowhere_else(
+def test_the_key_is_sent_and_appears_nowhere_else(
     tmp_path: Path,
     capsys: Captured,
     caplog: pytest.LogCaptureFixture,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """The server repeats the key wherever it can: in completions, in errors that pass, and in the last one."""
+    """The server repeats the key in completions, in transient errors and in the fatal one."""
     caplog.set_level(logging.DEBUG)
     monkeypatch.setenv("OPENAI_LOG", "debug")
 
@@ -55,13 +55,11 @@ def test_the_key_is_sent_and_is_nowhere_else(
         assert KEY not in text
 
 
-def test_a_key_that_json_escapes_is_hidden_too(
-    tmp_path: Path, capsys: Captured, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_key_that_json_escapes_is_hidden(tmp_path: Path, capsys: Captured, monkeypatch: pytest.MonkeyPatch) -> None:
     key = 'sk-not/for"any\\eyes'
     monkeypatch.setenv("TEST_KEY", key)
-    said = json.dumps(f"Your key is {key}. Therefore, the answer is 0.").replace("/", "\\/")
-    bodies = [f'{{"choices": [{{"message": {{"content": {said}}}}}]}}', f'{{"nothing": {said}}}']
+    text = json.dumps(f"Your key is {key}. Therefore, the answer is 0.").replace("/", "\\/")
+    bodies = [f'{{"choices": [{{"message": {{"content": {text}}}}}]}}', f'{{"nothing": {text}}}']
     with Loopback(lambda number, body: Answer(body=bodies[number % 2])) as server:
         assert teach(tmp_path, server, "--client.tries", 1, "--keep", "Everything") == 0
     out, err = capsys.readouterr()
@@ -71,7 +69,7 @@ def test_a_key_that_json_escapes_is_hidden_too(
 
 
 @pytest.mark.parametrize("proxy", ["gopher://me:hidden@127.0.0.1:9", "socks9://me:hidden@127.0.0.1:9"])
-def test_a_proxy_that_cannot_be_used_is_told(
+def test_an_unusable_proxy_is_named_without_its_password(
     proxy: str, tmp_path: Path, capsys: Captured, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("ALL_PROXY", proxy)
@@ -83,7 +81,7 @@ def test_a_proxy_that_cannot_be_used_is_told(
 
 
 @pytest.mark.parametrize("key", [f"{KEY}\nx", f"{KEY} x", f"{KEY}ä"])
-def test_a_key_that_no_header_takes_is_told_without_showing_it(
+def test_a_key_that_no_header_accepts_is_refused_without_showing_it(
     key: str, tmp_path: Path, capsys: Captured, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("TEST_KEY", key)
@@ -96,7 +94,7 @@ def test_a_key_that_no_header_takes_is_told_without_showing_it(
     assert [path.name for path in tmp_path.iterdir()] == ["questions.jsonl"]
 
 
-def test_a_key_with_a_line_end_around_it_is_taken(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_white_space_around_a_key_is_removed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("TEST_KEY", f" {KEY}\n")
     with Loopback() as server:
         assert teach(tmp_path, server) == 0
@@ -121,12 +119,12 @@ def test_a_key_in_the_wrong_place_is_refused_and_not_repeated(
     assert hidden not in "".join(capsys.readouterr())
 
 
-def test_without_a_key_openai_itself_is_not_asked(
+def test_openai_needs_a_key_and_a_local_server_does_not(
     tmp_path: Path, capsys: Captured, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.delenv("TEST_KEY")
     with Loopback() as server:
         assert teach(tmp_path, server, "--client.base_url", "null") == 2
         assert "TEST_KEY" in capsys.readouterr().err
-        assert teach(tmp_path, server) == 0  # a server of one's own may want none
+        assert teach(tmp_path, server) == 0  # a local server may need none
     assert not os.environ.get("TEST_KEY")

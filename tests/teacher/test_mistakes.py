@@ -1,4 +1,4 @@
-"""Mistakes in the words of the command: told in a line, before anybody is asked, and nothing is written."""
+"""Mistakes in the arguments: reported in one line before any request is sent, and nothing is written."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ Captured = pytest.CaptureFixture[str]
 
 
 @pytest.mark.parametrize(
-    ("words", "told"),
+    ("words", "message"),
     [
         (["--client.concurreny", "3"], "'concurrency'"),
         (["--keep", "Shortes"], "'Shortest'"),
@@ -37,19 +37,19 @@ Captured = pytest.CaptureFixture[str]
         (["--prompt", "{class_path: FewShot, init_args: {exemplars: nowhere.jsonl}}"], "nowhere.jsonl"),
     ],
 )
-def test_a_mistake_is_told_in_a_line_before_anybody_is_asked(
-    words: list[str], told: str, tmp_path: Path, capsys: Captured
+def test_a_mistake_is_reported_in_one_line_before_any_request(
+    words: list[str], message: str, tmp_path: Path, capsys: Captured
 ) -> None:
     with Loopback() as server:
         assert teach(tmp_path, server, *words) == 2
         assert server.count == 0
     last = capsys.readouterr().err.splitlines()[-1]
     assert last.startswith("error: ")
-    assert told in last
+    assert message in last
     assert [path.name for path in tmp_path.iterdir()] == ["questions.jsonl"]
 
 
-def test_questions_are_not_written_over(tmp_path: Path, capsys: Captured) -> None:
+def test_the_questions_are_not_overwritten(tmp_path: Path, capsys: Captured) -> None:
     path = questions(tmp_path / "questions.jsonl", 3)
     before = path.read_text()
     with Loopback() as server:
@@ -63,7 +63,7 @@ def test_questions_are_not_written_over(tmp_path: Path, capsys: Captured) -> Non
     assert path.read_text() == before
 
 
-def test_a_folder_in_the_files_place_is_told_before_anybody_is_asked(tmp_path: Path, capsys: Captured) -> None:
+def test_a_folder_as_output_is_refused_before_any_request(tmp_path: Path, capsys: Captured) -> None:
     (tmp_path / "out.jsonl").mkdir()
     with Loopback() as server:
         assert teach(tmp_path, server) == 2

@@ -1,4 +1,4 @@
-"""What the teacher reads."""
+"""The chats that the teacher reads."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def _shots(folder: Path, count: int = 3) -> str:
     return str(path)
 
 
-def test_a_place_is_filled_once_and_braces_of_the_data_stay() -> None:
+def test_placeholders_are_filled_once_and_braces_of_the_data_stay() -> None:
     turns = ZeroShot("Q: {question} {steps} {ending}", system="You add.").messages(EXAMPLE)
     assert turns == [
         {"role": "system", "content": "You add."},
@@ -33,7 +33,7 @@ def test_a_place_is_filled_once_and_braces_of_the_data_stay() -> None:
     assert Rationalise("{question}|{answer}").messages(EXAMPLE)[0]["content"] == "What is {answer} + 1?|18"
 
 
-def test_the_question_carries_its_tasks_wording() -> None:
+def test_the_question_has_the_wording_of_its_task() -> None:
     example = Example(id="a", question="Can fish fly?", rationale="", answer="no", task="strategy_qa")
     assert ZeroShot("{question}").messages(example)[0]["content"] == "Can fish fly? Answer yes or no."
     assert (
@@ -43,17 +43,17 @@ def test_the_question_carries_its_tasks_wording() -> None:
 
 
 @pytest.mark.parametrize("prompt", [ZeroShot(), Rationalise(), Rewrite(3)])
-def test_every_own_text_asks_the_question_and_says_how_to_end(prompt: Prompt) -> None:
+def test_every_default_text_has_the_question_and_the_ending(prompt: Prompt) -> None:
     text = prompt.messages(EXAMPLE)[0]["content"]
     assert EXAMPLE.question in text
     assert text.endswith("End with: Therefore, the answer is X.")
 
 
-def test_only_rationalisation_tells_the_answer_and_only_rewriting_shows_the_rationale() -> None:
+def test_only_rationalise_shows_the_answer_and_only_rewrite_the_rationale() -> None:
     example = Example(id="a", question="How many?", rationale="Secret words.", answer="4711", task="gsm8k")
-    told = {type(prompt): prompt.messages(example)[0]["content"] for prompt in (ZeroShot(), Rationalise(), Rewrite(3))}
-    assert [kind for kind, text in told.items() if "4711" in text] == [Rationalise]
-    assert [kind for kind, text in told.items() if "Secret words." in text] == [Rewrite]
+    texts = {type(prompt): prompt.messages(example)[0]["content"] for prompt in (ZeroShot(), Rationalise(), Rewrite(3))}
+    assert [kind for kind, text in texts.items() if "4711" in text] == [Rationalise]
+    assert [kind for kind, text in texts.items() if "Secret words." in text] == [Rewrite]
 
 
 def test_exemplars_are_earlier_turns_with_the_answer_sentence(tmp_path: Path) -> None:
@@ -69,7 +69,7 @@ def test_a_question_is_never_its_own_exemplar(tmp_path: Path) -> None:
     assert [turn["content"] for turn in turns[::2]] == ["What is 0 + 1?", "What is 2 + 1?", "what is  1 + 1?"]
 
 
-def test_what_cannot_be_shown_is_told(tmp_path: Path) -> None:
+def test_prompts_that_cannot_be_made_are_refused(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="Expected 4 exemplars, got 3"):
         FewShot(_shots(tmp_path), shots=4).messages(EXAMPLE)
     bare = tmp_path / "bare.jsonl"

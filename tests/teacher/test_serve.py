@@ -69,20 +69,20 @@ def test_questions_go_through_a_real_server_to_a_file_that_trains(
     words = ["--samples", "2", "--keep", "Everything"]
     assert _teach(tmp_path, url, str(model), *words) == 0
     assert "answered             12\n" in capsys.readouterr().out
-    found = rows(tmp_path / "out.records")
-    assert len({row["key"] for row in found}) == 12  # the server ignores n: the rest was asked for
-    assert sum(row.get("completion_tokens") or 0 for row in found) > 12
-    texts = {(row["id"], row["sample"]): row["text"] for row in found}
-    assert sum(texts[f"q{i}", 0] != texts[f"q{i}", 1] for i in range(6)) >= 5  # and with another seed
+    logged = rows(tmp_path / "out.records")
+    assert len({row["key"] for row in logged}) == 12  # the server ignores n: the rest was requested
+    assert sum(row.get("completion_tokens") or 0 for row in logged) > 12
+    texts = {(row["id"], row["sample"]): row["text"] for row in logged}
+    assert sum(texts[f"q{i}", 0] != texts[f"q{i}", 1] for i in range(6)) >= 5  # each with its own seed
     assert _teach(tmp_path, url, str(model), *words) == 0
-    assert rows(tmp_path / "out.records") == found
+    assert rows(tmp_path / "out.records") == logged
     source = [{"class_path": "Files", "init_args": {"path": str(tmp_path / "out.jsonl"), "task": "gsm8k"}}]
     assert run("fit", "--data.train", json.dumps(source), "--trainer.max_steps", 2, "--evaluate", "false") == 0
 
 
-def test_an_unknown_model_is_told_by_its_cause(url: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_an_unknown_model_is_named(url: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     questions(tmp_path / "questions.jsonl", 20)
     assert _teach(tmp_path, url, "nobody/nothing") == 2
-    told = capsys.readouterr().err.splitlines()[-1]
-    assert "nobody/nothing" in told
-    assert [path.name for path in tmp_path.iterdir()] == ["questions.jsonl"]  # nobody else was asked for
+    message = capsys.readouterr().err.splitlines()[-1]
+    assert "nobody/nothing" in message
+    assert [path.name for path in tmp_path.iterdir()] == ["questions.jsonl"]  # the run stopped at the first request

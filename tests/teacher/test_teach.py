@@ -1,4 +1,4 @@
-"""The command from questions to a file that trains: nothing twice, nothing lost, and what the report says is so."""
+"""The command from questions to a file that trains: no request twice, no completion lost, a correct report."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from typing import Any
 import pytest
 import yaml
 from conftest import ROOT
-from loopback import Answer, Loopback, line, rows, solution, teach, total
+from loopback import Answer, Loopback, arguments, rows, solution, teach, total
 
 from skipthinking.__main__ import main
 
@@ -30,7 +30,7 @@ def _report(text: str) -> dict[str, str]:
     return {name.strip(): value for row in text.splitlines() for name, value in [(row[:21], row[21:])] if value}
 
 
-def test_the_rationales_are_trained_on(tmp_path: Path, run: Callable[..., int]) -> None:
+def test_the_rationales_can_be_trained_on(tmp_path: Path, run: Callable[..., int]) -> None:
     with Loopback() as server:
         assert teach(tmp_path, server, count=30) == 0
     source = [{"class_path": "Files", "init_args": {"path": str(tmp_path / "out.jsonl"), "task": "gsm8k"}}]
@@ -39,8 +39,8 @@ def test_the_rationales_are_trained_on(tmp_path: Path, run: Callable[..., int]) 
 
 
 def test_questions_and_answers_alone_are_enough(tmp_path: Path) -> None:
-    told = [{"question": f"What is {i} + {2 * i}?", "answer": 3 * i} for i in range(4)]
-    (tmp_path / "questions.jsonl").write_text("".join(json.dumps(row) + "\n" for row in told))
+    questions = [{"question": f"What is {i} + {2 * i}?", "answer": 3 * i} for i in range(4)]
+    (tmp_path / "questions.jsonl").write_text("".join(json.dumps(row) + "\n" for row in questions))
     with Loopback() as server:
         assert teach(tmp_path, server) == 0
     assert [row["answer"] for row in rows(tmp_path / "out.jsonl")] == ["0", "3", "6", "9"]
@@ -49,27 +49,27 @@ def test_questions_and_answers_alone_are_enough(tmp_path: Path) -> None:
 def test_the_command_starts_without_torch(tmp_path: Path) -> None:
     code = "import sys; from skipthinking.__main__ import main; main(sys.argv[1:]); print('torch' in sys.modules)"
     with Loopback() as server:
-        command = [sys.executable, "-c", code, "teach", *line(tmp_path, server.url, 3)]
+        command = [sys.executable, "-c", code, "teach", *arguments(tmp_path, server.url, 3)]
         env = {**os.environ, "PYTHONPATH": str(ROOT)}
         done = subprocess.run(command, capture_output=True, text=True, env=env)
     assert done.stdout.splitlines()[-1] == "False", done.stderr
 
 
-# ------------------------------------------------------------------------------------------------ going on
+# ------------------------------------------------------------------------------------------------ resuming
 
 
-def test_nothing_is_asked_twice_and_the_first_file_stays(tmp_path: Path, capsys: Captured) -> None:
+def test_nothing_is_requested_twice_and_the_files_stay(tmp_path: Path, capsys: Captured) -> None:
     with Loopback() as server:
         assert teach(tmp_path, server) == 0
         first = {name: (tmp_path / name).read_bytes() for name in ("out.jsonl", "out.records", "out.report")}
-        one = _report(capsys.readouterr().out)
+        report = _report(capsys.readouterr().out)
         assert teach(tmp_path, server) == 0
         assert server.count == 6
         assert {name: (tmp_path / name).read_bytes() for name in first} == first
-        assert _report(capsys.readouterr().out) == one
+        assert _report(capsys.readouterr().out) == report
 
 
-def test_when_all_is_on_record_nobody_needs_to_be_there(tmp_path: Path) -> None:
+def test_a_complete_log_needs_no_server(tmp_path: Path) -> None:
     with Loopback() as server:
         assert teach(tmp_path, server, "--samples", 3) == 0
     assert teach(tmp_path, server, "--samples", 3, "--keep", "Correct") == 0  # the server is gone
@@ -78,21 +78,21 @@ def test_when_all_is_on_record_nobody_needs_to_be_there(tmp_path: Path) -> None:
     assert len(rows(tmp_path / "out.jsonl")) == 12
 
 
-def test_a_killed_run_goes_on_and_ends_as_if_nothing_had_happened(tmp_path: Path) -> None:
-    """SIGKILL again and again; in the end every completion is there once, and none on record was asked for again."""
+def test_a_killed_run_resumes_and_equals_one_without_kills(tmp_path: Path) -> None:
+    """After three kills every completion is in the log once, and none of the log was requested again."""
     count, samples = 60, 2
-    (tmp_path / "whole").mkdir()
+    (tmp_path / "once").mkdir()
     with Loopback() as server:
-        assert teach(tmp_path / "whole", server, "--samples", samples, count=count) == 0
-    with Loopback(lambda number, body: Answer(wait=0.01 + 0.01 * (number % 5), most=1)) as server:
-        words = [*line(tmp_path, server.url, count), "--samples", str(samples), "--client.concurrency", "4"]
+        assert teach(tmp_path / "once", server, "--samples", samples, count=count) == 0
+    with Loopback(lambda number, body: Answer(wait=0.01 + 0.01 * (number % 5), limit=1)) as server:
+        words = [*arguments(tmp_path, server.url, count), "--samples", str(samples), "--client.concurrency", "4"]
         command = [sys.executable, "-m", "skipthinking", "teach", *words]
         env = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
-        records, kills = tmp_path / "out.records", 0
+        log, kills = tmp_path / "out.records", 0
         for _ in range(20):
-            known = records.read_bytes() if records.exists() else b""
-            whole = known[: known.rfind(b"\n") + 1]
-            before, done = server.count, [json.loads(row) for row in whole.splitlines()]
+            content = log.read_bytes() if log.exists() else b""
+            complete = content[: content.rfind(b"\n") + 1]
+            before, done = server.count, [json.loads(row) for row in complete.splitlines()]
             process = subprocess.Popen(command, env=env, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
             while process.poll() is None and (kills == 3 or server.count < before + 15 + 7 * kills):
                 time.sleep(0.002)
@@ -100,41 +100,41 @@ def test_a_killed_run_goes_on_and_ends_as_if_nothing_had_happened(tmp_path: Path
                 process.send_signal(signal.SIGKILL)
                 kills += 1
             _, err = process.communicate()
-            assert records.read_bytes().startswith(whole)  # what is on record stays
-            asked = Counter((f"q{total(row.asked) // 3}", row.body["seed"]) for row in server.seen[before:])
-            assert max(asked.values()) == 1
-            full = Counter(row["id"] for row in done)
-            assert not {id for id, number in full.items() if number == samples} & {id for id, _ in asked}
+            assert log.read_bytes().startswith(complete)  # logged lines stay
+            sent = Counter((f"q{total(row.question) // 3}", row.body["seed"]) for row in server.seen[before:])
+            assert max(sent.values()) == 1
+            logged = Counter(row["id"] for row in done)
+            assert not {id for id, number in logged.items() if number == samples} & {id for id, _ in sent}
             if process.returncode != -signal.SIGKILL:
                 assert process.returncode == 0, err
                 break
     assert kills == 3
-    found = rows(records)
-    assert len(found) == len({row["key"] for row in found}) == count * samples
-    assert server.count <= count * samples + kills * 4  # lost were at most those under way
-    assert {row["key"] for row in found} == {row["key"] for row in rows(tmp_path / "whole" / "out.records")}
+    results = rows(log)
+    assert len(results) == len({row["key"] for row in results}) == count * samples
+    assert server.count <= count * samples + kills * 4  # lost are at most the requests in flight
+    assert {row["key"] for row in results} == {row["key"] for row in rows(tmp_path / "once" / "out.records")}
     assert [row["id"] for row in rows(tmp_path / "out.jsonl")] == [f"q{i}/0" for i in range(count)]
 
 
-def test_ctrl_c_says_how_to_go_on(tmp_path: Path) -> None:
+def test_ctrl_c_says_how_to_resume(tmp_path: Path) -> None:
     with Loopback(lambda number, body: Answer(wait=0.05)) as server:
-        command = [sys.executable, "-m", "skipthinking", "teach", *line(tmp_path, server.url, 500)]
+        command = [sys.executable, "-m", "skipthinking", "teach", *arguments(tmp_path, server.url, 500)]
         env = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
-        # A test run in the background would hand its ignored SIGINT down.
-        listens = partial(signal.signal, signal.SIGINT, signal.SIG_DFL)
-        process = subprocess.Popen(command, env=env, stderr=subprocess.PIPE, text=True, preexec_fn=listens)
+        # A test run in the background ignores SIGINT, which its children inherit.
+        restore = partial(signal.signal, signal.SIGINT, signal.SIG_DFL)
+        process = subprocess.Popen(command, env=env, stderr=subprocess.PIPE, text=True, preexec_fn=restore)
         while server.count < 20:
             time.sleep(0.01)
         process.send_signal(signal.SIGINT)
         _, err = process.communicate(timeout=20)
     assert process.returncode == 130
-    assert err.splitlines()[-1] == "stopped; the same command goes on from here"
+    assert err.splitlines()[-1] == "stopped; run the same command to resume"
     assert "Traceback" not in err
     assert len(rows(tmp_path / "out.records")) >= 12
 
 
-def test_more_samples_ask_only_for_the_rest(tmp_path: Path) -> None:
-    with Loopback(lambda number, body: Answer(most=1)) as server:
+def test_more_samples_request_only_the_rest(tmp_path: Path) -> None:
+    with Loopback(lambda number, body: Answer(limit=1)) as server:
         assert teach(tmp_path, server, "--samples", 2) == 0
         assert teach(tmp_path, server, "--samples", 3) == 0
         assert server.count == 18
@@ -156,15 +156,17 @@ def test_more_samples_ask_only_for_the_rest(tmp_path: Path) -> None:
         (["--keep", "Correct"], False),
     ],
 )
-def test_what_decides_on_the_text_is_asked_anew_and_nothing_else(words: list[str], again: bool, tmp_path: Path) -> None:
+def test_settings_that_determine_the_text_repeat_requests_and_others_do_not(
+    words: list[str], again: bool, tmp_path: Path
+) -> None:
     with Loopback() as server:
         assert teach(tmp_path, server) == 0
         assert teach(tmp_path, server, *words) == 0
         assert server.count == (12 if again else 6)
-    assert len(rows(tmp_path / "out.jsonl")) == 6  # records of other settings are left alone
+    assert len(rows(tmp_path / "out.jsonl")) == 6  # completions of other settings are ignored
 
 
-def test_another_address_of_the_same_model_asks_nothing_anew(tmp_path: Path) -> None:
+def test_another_address_of_the_same_model_repeats_nothing(tmp_path: Path) -> None:
     with Loopback() as one:
         assert teach(tmp_path, one) == 0
     with Loopback() as two:
@@ -177,8 +179,8 @@ def test_another_address_of_the_same_model_asks_nothing_anew(tmp_path: Path) -> 
 
 def test_the_report_counts_every_completion_once(tmp_path: Path, capsys: Captured) -> None:
     def mixed(number: int, body: dict[str, Any]) -> Answer:
-        asked = body["messages"][-1]["content"]
-        right, number = solution(asked), total(asked) // 3
+        question = body["messages"][-1]["content"]
+        right, number = solution(question), total(question) // 3
         loud = right.upper().replace("ANSWER IS", "answer is")
         texts = {
             0: [right, loud, "I add. Therefore, the answer is 0. Bye!", right],
@@ -188,30 +190,30 @@ def test_the_report_counts_every_completion_once(tmp_path: Path, capsys: Capture
 
     with Loopback(mixed) as server:
         assert teach(tmp_path, server, "--samples", 4, "--keep", "Correct") == 0
-    found = _report(capsys.readouterr().out)
-    assert found["asked"] == "24 (6 questions)"
-    assert found["answered"] == "24"
-    assert found["correct"] == "16 (66.7% of the answered)"  # all of q0, q3, q4 and q5
-    assert found["wrong"] == "1"
-    assert found["unparsable"] == "3"
-    assert found["cut off"] == "4"
-    assert found["failed"] == found["not asked yet"] == "0"
-    assert found["without a rationale"] == "2"
-    assert found["duplicates"] == "11"  # two of q0, three of each of the others that are right
-    assert found["kept"] == "5 (4 questions, 4.4 words each)"
-    assert found["tokens"] == "60 read, 120 written"
-    said = json.loads((tmp_path / "out.report").read_text())
-    assert said["verdicts"] == {"correct": 16, "wrong": 1, "unparsable": 3, "cut off": 4}
-    took = [row.get("seconds") for row in rows(tmp_path / "out.records")]
-    assert said["seconds"] == pytest.approx(sum(seconds or 0 for seconds in took))
-    assert sum(seconds is not None for seconds in took) == 6  # one per request
-    assert 6 * 0.02 < said["seconds"] < 6
-    assert (said["kept"], said["seed"], said["teacher"]["model"]) == (5, 0, "adder")
+    report = _report(capsys.readouterr().out)
+    assert report["asked"] == "24 (6 questions)"
+    assert report["answered"] == "24"
+    assert report["correct"] == "16 (66.7% of the answered)"  # every completion of q0, q3, q4 and q5
+    assert report["wrong"] == "1"
+    assert report["unparsable"] == "3"
+    assert report["cut off"] == "4"
+    assert report["failed"] == report["not asked yet"] == "0"
+    assert report["without a rationale"] == "2"
+    assert report["duplicates"] == "11"  # two of q0, three each of q3, q4 and q5
+    assert report["kept"] == "5 (4 questions, 4.4 words each)"
+    assert report["tokens"] == "60 read, 120 written"
+    saved = json.loads((tmp_path / "out.report").read_text())
+    assert saved["verdicts"] == {"correct": 16, "wrong": 1, "unparsable": 3, "cut off": 4}
+    durations = [row.get("seconds") for row in rows(tmp_path / "out.records")]
+    assert saved["seconds"] == pytest.approx(sum(seconds or 0 for seconds in durations))
+    assert sum(seconds is not None for seconds in durations) == 6  # one per request
+    assert 6 * 0.02 < saved["seconds"] < 6
+    assert (saved["kept"], saved["seed"], saved["teacher"]["model"]) == (5, 0, "adder")
     texts = [row["rationale"] for row in rows(tmp_path / "out.jsonl") if row["id"].startswith("q0")]
     assert texts == ["We add the two numbers.", "I add."]
 
 
-def test_an_answer_without_the_phrase_counts_where_it_may(tmp_path: Path) -> None:
+def test_an_answer_without_the_phrase_counts_if_lenient(tmp_path: Path) -> None:
     def loose(number: int, body: dict[str, Any]) -> Answer:
         return Answer(texts=[f"I add.\n#### {total(body['messages'][-1]['content'])}"])
 
@@ -223,7 +225,7 @@ def test_an_answer_without_the_phrase_counts_where_it_may(tmp_path: Path) -> Non
     assert {row["rationale"] for row in rows(tmp_path / "out.jsonl")} == {"I add."}
 
 
-def test_where_nothing_can_be_kept_an_older_file_stays(tmp_path: Path, capsys: Captured) -> None:
+def test_an_older_file_stays_if_nothing_can_be_kept(tmp_path: Path, capsys: Captured) -> None:
     (tmp_path / "out.jsonl").write_text("precious")
     with Loopback(lambda number, body: Answer(texts=["No idea."])) as server:
         assert teach(tmp_path, server) == 2
@@ -234,7 +236,7 @@ def test_where_nothing_can_be_kept_an_older_file_stays(tmp_path: Path, capsys: C
     assert {row["rationale"] for row in rows(tmp_path / "out.jsonl")} == {"No idea."}
 
 
-def test_a_dry_run_shows_the_first_prompt_and_touches_nothing(tmp_path: Path, capsys: Captured) -> None:
+def test_a_dry_run_shows_the_first_prompt_and_writes_nothing(tmp_path: Path, capsys: Captured) -> None:
     with Loopback() as server:
         assert teach(tmp_path, server, "--dry_run", "true", "--samples", 3, "--prompt.system", "You add.") == 0
         assert server.count == 0
@@ -244,34 +246,34 @@ def test_a_dry_run_shows_the_first_prompt_and_touches_nothing(tmp_path: Path, ca
     assert [path.name for path in tmp_path.iterdir()] == ["questions.jsonl"]
 
 
-def test_a_dry_run_counts_what_is_left(tmp_path: Path, capsys: Captured) -> None:
+def test_a_dry_run_counts_the_open_requests(tmp_path: Path, capsys: Captured) -> None:
     with Loopback() as server:
         assert teach(tmp_path, server, "--samples", 3) == 0
-        records = tmp_path / "out.records"
-        torn = records.read_bytes() + b'{"key": "'
-        records.write_bytes(torn)
+        log = tmp_path / "out.records"
+        torn = log.read_bytes() + b'{"key": "'
+        log.write_bytes(torn)
         words = ["--samples", 4, "--client.samples_per_request", 1]
         capsys.readouterr()
         assert teach(tmp_path, server, *words, "--dry_run", "true") == 0
         assert "24 completions of 6 questions, 18 of them on record; 6 requests to " in capsys.readouterr().out
-        assert records.read_bytes() == torn
+        assert log.read_bytes() == torn
         before = server.count
         assert teach(tmp_path, server, *words) == 0
         assert server.count == before + 6
 
 
-def test_what_a_prompt_cannot_show_is_left_out_and_counted(tmp_path: Path, capsys: Captured) -> None:
+def test_questions_that_a_prompt_cannot_show_are_left_out_and_counted(tmp_path: Path, capsys: Captured) -> None:
     path = tmp_path / "questions.jsonl"
-    solved = ["By adding.", " ", "By counting."]
-    told = [{"id": f"q{i}", "question": f"What is {i} + {2 * i}?", "rationale": text, "answer": 3 * i}
-            for i, text in enumerate(solved)]  # fmt: skip
-    path.write_text("".join(json.dumps(row) + "\n" for row in told))
+    rationales = ["By adding.", " ", "By counting."]
+    lines = [{"id": f"q{i}", "question": f"What is {i} + {2 * i}?", "rationale": text, "answer": 3 * i}
+            for i, text in enumerate(rationales)]  # fmt: skip
+    path.write_text("".join(json.dumps(row) + "\n" for row in lines))
     words = ["--prompt", "Rewrite", "--prompt.steps", 2]
     with Loopback() as server:
         assert teach(tmp_path, server, *words) == 0
         assert "left out 1 question without a rationale" in capsys.readouterr().err
         assert [row["id"] for row in rows(tmp_path / "out.jsonl")] == ["q0/0", "q2/0"]
-        path.write_text(json.dumps(told[1]) + "\n")
+        path.write_text(json.dumps(lines[1]) + "\n")
         assert teach(tmp_path, server, *words) == 2
         assert "got 1 without a rationale" in capsys.readouterr().err
 
@@ -282,20 +284,20 @@ def test_what_a_prompt_cannot_show_is_left_out_and_counted(tmp_path: Path, capsy
 EXPERIMENTS = sorted((ROOT / "experiments" / "teach").rglob("*.yaml"))
 
 
-def test_there_are_examples() -> None:
+def test_the_examples_are_collected() -> None:
     assert {path.stem for path in EXPERIMENTS} >= {"gsm8k", "svamp", "student"}
 
 
 @pytest.mark.parametrize("path", EXPERIMENTS, ids=lambda path: path.stem)
-def test_every_example_says_how_it_is_run(path: Path) -> None:
+def test_every_example_has_its_command(path: Path) -> None:
     header = [text for text in path.read_text().splitlines() if text.startswith("#")]
     assert f"#   python -m skipthinking teach --config {path.relative_to(ROOT)}" in header
 
 
-def test_the_example_of_a_student_asks_and_writes(
+def test_the_example_of_a_student_runs(
     run: Callable[..., int], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """In the place of the quickstart's student, one that has learned nothing."""
+    """With an untrained student in place of the one of the quickstart."""
     assert run("fit", "--run", "quickstart", "--trainer.max_steps", 1, "--data.test", "null") == 0
     (tmp_path / "runs").symlink_to(tmp_path)
     monkeypatch.chdir(tmp_path)
@@ -305,10 +307,8 @@ def test_the_example_of_a_student_asks_and_writes(
 
 
 @pytest.mark.parametrize("name", ["gsm8k", "svamp"])
-def test_every_example_of_an_endpoint_asks_and_writes(
-    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """On questions of this test, from where the example says."""
+def test_every_example_of_an_endpoint_runs(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """On generated questions at the path that the example names."""
     path = ROOT / "experiments" / "teach" / f"{name}.yaml"
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("OPENAI_API_KEY", "sk-not-a-key-0123")
@@ -317,9 +317,9 @@ def test_every_example_of_an_endpoint_asks_and_writes(
     source.parent.mkdir(parents=True)
     with source.open("w") as file:
         for i in range(12):
-            solved, question = f"By adding. The answer is {3 * i}", f"What is {i} + {2 * i}?"
-            told = {"instruction": question, "output": solved}
-            row = told if name == "svamp" else {"question": question, "answer": f"By adding. #### {3 * i}"}
+            solution, question = f"By adding. The answer is {3 * i}", f"What is {i} + {2 * i}?"
+            svamp = {"instruction": question, "output": solution}
+            row = svamp if name == "svamp" else {"question": question, "answer": f"By adding. #### {3 * i}"}
             file.write(json.dumps(row) + "\n")
     with Loopback() as server:
         assert main(["teach", "--config", str(path), "--client.base_url", server.url]) == 0

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import re
 from collections.abc import Mapping
 from pathlib import Path
@@ -43,11 +44,16 @@ def cluster(embeddings: Mapping[str, NDArray[Any]], clusters: int, seed: int) ->
 
 
 def check_clusters(clusters: int, questions: int) -> None:
-    """Sees that there are not more clusters than questions.
+    """Checks that questions can be clustered: not more clusters than questions, and scikit-learn is there.
 
     Raises:
-        UserError: There are, or none.
+        UserError: They can't.
     """
+    if importlib.util.find_spec("sklearn") is None:
+        raise UserError(
+            "KPOD clusters questions with scikit-learn, which is not installed. Install it by pip install "
+            "'skipthinking[kpod]', or set model.progressive: false."
+        )
     if not 1 <= clusters <= questions:
         raise UserError(
             f"Expected 1 to {questions} clusters (as many as there are training questions), got "

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from skipthinking.annotate.annotator import Annotator, Context, Drawing
-from skipthinking.data.readers import from_json
+from skipthinking.files import parse_json
 from skipthinking.records import DataError, Encoded, UserError
 
 __all__ = ["TokenWeights", "check_weights", "read_weights", "weight_drawing"]
@@ -113,7 +113,7 @@ def _lines(path: Path) -> Iterator[tuple[str, str, list[int], Floats]]:
 
 def _parsed(line: bytes, place: str) -> tuple[str, list[int], Floats]:
     try:
-        row = from_json(line.decode("utf-8-sig"))
+        row = parse_json(line.decode("utf-8-sig"))
         id, ids = str(row["id"]), list(row["ids"])
         weights = np.asarray(row["weights"], dtype=np.float32)
     except (ValueError, KeyError, TypeError) as error:

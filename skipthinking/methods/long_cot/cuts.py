@@ -12,14 +12,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from skipthinking.data.instances import instance
 from skipthinking.evaluation.answers import SearchContext
 from skipthinking.ranks import by_length
 from skipthinking.records import UserError
-from skipthinking.students.prefixes import Prefixes
-from skipthinking.students.reading import keeps_keys
-from skipthinking.students.rollout import complete
-from skipthinking.students.scoring import score_tokens
+from skipthinking.students.engine import Engine
+from skipthinking.students.kv_cache import can_cache
 
 __all__ = ["BinaryCut", "Cutter", "FirstAnswer", "FullTrace", "RandomCut", "Trace", "shortest_prefixes"]
 
@@ -158,8 +155,8 @@ class BinaryCut(Cutter):
 
     Each trace is read once. Its keys and values are those of all of its prefixes; a validation reads what closes the
     prefix, and the answer. They are kept (56 KiB a token for Qwen2.5-7B), so traces go through all rounds in blocks of
-    so many tokens. A student whose keys and values do not serve (see :func:`keeps_keys`) reads every prefix anew, those
-    of all traces in a round together.
+    so many tokens. A student that can't use a KV cache (see :mod:`skipthinking.students.kv_cache`) reads every prefix
+    again; nothing is kept, so its blocks are larger.
 
     Args:
         answer_tokens: Most tokens of an answer; a longer gold answer has its own length.
@@ -176,58 +173,51 @@ class BinaryCut(Cutter):
 
     def cut(self, traces: Sequence[Trace], context: SearchContext) -> dict[str, int | None]:
         """Bisection of all traces of a block at once; a round is a batched pass."""
-        texts = {trace.id: np.concatenate([trace.prompt, trace.prefix(len(trace.steps))]) for trace in traces}
-        tails = (len(trace.asking) + max(self.answer_tokens, len(trace.answer)) for trace in traces)
+        lengths = {trace.id: len(trace.prompt) + len(trace.prefix(len(trace.steps))) for trace in traces}
+        tail = max(len(trace.asking) + max(self.answer_tokens, len(trace.answer)) for trace in traces)
+        cached = can_cache(context.student, max(lengths.values()) + tail)
+        found: dict[str, int | None] = {}
         with context.student.frozen():
-            if not keeps_keys(context.student, max(map(len, texts.values())) + max(tails)):
-                return self._search(traces, context, None)
-            found: dict[str, int | None] = {}
-            for block in by_length(traces, lambda trace: len(texts[trace.id]), self.block_tokens):
-                prefixes = Prefixes(context.student, {trace.id: texts[trace.id] for trace in block})
-                found |= self._search(block, context, prefixes)
+            for block in by_length(traces, lambda trace: lengths[trace.id], self.block_tokens):
+                longest = max(lengths[trace.id] for trace in block) + tail
+                found |= self._search(block, context, self._engine(block, context, longest if cached else None))
         return {trace.id: found[trace.id] for trace in traces}
 
-    def _search(
-        self, traces: Sequence[Trace], context: SearchContext, prefixes: Prefixes | None
-    ) -> dict[str, int | None]:
+    @staticmethod
+    def _engine(traces: Sequence[Trace], context: SearchContext, longest: int | None) -> Engine:
+        """All steps of the traces as contexts, from whose prefixes the student goes on."""
+        engine = Engine(context.student, [trace.prompt for trace in traces], longest)
+        for row, trace in enumerate(traces):
+            engine.extend(row, trace.prefix(len(trace.steps)))
+        return engine
+
+    def _search(self, traces: Sequence[Trace], context: SearchContext, engine: Engine) -> dict[str, int | None]:
         by_id = {trace.id: trace for trace in traces}
+        place = {id: row for row, id in enumerate(by_id)}  # of the engine's rows
 
         def ask(asked: Mapping[str, int]) -> dict[str, bool]:
-            return self._valid({id: (by_id[id], steps) for id, steps in asked.items()}, context, prefixes)
+            nonlocal place
+            if len(asked) < len(place):
+                engine.keep([place[id] for id in asked])
+                place = {id: row for row, id in enumerate(asked)}
+            return self._valid([(by_id[id], steps) for id, steps in asked.items()], context, engine)
 
         return shortest_prefixes({trace.id: len(trace.steps) for trace in traces}, ask)[0]
 
-    def _valid(
-        self, asked: Mapping[str, tuple[Trace, int]], context: SearchContext, prefixes: Prefixes | None = None
-    ) -> dict[str, bool]:
-        drafts = {id: trace.answer[trace.phrase :] for id, (trace, _) in asked.items()}
-        rooms = {id: max(self.answer_tokens, len(draft)) for id, draft in drafts.items()}
-        doubts: Mapping[str, float] = {}
-        if prefixes is not None:
-            asking = {id: trace.asking for id, (trace, _) in asked.items()}
-            read = {id: len(trace.prompt) + len(trace.prefix(steps)) for id, (trace, steps) in asked.items()}
-            written = prefixes.complete(read, asking, drafts, rooms)
-            made, doubts = {id: row.tokens for id, row in written.items()}, {id: row.nll for id, row in written.items()}
-        else:
-            begun = {id: trace.asked(steps) for id, (trace, steps) in asked.items()}
-            made = complete(
-                context.student,
-                {id: trace.prompt for id, (trace, _) in asked.items()},
-                begun,
-                drafts,
-                max_new_tokens={id: len(begun[id]) + rooms[id] for id in asked},
-                what=None,
-            )
-        right = {id: context.right(id, [*trace.answer[: trace.phrase], *made[id]]) for id, (trace, _) in asked.items()}
-        if self.confidence and prefixes is None:  # only right answers are asked how sure they are
-            rows = [
-                instance(id, trace.prompt, [begun[id], np.array(made[id])], {1})
-                for id, (trace, _) in asked.items()
-                if right[id] and made[id]
-            ]
-            scores = score_tokens(context.student, rows, what=None)
-            doubts = {id: float(row.nll.sum(dtype=np.float64)) for id, row in scores.items()}
-        return {id: ok and math.exp(-doubts.get(id, math.inf)) >= self.confidence for id, ok in right.items()}
+    def _valid(self, asked: Sequence[tuple[Trace, int]], context: SearchContext, engine: Engine) -> dict[str, bool]:
+        drafts = [trace.answer[trace.phrase :] for trace, _ in asked]
+        made = engine.complete(
+            [trace.asking for trace, _ in asked],
+            drafts,
+            [max(self.answer_tokens, len(draft)) for draft in drafts],
+            lengths=[len(trace.prompt) + len(trace.prefix(steps)) for trace, steps in asked],
+            with_nll=self.confidence > 0,
+        )
+        return {
+            trace.id: context.right(trace.id, [*trace.answer[: trace.phrase], *one.tokens])
+            and (one.nll is None or math.exp(-one.nll) >= self.confidence)
+            for (trace, _), one in zip(asked, made, strict=True)
+        }
 
 
 class RandomCut(BinaryCut):

@@ -93,6 +93,7 @@ class LongCoT(Distiller):
         self.marks = (open_thinking, close_thinking)
         self.cuts = Cuts(warmup_epochs, self.cutter, self)
         self.references = References(warmup_epochs + sft_epochs, self.cuts, self)
+        self.losses = TraceLosses(self.cuts, self)
 
     def added_tokens(self, chunks: int) -> list[str]:
         """What opens and closes the thinking."""
@@ -103,7 +104,7 @@ class LongCoT(Distiller):
         assert self.codec is not None
         encode = self.codec.inline
         self._inline = cache(lambda text: encode(text) if text else np.empty(0, dtype=np.int64))
-        return [self.cuts, self.references, TraceLosses(self.cuts, self)]
+        return super().annotators()
 
     # ----------------------------------------------------------------------------------- the schedule
 

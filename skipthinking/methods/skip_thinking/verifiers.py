@@ -13,8 +13,7 @@ from numpy.typing import NDArray
 
 from skipthinking.evaluation.answers import SearchContext
 from skipthinking.records import Encoded, UserError
-from skipthinking.students.reading import Reader, reader
-from skipthinking.students.rollout import complete
+from skipthinking.students.engine import Engine
 
 __all__ = ["Answer", "Likelihood", "Rationale", "Rollout", "Trial", "Verifier"]
 
@@ -130,19 +129,19 @@ class Verifier(ABC):
 class _Contexts(Verifier):
     """Verifiers that score the teacher's own text behind contexts that grow chunk by chunk: they are read once."""
 
-    _reader: Reader
-    _ids: list[str]  # of the reader's rows
+    _engine: Engine
+    _ids: list[str]  # of the engine's rows
 
     def begin(self, rows: Sequence[Rationale], context: SearchContext) -> list[bool]:
         """One pass over the whole rationales."""
         longest = max(len(row.prompt) + sum(map(len, row.stages)) for row in rows)
-        self._reader = reader(context.student, [row.prompt for row in rows], longest)
+        self._engine = Engine(context.student, [row.prompt for row in rows], longest)
         self._ids = [row.id for row in rows]
         return self._look(rows)
 
     def end(self) -> None:
         """Keys and values go, so that training has their memory."""
-        del self._reader
+        del self._engine
 
     @abstractmethod
     def _look(self, rows: Sequence[Rationale]) -> list[bool]:
@@ -153,14 +152,14 @@ class _Contexts(Verifier):
         ids = [trial.row.id for trial in trials]
         if ids != self._ids:
             place = {id: row for row, id in enumerate(self._ids)}
-            self._reader.narrow([place[id] for id in ids])
+            self._engine.keep([place[id] for id in ids])
             self._ids = ids
 
     def settle(self, trials: Sequence[Trial], removed: Sequence[bool]) -> None:
         """A stage that stays becomes context."""
         for row, (trial, gone) in enumerate(zip(trials, removed, strict=True)):
             if not gone:
-                self._reader.grow(row, trial.row.stages[trial.drop])
+                self._engine.extend(row, trial.row.stages[trial.drop])
 
 
 class Likelihood(_Contexts):
@@ -188,7 +187,7 @@ class Likelihood(_Contexts):
         self._tried: list[tuple[NDArray[np.float32], NDArray[np.float32]]] = []  # what was behind the gap, and now is
 
     def _look(self, rows: Sequence[Rationale]) -> list[bool]:
-        found = self._reader.score([row.text for row in rows], [0] * len(rows))
+        found = self._engine.score([row.text for row in rows])
         self._nll = {row.id: scores[:, 0] for row, scores in zip(rows, found, strict=True)}
         self._most = {row.id: self._bounds(row, self._nll[row.id]) for row in rows}
         return [_answered(row, scores) for row, scores in zip(rows, found, strict=True)]
@@ -216,7 +215,9 @@ class Likelihood(_Contexts):
             total = nll[judged[row][: len(nll)]].sum(dtype=np.float64)
             return bool(total >= bounds[row] or (nll > most[row][: len(nll)]).any())
 
-        found = self._reader.score([trial.text for trial in trials], [trial.forced for trial in trials], lost)
+        found = self._engine.score(
+            [trial.text for trial in trials], first=[trial.forced for trial in trials], stop_early=lost
+        )
         self._tried = [(before, scores[:, 0]) for before, scores in zip(was, found, strict=True)]
         return [
             len(scores) == len(was[row]) and _answered(trials[row].row, scores) and not lost(row, scores)
@@ -247,7 +248,7 @@ class Answer(_Contexts):
 
     def _right(self, rows: Sequence[Rationale], texts: Sequence[NDArray[np.int64]]) -> list[bool]:
         first = [len(text) - len(row.stages[-1]) for row, text in zip(rows, texts, strict=True)]
-        found = self._reader.score(texts, first)
+        found = self._engine.score(texts, first=first)
         return [_answered(row, scores) for row, scores in zip(rows, found, strict=True)]
 
 
@@ -255,7 +256,7 @@ class Rollout(Verifier):
     """With the name of the next stage forced, what the student writes from there on is graded (a reading of the paper).
 
     Without the forced name it would write the chunk again, and everything would look skippable. The teacher's remaining
-    text is the draft, see :func:`skipthinking.students.rollout.complete`.
+    text is the draft, see :meth:`skipthinking.students.engine.Engine.complete`.
     """
 
     block_tokens = 65536
@@ -276,14 +277,16 @@ class Rollout(Verifier):
         return self._right(asked)
 
     def _right(self, asked: Sequence[tuple[Rationale, NDArray[np.int64], NDArray[np.int64]]]) -> list[bool]:
-        made = complete(
-            self._context.student,
-            {row.id: row.prompt for row, _, _ in asked},
-            {row.id: begun for row, begun, _ in asked},
-            {row.id: draft for row, _, draft in asked},
-            max_new_tokens=self._context.max_new_tokens, what=None,
-        )  # fmt: skip
-        return [self._context.right(row.id, begun.tolist() + made[row.id]) for row, begun, _ in asked]
+        # Without a KV cache, which would need columns for all tokens that might be written.
+        made = Engine(self._context.student, [row.prompt for row, _, _ in asked]).complete(
+            [begun for _, begun, _ in asked],
+            [draft for _, _, draft in asked],
+            [self._context.max_new_tokens - len(begun) for _, begun, _ in asked],
+        )
+        return [
+            self._context.right(row.id, begun.tolist() + one.tokens)
+            for (row, begun, _), one in zip(asked, made, strict=True)
+        ]
 
 
 def _answered(row: Rationale, scores: NDArray[np.float32]) -> bool:

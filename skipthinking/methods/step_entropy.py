@@ -1,0 +1,60 @@
+"""StepEntropy: steps in which the student is hardly uncertain are left out."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Mapping, Sequence
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from skipthinking.annotate import Annotator, Context, Notes
+from skipthinking.data.instances import instance
+from skipthinking.methods.base import Distiller
+from skipthinking.records import Encoded, Instance, UserError
+from skipthinking.students.measures import entropy
+from skipthinking.students.scoring import score_rationales
+
+__all__ = ["StepEntropies", "StepEntropy"]
+
+
+class StepEntropies(Annotator[NDArray[np.float64]]):
+    """Entropy of every step in nats: the sum of its tokens' predictive entropies under the student, shape (S,)."""
+
+    name = "entropy"
+
+    def annotate(self, rows: Sequence[Encoded], context: Context) -> Mapping[str, NDArray[np.float64]]:
+        """One pass of the student over the rationales."""
+        found = score_rationales(context.student, rows, entropy)
+        return {row.id: np.add.reduceat(found[row.id][:, 0], [start for start, _ in row.steps]) for row in rows}
+
+
+class StepEntropy(Distiller):
+    """SFT on rationales whose steps of least entropy read ``[SKIP]`` (Li et al., ICLR 2026, arXiv 2508.03346).
+
+    Departures: the paper's text was not available; its reinforcement learning after SFT is left out.
+
+    Args:
+        share: Share of the steps that are left out, rounded down.
+        control: Which steps go in place of those of least entropy: as many ``random`` ones, or the ``highest``.
+        kwargs: See Distiller.
+    """
+
+    def __init__(self, share: float = 0.8, control: Literal["random", "highest"] | None = None, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        if not 0 <= share <= 1:
+            raise UserError(f"Expected a share from 0 to 1, got model.share={share}.")
+        self.share, self.control = share, control
+        self.entropies = StepEntropies()
+
+    def make_instances(self, encoded: Encoded, notes: Notes) -> list[Instance]:
+        """One instance: question -> rationale with gaps, answer."""
+        assert self.codec is not None
+        order = np.argsort(notes[self.entropies] * (-1 if self.control == "highest" else 1), kind="stable").tolist()
+        if self.control == "random":
+            random.Random(f"steps/{notes.seed}/{encoded.id}").shuffle(order)
+        gap, gone = self.codec.inline(" [SKIP]"), order[: int(self.share * len(order))]
+        parts = [gap if place in gone else encoded.tokens[slice(*span)] for place, span in enumerate(encoded.steps)]
+        parts.append(encoded.tokens[encoded.steps[-1][1] :])
+        return [instance(encoded.id, encoded.prompts[""], parts, range(len(parts)))]

@@ -1,0 +1,7 @@
+"""What a run leaves in its folder while Lightning trains, and how it is stopped.
+
+Start with ``folder.py`` (lock, config.yaml, when checkpoints are saved) and ``log.py`` (metrics.csv).
+``callbacks.py`` writes answers, annotations and the summary, ``wandb_tables.py`` sends tables to W&B, ``signals.py``
+and ``slurm.py`` stop a run so that it can be resumed. May import methods and the rooms before them; only
+``command_line`` imports it.
+"""

@@ -1,0 +1,37 @@
+"""A gradient that is not finite never reaches the weights, and is named."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import torch
+
+from skipthinking.methods.finite import check_gradients
+from skipthinking.records import UserError
+
+
+def _module(gradient: list[float], scaler: Any = None) -> Any:
+    inner = torch.nn.Linear(2, 1)
+    inner.weight.grad, inner.bias.grad = torch.tensor([gradient]), torch.ones(1)
+    plugin = SimpleNamespace(scaler=scaler)
+    return SimpleNamespace(
+        named_parameters=inner.named_parameters, global_step=7, current_epoch=2,
+        trainer=SimpleNamespace(precision_plugin=plugin),
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize("bad", [float("nan"), float("inf"), -float("inf")])
+def test_the_tensor_and_the_step_are_named(bad: float) -> None:
+    with pytest.raises(UserError, match=r"weight at step 7 \(epoch 2\)"):
+        check_gradients(_module([1.0, bad]))
+
+
+def test_finite_gradients_pass() -> None:
+    check_gradients(_module([1.0, -2.0]))
+
+
+def test_a_step_that_the_loss_scaler_skips_is_reported(capsys: pytest.CaptureFixture[str]) -> None:
+    check_gradients(_module([1.0, float("inf")], scaler=object()))
+    assert "step 7: gradients overflowed in float16" in capsys.readouterr().out

@@ -1,0 +1,74 @@
+"""Searches by the runner without a trainer, on one process or on several that threads stand for."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any, TypeVar
+
+import pytest
+
+from skipthinking.annotate import runner, store
+from skipthinking.annotate.annotator import Annotator
+from skipthinking.records import Encoded
+
+T = TypeVar("T")
+
+
+def search(
+    annotators: Sequence[Annotator[Any]], rows: Sequence[Encoded], *, student: Any, folder: Path, **settings: Any
+) -> dict[str, dict[str, Any]]:
+    """What annotators find out at the start of the first epoch: per name the values by example id.
+
+    Args:
+        annotators: The annotators.
+        rows: The examples.
+        student: The student, the owner of all weights.
+        folder: The run folder.
+        settings: Others of :meth:`Runner.attach`.
+    """
+    made = runner.Runner(annotators)
+    known = {"codec": None, "seed": 0, "stage_sampling": "cycle", "limit": 10**6, "module": student}
+    made.attach(rows, student=student, folder=folder, **{**known, **settings})
+    made.update(0)
+    notes = {row.id: made.notes(row, 0).values for row in rows}
+    return {a.name: {id: values[a.name] for id, values in notes.items() if a.name in values} for a in annotators}
+
+
+def on_ranks(patch: pytest.MonkeyPatch, ranks: int, work: Callable[[int], T]) -> list[T]:
+    """Does a work on so many ranks at once; they gather and broadcast as processes do.
+
+    Args:
+        patch: Undoes what stands for the processes.
+        ranks: Their number.
+        work: The work, from the rank; ranks share no object that changes.
+
+    Returns:
+        The result of every rank.
+    """
+    here, barrier, slots = threading.local(), threading.Barrier(ranks, timeout=60), [None] * ranks
+
+    def exchange(value: Any) -> list[Any]:
+        slots[here.rank] = value
+        barrier.wait()
+        values = list(slots)
+        barrier.wait()  # until all have read, nobody writes again
+        return values
+
+    def one(rank: int) -> T:
+        here.rank = rank
+        try:
+            return work(rank)
+        except BaseException:
+            barrier.abort()
+            raise
+
+    patch.setattr(runner, "ranks", lambda: ranks)
+    patch.setattr(runner, "gather", lambda part: {id: value for own in exchange(part) for id, value in own.items()})
+    patch.setattr(store, "broadcast", lambda value: exchange(value)[0])
+    for module in (runner, store):
+        patch.setattr(module, "rank", lambda: here.rank)
+    with ThreadPoolExecutor(ranks) as pool:
+        return list(pool.map(one, range(ranks)))
