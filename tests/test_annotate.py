@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from checkpoint_notes import annotations
 
 from skipthinking.__main__ import main
 from skipthinking.data.module import RationaleDataModule
@@ -43,13 +44,11 @@ def test_annotations_are_those_of_the_run(run: Run, tmp_path: Path) -> None:
     stt = ["--model", "STT", "--model.warmup_epochs", 2, "--model.gap_epochs", 0, "--trainer.max_epochs", 3]
     words = [*stt, *SETTINGS, "--model.verifier", "verifiers.EveryOther"]
     assert run("fit", *words, "--evaluate", "false") == 0
-    import torch
-
-    state = torch.load(tmp_path / "tiny" / "checkpoints" / "last.ckpt", weights_only=True)
+    saved = annotations(tmp_path / "tiny")
     assert run("annotate", *words) == 0
     for row in _rows(tmp_path / "tiny" / "annotations.jsonl"):
-        assert row["kept"] == state["skipthinking"]["kept"][row["id"]]
-        assert row["chunks"] == state["RationaleDataModule"]["chunks"][row["id"]]
+        assert row["kept"] == saved["skips"][row["id"]]
+        assert row["chunks"] == [list(span) for span in saved["chunks"][row["id"]]]
 
 
 def test_show_draws_stages_losses_and_skips(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -15,7 +15,7 @@ import torch
 from conftest import TINY
 from interruptions import PulledPlugError
 
-from skipthinking.methods import STT
+from skipthinking.methods.skip_thinking.skips import Skips
 
 # All that could break a resume: dropout, stages sampled by the student's loss, accumulation, a smaller last batch.
 HARD = [
@@ -165,7 +165,7 @@ def test_a_signal_ends_a_search_at_once(
         pytest.fail("the search goes on")
 
     with monkeypatch.context() as patch:
-        patch.setattr(STT, "_search", search)
+        patch.setattr(Skips, "annotate", search)
         assert run("fit", *own, "--evaluate", "false") == 130
     assert scontrol.read_text() == "requeue 42\n"
     last = tmp_path / "tiny" / "checkpoints" / "last.ckpt"

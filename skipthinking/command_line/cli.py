@@ -39,7 +39,7 @@ from skipthinking.command_line.checks import check_precision, check_settings, ch
 from skipthinking.command_line.class_paths import current_class_paths
 from skipthinking.command_line.hints import OneLineErrors
 from skipthinking.command_line.layers import KEY, expand
-from skipthinking.data.module import RationaleDataModule
+from skipthinking.data.module import RationaleDataModule, check_annotates
 from skipthinking.methods import Distiller
 from skipthinking.records import UserError
 from skipthinking.report.run_folders import flat
@@ -213,7 +213,10 @@ class SkipCLI(LightningCLI):
         self.datamodule.load("predict")
         self.before_validate()
 
-    before_annotate = before_validate
+    def before_annotate(self) -> None:
+        """The same, for a method that annotates: others are refused before any data is read."""
+        check_annotates(self.model, type(self.model).annotators is not Distiller.annotators)
+        self.before_validate()
 
     @staticmethod
     def subcommands() -> dict[str, set[str]]:

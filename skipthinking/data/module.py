@@ -29,7 +29,16 @@ from skipthinking.data.steps import Sentences, StepSplitter
 from skipthinking.records import DataError, Encoded, Example, Instance, UserError
 from skipthinking.tasks import get_task
 
-__all__ = ["RationaleDataModule"]
+__all__ = ["RationaleDataModule", "check_annotates"]
+
+
+def check_annotates(method: Any, annotates: bool) -> None:
+    """Raises UserError for the command ``annotate`` with a method that finds out nothing about its examples."""
+    if not annotates:
+        raise UserError(
+            f"Expected a method with annotations, got {type(method).__name__}, which needs none. Choose another "
+            "--model, for example CWT."
+        )
 
 
 class RationaleDataModule(L.LightningDataModule):
@@ -255,12 +264,7 @@ class RationaleDataModule(L.LightningDataModule):
         Raises:
             UserError: The method finds out nothing.
         """
-        if not self.runner.annotators:
-            name = type(self.method).__name__
-            raise UserError(
-                f"Expected a method with annotations, got {name}, which needs none. Choose another --model, for "
-                "example CWT, STT, KPOD or LongCoT."
-            )
+        check_annotates(self.method, bool(self.runner.annotators))
         self.runner.run_all()
         extra = [self.teacher.get((row.id, row.question)) for row in self.examples.get("val", ())]
         drawn = [row for row in extra if row] if any(a.for_validation for a in self.runner.annotators) else []
