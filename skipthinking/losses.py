@@ -1,4 +1,4 @@
-"""Weighted likelihood, normalised over the whole optimiser step, and the preference loss of DPO.
+"""Weighted likelihood, normalized over the whole optimizer step, and the preference loss of DPO.
 
 Shape suffixes: B instances, L tokens, N target tokens, K loss terms, P preference pairs.
 """
@@ -18,7 +18,7 @@ def weighted_likelihood(
 ) -> Tensor:
     r"""Sum over terms k of :math:`\lambda_k \sum w \cdot nll / W_k`, this micro-batch's share of the step's loss.
 
-    :math:`W_k` is the sum of weights of term k over the whole optimiser step (all ranks and accumulated micro-batches),
+    :math:`W_k` is the sum of weights of term k over the whole optimizer step (all ranks and accumulated micro-batches),
     so that the shares of all micro-batches add up to the loss of the step whatever the mix of target lengths.
 
     Args:

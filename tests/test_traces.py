@@ -56,7 +56,7 @@ def test_a_file_of_traces_is_trained_on(run: Run, tmp_path: Path, capsys: pytest
     out = " ".join(capsys.readouterr().out.split())
     assert "format prompt_completion (detected)" in out
     assert "Yes. We add. So it is $\\boxed{2}$. Therefore, the answer is 2.<|end|>»" in out
-    assert "cut: 3 of 6 traces shortened (50.0%), 1 kept whole (16.7%), 2 dropped" in out
+    assert "cut: 3 of 6 traces shortened (50.0%), 1 kept in full (16.7%), 2 dropped" in out
 
 
 @pytest.mark.parametrize(

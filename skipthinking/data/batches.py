@@ -54,11 +54,11 @@ class Batch(NamedTuple):
         terms_B: Loss term of every instance.
         prompts_BP: Encoder input; None for causal students.
         prompt_lengths_B: Number of encoder tokens in every row; None for causal students.
-        totals_K: Sum of loss weights per term over the whole optimiser step, all ranks and micro-batches.
+        totals_K: Sum of loss weights per term over the whole optimizer step, all ranks and micro-batches.
         targets: Target tokens of this micro-batch, summed over ranks.
         contexts: Context tokens of this micro-batch, summed over ranks.
         references_B: Log-probability of every row's targets under the reference, 0 for rows that are in no pair.
-        pairs: Preference pairs in the whole optimiser step.
+        pairs: Preference pairs in the whole optimizer step.
     """
 
     ids: list[str]
@@ -122,7 +122,7 @@ def collate(
         pad_id: What fills the rows up; any valid id will do.
         encoder_decoder: Whether prompts go to an encoder.
         terms: Number of loss terms K.
-        step: Counts of the optimiser step for the normaliser; by default those of the instances.
+        step: Counts of the optimizer step for the normalizer; by default those of the instances.
     """
     own = count(instances, terms)
     step = step or own

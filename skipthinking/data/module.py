@@ -287,7 +287,7 @@ class RationaleDataModule(L.LightningDataModule):
         if any(isinstance(callback, GradientAccumulationScheduler) for callback in settings.callbacks):
             raise UserError(
                 "Expected one accumulation for the whole run, got a GradientAccumulationScheduler: the loss is "
-                "normalised over planned optimiser steps. Use trainer.accumulate_grad_batches."
+                "normalized over planned optimizer steps. Use trainer.accumulate_grad_batches."
             )
         epoch = trainer.current_epoch
         with trainer.precision_plugin.forward_context():  # searches see the student in the precision of training
@@ -304,7 +304,7 @@ class RationaleDataModule(L.LightningDataModule):
             micro = [batch for step in plan.steps for row in step for batch in row]
             self.report.append(
                 f"epoch {epoch}: {len(instances)} instances, {targets:,} target and {int(lengths.sum()) - targets:,} "
-                f"context tokens, {len(plan.steps)} optimiser steps, {padding_share(micro, lengths):.1%} padding"
+                f"context tokens, {len(plan.steps)} optimizer steps, {padding_share(micro, lengths):.1%} padding"
             )
             self.first = instances[0]
         batches = PlannedBatches(

@@ -20,7 +20,7 @@ class Plan:
     """The micro-batches of an epoch.
 
     Attributes:
-        steps: ``steps[s][a][r]`` are the instance indices of rank r's a-th micro-batch in optimiser step s. An empty
+        steps: ``steps[s][a][r]`` are the instance indices of rank r's a-th micro-batch in optimizer step s. An empty
             list is a micro-batch without instances, which the rank runs with zero weights.
     """
 
@@ -56,7 +56,7 @@ def plan_epoch(
 ) -> Plan:
     """Groups every instance into exactly one micro-batch.
 
-    By example count, the instances of an optimiser step depend on ``batch_size * ranks * accumulate`` alone, so that
+    By example count, the instances of an optimizer step depend on ``batch_size * ranks * accumulate`` alone, so that
     one process with 2B, two processes with B and two accumulated micro-batches of B take the same step. Lengths are
     bucketed: within a window of steps, instances are sorted by length before they are cut into steps, and the steps
     are shuffled.
@@ -68,7 +68,7 @@ def plan_epoch(
         batch_size: Instances per micro-batch; with ``batch_tokens`` their upper bound.
         batch_tokens: Padded tokens per micro-batch at most; a single longer instance gets a micro-batch of its own.
         ranks: Number of processes.
-        accumulate: Micro-batches per optimiser step and rank.
+        accumulate: Micro-batches per optimizer step and rank.
         bucket: Whether to sort by length.
     """
     if batch_size < 1 or (batch_tokens is not None and batch_tokens < 1):
@@ -118,7 +118,7 @@ def _fill(part: NDArray[np.int64], lengths: NDArray[np.int64], batch_size: int, 
 
 
 def _deal(batches: list[list[int]], ranks: int, accumulate: int) -> list[list[list[list[int]]]]:
-    """Deals micro-batches to ranks and optimiser steps; the last row may hold empty ones."""
+    """Deals micro-batches to ranks and optimizer steps; the last row may hold empty ones."""
     rows = [batches[at : at + ranks] for at in range(0, len(batches), ranks)]
     rows[-1] = rows[-1] + [[]] * (ranks - len(rows[-1]))
     return [rows[at : at + accumulate] for at in range(0, len(rows), accumulate)]

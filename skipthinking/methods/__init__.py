@@ -1,7 +1,7 @@
 """The methods: each is a LightningModule that makes instances from examples and their notes.
 
-Start with ``base.py`` (the hooks), then ``full_cot.py`` (ten lines), ``step_entropy.py`` (a method with a search of its
-own), and the rooms ``skip_thinking/``, ``kpod/`` and ``long_cot/``. May import everything up to evaluation.
+Start with ``base.py`` (the hooks), then ``full_cot.py`` (ten lines), ``step_entropy.py`` (a method with its own
+annotator), and the packages ``skip_thinking/``, ``kpod/`` and ``long_cot/``. May import everything up to evaluation.
 """
 
 from skipthinking.methods.base import Distiller

@@ -1,4 +1,4 @@
-"""Distiller: the short base of every method. A method makes instances from examples; everything else is shared."""
+"""Distiller: the base class of every method. A method makes instances from examples; everything else is shared."""
 
 from __future__ import annotations
 
@@ -34,16 +34,16 @@ __all__ = ["Distiller"]
 class Distiller(AnsweringModule, ABC):
     """Trains a student on the instances that a method makes from encoded examples.
 
-    A method implements :meth:`make_instances`, and of the other hooks what it needs: :meth:`annotators`,
+    A method implements :meth:`make_instances` and overrides the other hooks as needed: :meth:`annotators`,
     :meth:`micro_batch_loss`, :meth:`read_completion`, :meth:`added_tokens`, :meth:`prior_run`.
 
     Args:
         student: The student.
         optimizer: Optimizer, by class path; it gets the trainable parameters.
         scheduler: Learning-rate schedule, by class path, stepped after every optimizer step.
-        max_new_tokens: Most new tokens of an answer in evaluation.
-        latency_examples: Test examples that are answered one at a time after the test, to measure latency.
-        start_from: Checkpoint of another run, of any method, with whose student this one begins.
+        max_new_tokens: Maximum number of new tokens per answer in evaluation.
+        latency_examples: Number of test examples that are answered one at a time after the test, to measure latency.
+        start_from: Checkpoint of another run, of any method, that initializes the student.
     """
 
     term_weights: tuple[float, ...] = (1.0,)
@@ -51,9 +51,9 @@ class Distiller(AnsweringModule, ABC):
     needs_rationale: bool = True
     """Whether every training example must have a rationale."""
     encodes_conclusion: bool = False
-    """Whether the teacher's conclusion, between its thinking and the answer, is encoded too."""
+    """Whether to encode the teacher's conclusion, the text between its thinking and the answer."""
     completion_marks: str | None = None
-    """Regular expression of what a completion holds beside its text, such as stage markers."""
+    """Regular expression for non-text parts of a completion, such as stage markers."""
     HOOKS: ClassVar[frozenset[str]] = frozenset(
         ("annotators", "make_instances", "micro_batch_loss", "read_completion", "added_tokens", "prior_run")
     )
@@ -69,14 +69,14 @@ class Distiller(AnsweringModule, ABC):
     ) -> None:
         super().__init__(student, max_new_tokens, latency_examples)
         self.optimizer, self.scheduler, self.start_from = optimizer, scheduler, start_from
-        self.chunker: Chunker = AverageChunks()  # both are those of the data, once connected
+        self.chunker: Chunker = AverageChunks()  # replaced by the data's in connect()
         self.stage_sampling: StageSampling = "cycle"
-        self.target_tokens = self.context_tokens = self.steps_before = 0  # as of the last checkpoint
+        self.target_tokens = self.context_tokens = self.steps_before = 0  # restored from checkpoints
         self.steps_per_epoch: int | None = None  # optimizer steps of the first epoch
         self._step_loss = torch.zeros(())
 
     def __setattr__(self, name: str, value: Any) -> None:
-        """Refuses a setting with the name of a hook, which it would replace."""
+        """Raises TypeError for an attribute with the name of a hook, because it would shadow the hook."""
         if name in self.HOOKS:
             raise TypeError(f"{type(self).__name__}.{name} is a hook of Distiller. Give the setting another name.")
         super().__setattr__(name, value)
@@ -85,7 +85,7 @@ class Distiller(AnsweringModule, ABC):
 
     @abstractmethod
     def make_instances(self, encoded: Encoded, notes: Notes) -> list[Instance]:
-        """Makes the instances of an example for one epoch: a pure function of its arguments.
+        """Makes an example's instances for one epoch; must be a pure function of its arguments.
 
         Args:
             encoded: The example's tokens.
@@ -93,29 +93,29 @@ class Distiller(AnsweringModule, ABC):
         """
 
     def annotators(self) -> Sequence[Annotator[Any]]:
-        """What must be found out about the training examples: by default all annotators that are attributes.
+        """Annotators to run on the training examples; by default every attribute that is an annotator.
 
-        Called once, when codec and chunker are known.
+        Called once, after codec and chunker are set.
         """
         return [value for value in vars(self).values() if isinstance(value, Annotator)]
 
     def micro_batch_loss(self, nll_N: Tensor, batch: Batch) -> Tensor:
-        """A micro-batch's share of the step's loss, from the NLL of its target tokens."""
+        """The micro-batch's share of the step's loss, given the NLL of its N target tokens, shape (N,)."""
         return weighted_likelihood(nll_N, batch.weights_BL, batch.terms_B, batch.totals_K, self.term_weights)
 
     def added_tokens(self, chunks: int) -> list[str]:
-        """Texts that a tokenizer trained for this method has as single tokens, for rationales of so many chunks."""
+        """Texts that become single tokens of a tokenizer trained for rationales of up to ``chunks`` chunks."""
         return []
 
     def prior_run(self, config: dict[str, Any], folder: Path, data: RationaleDataModule) -> dict[str, Any] | None:
-        """Config of a run of ``fit`` that must come before this one; None where there is none.
+        """Config of a ``fit`` run that must precede this one; None if no run is needed.
 
-        Called once the data is read and before anything is written: the place to refuse settings that make no sense.
+        Called after the data is read and before anything is written, so invalid settings are best rejected here.
 
         Args:
-            config: The whole config of this run.
-            folder: Its run folder.
-            data: Its data module, with all examples.
+            config: The full config of this run.
+            folder: Run folder of this run.
+            data: Data module of this run, with all examples loaded.
         """
         return None
 
@@ -124,12 +124,12 @@ class Distiller(AnsweringModule, ABC):
     def connect(
         self, codec: Codec, chunker: Chunker, stage_sampling: StageSampling = "cycle"
     ) -> Sequence[Annotator[Any]]:
-        """Takes what belongs to the data; returns the annotators."""
+        """Stores the data module's codec, chunker and stage sampling; returns the annotators."""
         self.codec, self.chunker, self.stage_sampling = codec, chunker, stage_sampling
         return self.annotators()
 
     def prepare_student(self, texts: Callable[[], Sequence[str]], chunks: int) -> None:
-        """Gives the student its tokenizer: that of ``start_from``, or one trained on texts with so many markers."""
+        """Gives the student a tokenizer: from ``start_from``, or trained on the texts with markers for N chunks."""
         if self.start_from is not None:
             own = read_checkpoint(self.start_from, "model.start_from")["skipthinking"]
             self.student.restore_tokenizer(own["tokenizer"])
@@ -144,17 +144,17 @@ class Distiller(AnsweringModule, ABC):
                 load_start(self.student, self.start_from)
 
     def configure_optimizers(self) -> Any:
-        """The optimizer over the trainable parameters, and its schedule."""
+        """Creates the optimizer over the trainable parameters, and its schedule."""
         trainable = (parameter for parameter in self.parameters() if parameter.requires_grad)
         return optimizers(trainable, self.optimizer, self.scheduler, self.trainer)
 
     def on_train_start(self) -> None:
-        """Tells the schedule how long the run is."""
+        """Passes the length of the run to the schedule."""
         self.steps_per_epoch = self.steps_per_epoch or steps_of_epoch(self.trainer)
         begin_run(self.trainer, self.steps_per_epoch)
 
     def on_train_epoch_start(self) -> None:
-        """Tells the schedule how long the epoch is."""
+        """Passes the length of the epoch to the schedule."""
         begin_epoch(self.trainer, self.steps_per_epoch or 1)
 
     # ------------------------------------------------------------------------------------ training
@@ -166,14 +166,14 @@ class Distiller(AnsweringModule, ABC):
         torch.manual_seed(int.from_bytes(hashlib.blake2b(place.encode(), digest_size=7).digest(), "big"))
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
-        """This micro-batch's share of the step's loss."""
+        """Returns the micro-batch's share of the step's loss, and logs the token counts."""
         loss = self.scale_and_log(self.micro_batch_loss(self.student.token_nll(batch), batch), batch, batch_idx)
         self.log("train/target_tokens", float(self.target_tokens), batch_size=len(batch.ids))
         self.log("train/context_tokens", float(self.context_tokens), batch_size=len(batch.ids))
         return loss
 
     def scale_and_log(self, share: Tensor, batch: Batch, batch_idx: int) -> Tensor:
-        """Counts a micro-batch, logs the loss of the step so far, and scales the share so that shares add up."""
+        """Counts tokens, logs the step's loss so far, and scales the share so that all shares add up to the loss."""
         check_loss(self, share, batch.ids, batch_idx)
         self.target_tokens += batch.targets
         self.context_tokens += batch.contexts
@@ -181,23 +181,23 @@ class Distiller(AnsweringModule, ABC):
         accumulate = trainer.accumulate_grad_batches
         first = batch_idx % accumulate == 0
         self._step_loss = share.detach() if first else self._step_loss + share.detach()
-        # A step's loss is the sum over its micro-batches and ranks; ranks are summed where a row is logged.
+        # A step's loss is the sum over its micro-batches and ranks. Ranks are summed only for steps that are logged.
         last = (batch_idx + 1) % accumulate == 0 or trainer.is_last_batch
         logged = last and (self.global_step + 1) % max(1, trainer.log_every_n_steps) == 0
         total = trainer.strategy.reduce(self._step_loss.clone(), reduce_op="sum") if logged else self._step_loss
         self.log("train/loss", total, prog_bar=True, batch_size=len(batch.ids))
-        # DDP takes the mean over ranks and Lightning over accumulated micro-batches; the share wants the sum.
+        # DDP averages over ranks and Lightning over accumulated micro-batches; multiplying turns both into sums.
         return share * trainer.world_size * accumulate
 
     def on_before_optimizer_step(self, optimizer: torch.optim.Optimizer) -> None:
-        """Refuses a step with gradients that are not finite."""
+        """Raises UserError if a gradient is not finite."""
         check_gradients(self)
 
     # --------------------------------------------------------------------------------- checkpoints
 
     @property
     def strict_loading(self) -> bool:
-        """Whether a checkpoint must hold every weight; with LoRA it holds the adapter only."""
+        """Whether a checkpoint must contain every weight; False with LoRA, whose checkpoints hold the adapter only."""
         return self.student.lora is None
 
     @strict_loading.setter
@@ -205,7 +205,7 @@ class Distiller(AnsweringModule, ABC):
         raise UserError("Expected strict_loading to follow from the student, got a setting. Remove it.")
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Adds the method, the tokenizer and the token counts; with LoRA keeps the trained weights only."""
+        """Adds method, tokenizer and token counts; with LoRA, drops the weights that are not trained."""
         checkpoint["state_dict"] = trained_only(self, self.student, checkpoint["state_dict"])
         checkpoint.setdefault("skipthinking", {}).update(
             method=type(self).__name__,
@@ -215,7 +215,7 @@ class Distiller(AnsweringModule, ABC):
         )
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Restores the token counts; raises UserError for weights that do not fit."""
+        """Restores the token counts; raises UserError if the weights do not fit the student."""
         own = checkpoint["skipthinking"]
         self.target_tokens, self.context_tokens = own["tokens"]
         self.steps_per_epoch, self.steps_before = own["steps_per_epoch"], checkpoint["global_step"]

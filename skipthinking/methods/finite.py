@@ -1,4 +1,4 @@
-"""Losses and gradients that are not finite end a run before they reach the weights."""
+"""Checks that stop a run at a non-finite loss or gradient, before the weights are updated."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def check_loss(module: L.LightningModule, loss: Tensor, ids: Sequence[str], micr
     """Checks the loss of a micro-batch.
 
     Raises:
-        UserError: It is not finite.
+        UserError: The loss is not finite.
     """
     if not torch.isfinite(loss):
         raise UserError(
@@ -31,9 +31,9 @@ def check_loss(module: L.LightningModule, loss: Tensor, ids: Sequence[str], micr
 
 
 def check_gradients(module: L.LightningModule) -> None:
-    """Checks the gradients of an optimizer step, with one wait for the device.
+    """Checks the gradients of an optimizer step, with a single synchronization with the device.
 
-    In 16-mixed an overflow is no fault: the scaler skips the step and lowers its scale, which is reported.
+    With precision 16-mixed, overflow is expected: the loss scaler skips the step and lowers its scale; this is logged.
 
     Raises:
         UserError: A gradient is not finite.

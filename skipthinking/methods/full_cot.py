@@ -1,4 +1,4 @@
-"""FullCoT and AnswerOnly: the two ends of the scale."""
+"""FullCoT and AnswerOnly: fine-tuning on the full rationale, and on the answer without any rationale."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ __all__ = ["AnswerOnly", "FullCoT"]
 
 
 class FullCoT(Distiller):
-    """x -> r, y: fine-tuning on the whole rationale and the answer (Fine-tune-CoT, Ho et al., arXiv 2212.10071)."""
+    """x -> r, y: fine-tuning on the full rationale and the answer (Fine-tune-CoT, Ho et al., arXiv 2212.10071)."""
 
     def make_instances(self, encoded: Encoded, notes: Notes) -> list[Instance]:
         """One instance; every completion token is a target."""

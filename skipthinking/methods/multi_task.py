@@ -19,8 +19,8 @@ LABEL, RATIONALE = "[label] ", "[rationale] "
 class MultiTask(Distiller):
     """Distilling step-by-step (Hsieh et al., arXiv 2305.02301): "[label] " x -> y and "[rationale] " x -> r.
 
-    Loss = label + rationale_weight * rationale, each the mean over its tokens in the optimiser step. The student
-    answers with the label prefix, so it writes no rationale when it is used.
+    Loss = label + rationale_weight * rationale; each term is the mean over its tokens in the optimizer step. In
+    evaluation, questions get the label prefix, so the student writes no rationale.
 
     Args:
         rationale_weight: The paper's lambda.

@@ -1,4 +1,4 @@
-"""Learning-rate schedules that know the length of the run."""
+"""Learning-rate schedules that depend on the length of the run."""
 
 from __future__ import annotations
 
@@ -20,15 +20,15 @@ __all__ = ["Warmup", "begin_epoch", "begin_run", "optimizers", "steps_of_epoch"]
 class Warmup(LambdaLR):
     """Linear warm-up, then constant, linear or cosine decay to the end of training.
 
-    Every epoch takes an equal share of the run, however many steps it has: pruned traces make shorter ones, pairs of
-    traces longer ones, and the decay is to end where the run does.
+    Epochs may differ in length (pruned traces make fewer steps, preference pairs more), but every epoch advances the
+    schedule by the same share of the run, so that the decay ends with the last epoch.
 
     Args:
         optimizer: The optimizer.
-        warmup: Length of the warm-up, as a share of all optimiser steps.
-        decay: Shape of what follows.
-        floor: Share of the learning rate that is left at the end.
-        total_steps: Optimiser steps that the schedule spans; the whole run by default.
+        warmup: Length of the warm-up, as a share of all optimizer steps.
+        decay: Shape of the decay after the warm-up.
+        floor: Final learning rate, as a share of the base rate.
+        total_steps: Number of optimizer steps that the schedule spans; the full run by default.
     """
 
     def __init__(
@@ -49,14 +49,16 @@ class Warmup(LambdaLR):
         self.warmup, self.decay, self.floor = warmup, decay, floor
         self.total_steps = total_steps
         self._run_length: int | None = None
-        self._epoch = (0, 0.0, 1.0)  # the step of its start, where that is in the run, and how far a step goes
+        # First step of the epoch, its position in the schedule, and schedule steps per optimizer step. With epochs of
+        # 10 and 5 steps: (0, 0.0, 1.0), then (10, 10.0, 2.0).
+        self._epoch = (0, 0.0, 1.0)
         super().__init__(optimizer, self._factor)
 
     def set_run_length(self, steps: int | None) -> None:
-        """Tells the length of the run in optimiser steps, None where it has no end, and sets the rate of this step.
+        """Sets the length of the run in optimizer steps (None: unlimited), and the learning rate of the current step.
 
         Raises:
-            UserError: The run has no end and the schedule needs one.
+            UserError: The run is unlimited and ``total_steps`` is not set.
         """
         if steps is None and self.total_steps is None:
             raise UserError(
@@ -69,12 +71,12 @@ class Warmup(LambdaLR):
         self._last_lr = [group["lr"] for group in self.optimizer.param_groups]
 
     def begin_epoch(self, epoch: int, steps: int, first: int) -> None:
-        """Tells that an epoch begins with the next step.
+        """Starts an epoch at the next step.
 
         Args:
-            epoch: Its number.
-            steps: Its optimiser steps.
-            first: Those of the first epoch, in which the length of the run is told.
+            epoch: Number of the epoch.
+            steps: Optimizer steps of the epoch.
+            first: Optimizer steps of the first epoch; the length of the run is a multiple of it.
         """
         if self.total_steps is None:
             self._epoch = (self.last_epoch, float(epoch * first), first / steps)
@@ -82,11 +84,11 @@ class Warmup(LambdaLR):
     def _factor(self, step: int) -> float:
         total = self.total_steps or self._run_length or 1
         rise = self.warmup * total
-        start, place, stride = self._epoch
-        at = place + (step - start) * stride
-        if at < rise:
-            return (at + 1) / (rise + 1)
-        done = min(1.0, (at - rise) / max(1.0, total - rise))
+        start, position, stride = self._epoch
+        position += (step - start) * stride
+        if position < rise:
+            return (position + 1) / (rise + 1)
+        done = min(1.0, (position - rise) / max(1.0, total - rise))
         left = {"constant": 1.0, "linear": 1 - done, "cosine": (1 + math.cos(math.pi * done)) / 2}[self.decay]
         return self.floor + (1 - self.floor) * left
 
@@ -97,18 +99,19 @@ def optimizers(
     scheduler: LRSchedulerCallable | None,
     trainer: L.Trainer,
 ) -> Any:
-    """What ``configure_optimizers`` returns: the optimizer, and its schedule stepped after every optimizer step.
+    """The return value of ``configure_optimizers``: the optimizer, with a schedule stepped after every optimizer step.
 
     Raises:
-        UserError: The optimizer refuses its settings, a plateau schedule names no monitor, or Warmup has no end.
+        UserError: The optimizer rejects its settings, a plateau schedule names no monitor, or the run of a Warmup
+            schedule is unlimited.
     """
     try:
-        made = optimizer(parameters)
+        created = optimizer(parameters)
     except ValueError as error:
         raise UserError(f"Expected settings that fit the optimizer, got: {error}. Fix model.optimizer.") from error
     if scheduler is None:
-        return made
-    schedule = scheduler(made)
+        return created
+    schedule = scheduler(created)
     if isinstance(schedule, ReduceLROnPlateau):
         monitor = getattr(schedule, "monitor", None)
         if monitor is None:
@@ -116,21 +119,21 @@ def optimizers(
                 "Expected a plateau schedule that names its monitor, got torch's own. Set model.scheduler to "
                 "lightning.pytorch.cli.ReduceLROnPlateau with a monitor, for example val/accuracy."
             )
-        return {"optimizer": made, "lr_scheduler": {"scheduler": schedule, "monitor": monitor}}
+        return {"optimizer": created, "lr_scheduler": {"scheduler": schedule, "monitor": monitor}}
     if isinstance(schedule, Warmup) and max(trainer.max_steps, trainer.max_epochs or -1) < 0:
-        schedule.set_run_length(None)  # a run without an end is refused before anything is written
-    return {"optimizer": made, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
+        schedule.set_run_length(None)  # raises now, before anything is written
+    return {"optimizer": created, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
 
 
 def steps_of_epoch(trainer: L.Trainer) -> int:
-    """Optimizer steps of the running epoch."""
+    """Number of optimizer steps in the current epoch."""
     return math.ceil(trainer.num_training_batches / trainer.accumulate_grad_batches)
 
 
 def begin_run(trainer: L.Trainer, steps_per_epoch: int) -> None:
-    """Tells the warm-up schedules how long the run is, from the number of optimizer steps of its first epoch.
+    """Passes the length of the run to Warmup schedules, computed from the optimizer steps of the first epoch.
 
-    Lightning's own estimate would build the loader before a resumed run knows where it is.
+    Lightning's ``estimated_stepping_batches`` would build the loader before a resumed run has restored its position.
     """
     bounds = [trainer.max_steps, steps_per_epoch * (trainer.max_epochs or -1)]
     total = min((bound for bound in bounds if bound > 0), default=None)
@@ -139,7 +142,7 @@ def begin_run(trainer: L.Trainer, steps_per_epoch: int) -> None:
 
 
 def begin_epoch(trainer: L.Trainer, steps_per_epoch: int) -> None:
-    """Tells the warm-up schedules how long the epoch is, where epochs and not steps end the run."""
+    """Passes the length of the epoch to Warmup schedules, if the run ends by max_epochs rather than max_steps."""
     epochs, steps = trainer.max_epochs or -1, trainer.max_steps
     if epochs > 0 and not 0 < steps < steps_per_epoch * epochs:
         for schedule in _warmups(trainer):

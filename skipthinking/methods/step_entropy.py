@@ -1,4 +1,4 @@
-"""StepEntropy: steps in which the student is hardly uncertain are left out."""
+"""StepEntropy: leaves out the steps about which the student is least uncertain."""
 
 from __future__ import annotations
 
@@ -26,18 +26,19 @@ class StepEntropies(Annotator[NDArray[np.float64]]):
 
     def annotate(self, rows: Sequence[Encoded], context: Context) -> Mapping[str, NDArray[np.float64]]:
         """One pass of the student over the rationales."""
-        found = score_rationales(context.student, rows, entropy)
-        return {row.id: np.add.reduceat(found[row.id][:, 0], [start for start, _ in row.steps]) for row in rows}
+        scores = score_rationales(context.student, rows, entropy)
+        # reduceat sums from each step's first token to the next step's: [1, 2, 3, 4] at [0, 3] -> [6, 4].
+        return {row.id: np.add.reduceat(scores[row.id][:, 0], [start for start, _ in row.steps]) for row in rows}
 
 
 class StepEntropy(Distiller):
-    """SFT on rationales whose steps of least entropy read ``[SKIP]`` (Li et al., ICLR 2026, arXiv 2508.03346).
+    """SFT on rationales with lowest-entropy steps replaced by ``[SKIP]`` (Li et al., ICLR 2026, arXiv 2508.03346).
 
-    Departures: the paper's text was not available; its reinforcement learning after SFT is left out.
+    Departures: the paper's text was not available; its reinforcement learning after SFT is not implemented.
 
     Args:
-        share: Share of the steps that are left out, rounded down.
-        control: Which steps go in place of those of least entropy: as many ``random`` ones, or the ``highest``.
+        share: Share of a rationale's steps that are replaced; the number of steps is rounded down.
+        control: Replaces as many ``random`` steps, or those of ``highest`` entropy, instead.
         kwargs: See Distiller.
     """
 
@@ -49,12 +50,12 @@ class StepEntropy(Distiller):
         self.entropies = StepEntropies()
 
     def make_instances(self, encoded: Encoded, notes: Notes) -> list[Instance]:
-        """One instance: question -> rationale with gaps, answer."""
+        """One instance: question -> rationale with [SKIP] for the replaced steps, answer."""
         assert self.codec is not None
         order = np.argsort(notes[self.entropies] * (-1 if self.control == "highest" else 1), kind="stable").tolist()
         if self.control == "random":
             random.Random(f"steps/{notes.seed}/{encoded.id}").shuffle(order)
-        gap, gone = self.codec.inline(" [SKIP]"), order[: int(self.share * len(order))]
-        parts = [gap if place in gone else encoded.tokens[slice(*span)] for place, span in enumerate(encoded.steps)]
+        skip, skipped = self.codec.inline(" [SKIP]"), order[: int(self.share * len(order))]
+        parts = [skip if step in skipped else encoded.tokens[slice(*span)] for step, span in enumerate(encoded.steps)]
         parts.append(encoded.tokens[encoded.steps[-1][1] :])
         return [instance(encoded.id, encoded.prompts[""], parts, range(len(parts)))]

@@ -1,4 +1,4 @@
-"""TokenSkip: unimportant tokens of the rationale are left out, at a ratio that the prompt states."""
+"""TokenSkip: leaves out unimportant tokens of the rationale, at a ratio stated in the prompt."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from skipthinking.students.scoring import score_rationales
 
 __all__ = ["Surprisal", "TokenSkip"]
 
-PREFIXES = {tenths / 10: f"[{tenths}0%] " if tenths < 10 else "" for tenths in range(5, 11)}  # by ratio
+PREFIXES = {tenths / 10: f"[{tenths}0%] " if tenths < 10 else "" for tenths in range(5, 11)}  # 1.0: ""
 
 
 class Surprisal(Annotator[NDArray[np.float32]]):
@@ -27,21 +27,21 @@ class Surprisal(Annotator[NDArray[np.float32]]):
 
     def annotate(self, rows: Sequence[Encoded], context: Context) -> Mapping[str, NDArray[np.float32]]:
         """One pass of the student over the rationales."""
-        return {id: found[:, 0] for id, found in score_rationales(context.student, rows, nll).items()}
+        return {id: scores[:, 0] for id, scores in score_rationales(context.student, rows, nll).items()}
 
 
 class TokenSkip(Distiller):
     """SFT on rationales without their least important tokens (Xia et al., EMNLP 2025, arXiv 2502.12067).
 
-    Per instance and epoch a ratio is drawn; rationale tokens below the (1 - ratio) quantile of importance are left out.
-    A prefix of the question states the ratio; the full rationale has none.
+    Each instance draws a ratio in every epoch; rationale tokens below the (1 - ratio) quantile of importance are left
+    out. A prefix of the question states the ratio; there is no prefix at ratio 1, the full rationale.
 
-    Departures: the student's own surprisal is the default importance (the paper: LLMLingua-2), and ratios are drawn
-    again every epoch.
+    Departures: importance is by default the student's own surprisal (the paper: LLMLingua-2), and ratios are drawn in
+    every epoch rather than once.
 
     Args:
-        ratio: Ratio that answers are asked for in evaluation.
-        importance: Annotator of one number per rationale token, by class path, such as KPOD's TokenWeights.
+        ratio: Ratio stated in the prompt in evaluation.
+        importance: Annotator with one number per rationale token, by class path, such as KPOD's TokenWeights.
         kwargs: See Distiller.
     """
 
@@ -53,7 +53,7 @@ class TokenSkip(Distiller):
         self.prompt_prefixes = (PREFIXES[ratio], *(prefix for other, prefix in PREFIXES.items() if other != ratio))
 
     def make_instances(self, encoded: Encoded, notes: Notes) -> list[Instance]:
-        """One instance: question with the ratio -> what is left of the rationale, answer."""
+        """One instance: question with the ratio -> the remaining rationale tokens, answer."""
         ratio, end = notes.random("ratio", encoded.id).choice(list(PREFIXES)), encoded.answer[0]
         importance = notes[self.importance]
         kept = encoded.tokens[:end][importance >= np.quantile(importance, 1 - ratio)]

@@ -30,7 +30,7 @@ def train_tokenizer(texts: Sequence[str], vocab_size: int, numbers: int, like: A
         texts: Training texts.
         vocab_size: Upper bound of the vocabulary, at least 512.
         numbers: Whole numbers below this are single tokens, with and without a leading blank.
-        like: A tokenizer of the ``tokenizers`` library whose normaliser and pre-tokenizer are taken over. One that
+        like: A tokenizer of the ``tokenizers`` library whose normalizer and pre-tokenizer are taken over. One that
             splits digits overrules ``numbers``.
     """
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
@@ -75,7 +75,7 @@ def _read_back(tokenizer: Any, architecture: str) -> Any:
 
 
 class FromScratch(Student):
-    """A randomly initialised model of any transformers architecture.
+    """A randomly initialized model of any transformers architecture.
 
     Args:
         architecture: ``model_type`` of transformers: llama, gpt2, qwen2, phi3, t5, ...

@@ -1,4 +1,4 @@
-"""Students too large for one device beside their gradients and optimiser state: FSDP, by the word ``fsdp2``."""
+"""Students too large for one device beside their gradients and optimizer state: FSDP, by the word ``fsdp2``."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ _WHOLE: WeakSet[nn.Module] = WeakSet()  # what is gathered at the moment
 class Sharded(ModelParallelStrategy):
     """FSDP2 (Zhao et al., arXiv 2304.11277, in the form of ``torch.distributed.fsdp.fully_shard``) over all processes.
 
-    Weights, gradients and optimiser state are spread over the ranks, and each block of layers is gathered while it is
+    Weights, gradients and optimizer state are spread over the ranks, and each block of layers is gathered while it is
     computed. Whatever the student does beside training (answers, searches, scores) it does with whole weights, because
     ranks have different numbers of batches there; one copy of the weights must fit on a device. Checkpoints hold whole
     weights, as those of other strategies. It also runs on CPUs, where Lightning's own ``fsdp`` does not.

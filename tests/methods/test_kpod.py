@@ -429,7 +429,7 @@ def test_weights_of_other_data_or_another_tokenizer_are_reported(
         ),
         ("weights", lambda text: text.replace('"id": "coin', '"id": "con'), "got none for any of 20"),
         ("weights", lambda text: "", "got none for any of 20"),
-        ("glove", lambda text: "the 1 2\ncoin nan 2\n", "finite numbers behind 'coin'"),
+        ("glove", lambda text: "the 1 2\ncoin nan 2\n", "finite numbers after 'coin'"),
         ("glove", lambda text: "the 1 2\ncoin inf 2\n", ":2"),
         ("glove", lambda text: "400 2\nthe 1 2\n", ":1"),
         ("glove", lambda text: "the 1 2\ncoin 1\n", ":2"),

@@ -109,7 +109,7 @@ def test_what_became_of_the_traces_is_reported(run: Run, capsys: pytest.CaptureF
     assert run("fit", *STAGES, "--evaluate", "false") == 0
     out = " ".join(capsys.readouterr().out.split())
     assert (
-        "cut: 12 of 20 traces shortened (60.0%), 4 kept whole (20.0%), 4 dropped without a valid prefix (20.0%)" in out
+        "cut: 12 of 20 traces shortened (60.0%), 4 kept in full (20.0%), 4 dropped without a valid prefix (20.0%)" in out
     )
     assert "DPO: 12 pairs; 8 examples without two different traces" in out
 

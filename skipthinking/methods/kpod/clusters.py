@@ -1,4 +1,4 @@
-"""Which questions are alike: k-means over mean word vectors (KPOD, arXiv 2405.16064, section 3.3)."""
+"""Clusters of similar questions: k-means over mean word vectors (KPOD, arXiv 2405.16064, section 3.3)."""
 
 from __future__ import annotations
 
@@ -20,18 +20,18 @@ Vectors = dict[str, NDArray[np.float32]]
 
 
 def cluster(embeddings: Mapping[str, NDArray[Any]], clusters: int, seed: int) -> dict[str, int]:
-    """K-means of questions.
+    """Clusters questions by k-means.
 
     Args:
-        embeddings: A vector per example id; the outcome does not depend on their order.
-        clusters: K.
-        seed: Seed of the first centres.
+        embeddings: A vector per example id; the result does not depend on their order.
+        clusters: Number of clusters K.
+        seed: Seed of the initial centers.
 
     Returns:
         Cluster by example id, from 0.
 
     Raises:
-        UserError: There are more clusters than questions, or none.
+        UserError: See :func:`check_clusters`.
     """
     check_clusters(clusters, len(embeddings))
     from sklearn.cluster import KMeans
@@ -44,10 +44,10 @@ def cluster(embeddings: Mapping[str, NDArray[Any]], clusters: int, seed: int) ->
 
 
 def check_clusters(clusters: int, questions: int) -> None:
-    """Checks that questions can be clustered: not more clusters than questions, and scikit-learn is there.
+    """Checks that questions can be clustered.
 
     Raises:
-        UserError: They can't.
+        UserError: scikit-learn is not installed, or ``clusters`` is not between 1 and the number of questions.
     """
     if importlib.util.find_spec("sklearn") is None:
         raise UserError(
@@ -72,29 +72,29 @@ def input_embeddings(student: Any, questions: Mapping[str, str]) -> Vectors:
 
 
 def glove_embeddings(path: Path, questions: Mapping[str, str]) -> Vectors:
-    """Mean GloVe vector of each question's words; those that the file does not have are left out.
+    """Mean GloVe vector of each question's words; words that are not in the file are ignored.
 
     Args:
-        path: Text file with a word and its numbers a line.
+        path: Text file with a word and its vector per line, such as ``coin 0.12 -0.4 ...``.
         questions: Questions by example id.
 
     Raises:
         UserError: The file is missing.
-        DataError: It is malformed, or has no word of any question.
+        DataError: The file is malformed, or contains no word of any question.
     """
     if not path.is_file():
         what = "is a folder" if path.is_dir() else "does not exist"
-        raise UserError(f"Expected a GloVe file, got {str(path)!r}, which {what}. Mend model.glove.")
-    words = {id: re.findall(r"[a-z]+|\d+|[^\sa-z\d]", text.lower()) for id, text in questions.items()}
-    vectors = _read_glove(path, {word for own in words.values() for word in own})
+        raise UserError(f"Expected a GloVe file, got {str(path)!r}, which {what}. Fix model.glove.")
+    words_of = {id: re.findall(r"[a-z]+|\d+|[^\sa-z\d]", text.lower()) for id, text in questions.items()}
+    vectors = _read_glove(path, {word for words in words_of.values() for word in words})
     if not vectors:
         raise DataError(f"Expected words of the questions, got none ({path}). Is it a GloVe file in their language?")
-    nothing = np.zeros_like(next(iter(vectors.values())))
-    found = {}
-    for id, own in words.items():
-        known = [vectors[word] for word in own if word in vectors]
-        found[id] = np.mean(known, axis=0) if known else nothing
-    return found
+    zero = np.zeros_like(next(iter(vectors.values())))
+    result = {}
+    for id, words in words_of.items():
+        known = [vectors[word] for word in words if word in vectors]
+        result[id] = np.mean(known, axis=0) if known else zero
+    return result
 
 
 def _read_glove(path: Path, wanted: set[str]) -> Vectors:
@@ -102,7 +102,7 @@ def _read_glove(path: Path, wanted: set[str]) -> Vectors:
     size = 0
     with path.open(encoding="utf-8", errors="replace") as lines:
         for number, line in enumerate(lines, 1):
-            # From the right: some words of the large files hold blanks.
+            # Split from the right, because some words in the large files contain spaces, such as ". . . 0.1 0.2".
             size = size or line.count(" ")
             word, *values = line.rstrip().rsplit(" ", size)
             if size < 2 or len(values) != size:
@@ -114,7 +114,7 @@ def _read_glove(path: Path, wanted: set[str]) -> Vectors:
                 try:
                     vectors[word] = np.array(values, dtype=np.float32)
                 except ValueError as error:
-                    raise DataError(f"Expected numbers behind {word!r}, got {error} ({path}:{number}).") from error
+                    raise DataError(f"Expected numbers after {word!r}, got {error} ({path}:{number}).") from error
                 if not np.isfinite(vectors[word]).all():
-                    raise DataError(f"Expected finite numbers behind {word!r}, got {line[:40]!r} ({path}:{number}).")
+                    raise DataError(f"Expected finite numbers after {word!r}, got {line[:40]!r} ({path}:{number}).")
     return vectors

@@ -18,9 +18,9 @@ __all__ = ["Difficulty", "step_difficulty"]
 
 
 def step_difficulty(nll: NDArray[Any], weights: NDArray[Any], steps: Sequence[Span]) -> NDArray[np.float64]:
-    r"""The weighted loss of every step, :math:`d_k = \sum_{j \in k} \hat w_j nll_j` (Eq. 8).
+    r"""Weighted loss of every step, :math:`d_k = \sum_{j \in k} \hat w_j nll_j` (Eq. 8).
 
-    :math:`\hat w` is the softmax of the weights within the step; equal weights make it the mean NLL of its tokens.
+    :math:`\hat w` is the softmax of the weights within the step; with equal weights, :math:`d_k` is the mean token NLL.
 
     Args:
         nll: NLL of every rationale token, nats, shape (R,).
@@ -30,18 +30,18 @@ def step_difficulty(nll: NDArray[Any], weights: NDArray[Any], steps: Sequence[Sp
     >>> step_difficulty(np.array([1.0, 3.0, 5.0]), np.zeros(3), [(0, 2), (2, 3)])
     array([2., 5.])
     """
-    found = []
+    result = []
     for start, end in steps:
         shares = np.exp(np.asarray(weights[start:end], dtype=np.float64))
-        found.append(float(shares @ np.asarray(nll[start:end], dtype=np.float64) / shares.sum()))
-    return np.array(found)
+        result.append(float(shares @ np.asarray(nll[start:end], dtype=np.float64) / shares.sum()))
+    return np.array(result)
 
 
 class Difficulty(Annotator[NDArray[np.float64]]):
     """Difficulty of every step under the student before it is trained (Eq. 8), from one teacher-forced pass.
 
     Args:
-        weights: The token weights; None weighs all tokens alike.
+        weights: Annotator of the token weights; None for equal weights.
     """
 
     name = "difficulty"
@@ -61,7 +61,7 @@ class Difficulty(Annotator[NDArray[np.float64]]):
         return result
 
     def draw(self, value: NDArray[np.float64], encoded: Encoded, codec: Any) -> Drawing:
-        """A number after every step; without token weights all tokens have the same color."""
+        """One number per step; without token weights, all tokens are drawn with weight 1."""
         numbers: Drawing = {"difficulty": [round(float(step), 4) for step in value]}
         if self.weights is None:
             return {**weight_drawing(encoded, np.ones(encoded.answer[0], dtype=np.float32), codec), **numbers}

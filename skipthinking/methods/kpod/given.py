@@ -1,4 +1,4 @@
-"""How many steps of every rationale are given as input, from the difficulty of its steps and KPOD's schedule."""
+"""Annotator of the number of steps that are given as input, from step difficulty and KPOD's schedule."""
 
 from __future__ import annotations
 
@@ -20,13 +20,13 @@ __all__ = ["GivenSteps"]
 
 
 class GivenSteps(Annotator[NDArray[np.int64]]):
-    """How many steps of every example are given as input, per progress stage (Eq. 9-13), from 0 to T.
+    """Number of steps of every example that are given as input in progress stages 0..T, shape (T + 1,) (Eq. 9-13).
 
     Args:
         schedule: Settings of the schedule.
-        difficulty: The step difficulty.
-        clusters: K, clusters of questions.
-        glove: File of GloVe vectors to cluster by; by default the student's mean input embedding.
+        difficulty: Annotator of the step difficulty.
+        clusters: Number of clusters of questions, K.
+        glove: File of GloVe vectors for clustering; None for the student's mean input embedding.
     """
 
     name = "given"
@@ -38,11 +38,11 @@ class GivenSteps(Annotator[NDArray[np.int64]]):
         self.schedule, self.difficulty, self.clusters, self.glove = schedule, difficulty, clusters, glove
 
     def settings(self) -> Mapping[str, Any]:
-        """Those of schedule and clusters."""
+        """Settings of the schedule and of the clusters."""
         return {**asdict(self.schedule), "clusters": self.clusters, "glove": self.glove}
 
     def annotate(self, rows: Sequence[Encoded], context: Context) -> Mapping[str, NDArray[np.int64]]:
-        """Clusters and schedule, in the order of the ids, so that the order of the data plays no role."""
+        """Clusters questions and plans the schedule, in order of ids, so that the order of the data does not matter."""
         rows = sorted(rows, key=lambda row: row.id)
         questions = {row.id: row.example.question for row in rows}
         vectors = (
@@ -57,13 +57,13 @@ class GivenSteps(Annotator[NDArray[np.int64]]):
             self.schedule,
             quiet=False,
         )
-        return {row.id: given[:, place] for place, row in enumerate(rows)}
+        return {row.id: given[:, column] for column, row in enumerate(rows)}
 
     def report(self, values: Mapping[str, NDArray[np.int64]], rows: Sequence[Encoded], context: Context) -> str:
-        """How much the first stage asks for."""
-        asked = 1 - sum(int(given[0]) for given in values.values()) / sum(len(row.steps) for row in rows)
-        return f"schedule: {self.schedule.stages} stages from {asked:.1%} of all steps to all of them"
+        """The share of steps that are targets in the first progress stage."""
+        targets = 1 - sum(int(given[0]) for given in values.values()) / sum(len(row.steps) for row in rows)
+        return f"schedule: {self.schedule.stages} stages from {targets:.1%} of all steps to all of them"
 
     def draw(self, value: NDArray[np.int64], encoded: Encoded, codec: Any) -> Drawing:
-        """The stage from which on each step is a target."""
+        """The number of given steps, per progress stage."""
         return {"given": value.tolist()}

@@ -1,4 +1,4 @@
-"""KPOD: key tokens weigh more, and the rationale is learned from its end."""
+"""KPOD: key tokens get larger loss weights, and rationales are learned from their last steps backward."""
 
 from __future__ import annotations
 
@@ -24,42 +24,45 @@ from skipthinking.students import Student
 
 __all__ = ["KPOD"]
 
-_WEIGHTER = "weighter"  # the run of the token weighter, in the run folder
+_WEIGHTER = "weighter"  # name of the token weighter's run, inside the run folder
 
 
 class KPOD(Distiller):
     r"""Keypoint-based progressive distillation (KPOD, Feng et al., ICML 2024, arXiv 2405.16064).
 
-    1. Token weights, by mask learning (KeypointWeighter): a run of its own in the run folder, or a file. 2. The
-    difficulty of every step, with the student before it is trained (Eq. 8). 3. A schedule that at first gives most
-    steps as input and asks for the last ones, and from stage T on gives nothing (Eq. 9-13). 4. Training on what is not
-    given, each rationale token with its weight, each token of the answer with weight 1 (Eq. 15). A stage is an epoch.
+    1. Token weights by mask learning (KeypointWeighter), from a separate run in the run folder, or from a file.
+    2. Difficulty of every step under the untrained student (Eq. 8).
+    3. A schedule that at first gives most steps as input, so that only the last ones are targets, and from progress
+       stage T on gives no step (Eq. 9-13). A progress stage is an epoch.
+    4. Training on the steps that are not given, with token weights for the rationale, and weight 1 for the answer
+       (Eq. 15).
 
     Ablations of the paper: ``weigh_tokens: false``, ``weigh_difficulty: false``, ``progressive: false`` and
     ``diversity: 0``.
 
     Departures: see KeypointWeighter and :func:`skipthinking.methods.kpod.schedule.plan_inputs`; questions are clustered
-    by the mean input embedding of the student unless there is a GloVe file; the loss is normalized by the weights of
-    the whole step, as everywhere here.
+    by the student's mean input embedding unless ``glove`` is set; the loss is normalized by the sum of weights of the
+    optimizer step, as in all methods of this framework.
 
     Args:
         student: The student.
-        weights: File of token weights that a run of KeypointWeighter left; learned first if there is none.
-        weighter: How they are learned.
-        weighter_epochs: Epochs of that.
-        predictor: Transformer that predicts the answer there; by default a copy of the student.
-        weigh_tokens: Whether the loss weighs the tokens of the rationale.
-        floor: Least weight of a token in the loss (ours; the paper's is 0). Weights w become floor + (1 - floor) w. A
-            student that cannot write yet, one from scratch, must learn the words between the key tokens too.
-        weigh_difficulty: Whether the difficulty does.
-        progressive: Whether steps are given at all.
+        weights: File of token weights written by KeypointWeighter; by default, token weights are learned first.
+        weighter: The method that learns token weights.
+        weighter_epochs: Epochs of that run.
+        predictor: Transformer that predicts the answer in that run; by default a copy of the student.
+        weigh_tokens: Whether token weights apply to the loss.
+        floor: Minimum weight of a token in the loss (ours; the paper's is 0). Weights w become floor + (1 - floor) w. A
+            student from scratch must learn the words between the key tokens too.
+        weigh_difficulty: Whether token weights apply to the step difficulty.
+        progressive: Whether to use the schedule; if not, no step is ever given.
         stages: T; half of the epochs by default.
-        steps_per_stage: By how many steps a chosen question falls; by default as few as reach nothing in T stages.
-        exponent: p of the growth of the difficulty.
-        start_share: Share of the difficulty that the first stage asks for.
-        diversity: Beta, the worth of questions unlike those chosen.
-        clusters: K, clusters of questions.
-        glove: File of GloVe vectors to cluster by.
+        steps_per_stage: Number of steps by which the input of a selected question shrinks; by default the smallest
+            number that reaches 0 within T progress stages.
+        exponent: p, the growth of the difficulty budget.
+        start_share: Share of the total difficulty in the targets of the first progress stage.
+        diversity: Beta, the bonus for selecting questions from different clusters.
+        clusters: Number of clusters of questions, K.
+        glove: File of GloVe vectors for clustering.
         kwargs: See Distiller.
     """
 
@@ -91,7 +94,7 @@ class KPOD(Distiller):
         self.weights_file, self.weighter_epochs, self.floor = weights, weighter_epochs, floor
         self.weigh_tokens, self.weigh_difficulty, self.progressive = weigh_tokens, weigh_difficulty, progressive
         self.stages, self.clusters, self.glove = stages, clusters, glove
-        self._predictor = (predictor,)  # in a tuple, so that it is no part of this model
+        self._predictor = (predictor,)  # in a tuple, so that it is not registered as a submodule
         self.schedule = Schedule(
             stages=1 if stages is None else stages,
             exponent=exponent,
@@ -106,15 +109,14 @@ class KPOD(Distiller):
 
     @property
     def needs_weights(self) -> bool:
-        """Whether any part looks at token weights."""
+        """Whether the loss or the step difficulty uses token weights."""
         return self.weigh_tokens or (self.progressive and self.weigh_difficulty)
 
     def prior_run(self, config: dict[str, Any], folder: Path, data: RationaleDataModule) -> dict[str, Any] | None:
-        """The run that learns the token weights: on the same data, with the same trainer, from this run's own config.
+        """Config of the run that learns token weights, with the same data and trainer; None if weights are available.
 
-        It is a run by itself, so that it is logged, killed, resumed and spread over processes as any other; it ends
-        before this one begins, so that neither knows of the other's optimiser or epochs. Only the command line starts
-        it: a trainer by itself needs ``weights``.
+        A separate run is logged, resumed and distributed like any other, and shares no optimizer or epoch counter with
+        this one. Only the command line starts it: with a Trainer alone, ``weights`` is required.
         """
         if self.progressive:
             self._schedule(config["trainer"]["max_epochs"])
@@ -134,27 +136,31 @@ class KPOD(Distiller):
         return None
 
     def _weighter_run(self, config: dict[str, Any], folder: Path) -> dict[str, Any]:
-        own = config["model"]["init_args"]
-        weighter = own["weighter"]
+        settings = config["model"]["init_args"]
+        weighter = settings["weighter"]
         if isinstance(weighter, str):
             weighter = {"class_path": weighter}
         trainer = {
             **config["trainer"], "max_epochs": self.weighter_epochs, "min_epochs": None, "limit_val_batches": 0,
             "callbacks": None, "logger": None,
         }  # fmt: skip
-        predictor = own["predictor"]
-        begun = {"student": predictor or own["student"], "start_from": None if predictor else own["start_from"]}
+        predictor = settings["predictor"]
+        # ``start_from`` is a checkpoint of the student, which a separate predictor could not load.
+        model = {
+            "student": predictor or settings["student"],
+            "start_from": None if predictor else settings["start_from"],
+        }
         return {
             "seed_everything": config["seed_everything"], "run": _WEIGHTER, "runs_dir": str(folder), "evaluate": False,
             "checkpoint_every": config["checkpoint_every"], "trainer": trainer, "data": config["data"],
-            "model": {**weighter, "init_args": {**weighter.get("init_args", {}), **begun}},
+            "model": {**weighter, "init_args": {**weighter.get("init_args", {}), **model}},
         }  # fmt: skip
 
     def _check_predictor(self) -> None:
-        """Sees that the weights will be of the student's tokens, where both tokenizers are there to be compared.
+        """Checks that predictor and student have the same tokenizer, if neither has yet to train its own.
 
         Raises:
-            UserError: They will not.
+            UserError: The vocabularies differ.
         """
         (predictor,) = self._predictor
         if predictor is None or predictor.trains_tokenizer or self.student.trains_tokenizer:
@@ -169,10 +175,10 @@ class KPOD(Distiller):
         return Path(self.weights_file) if self.weights_file is not None else folder / _WEIGHTER / "annotations.jsonl"
 
     def _schedule(self, epochs: int | None) -> Schedule:
-        """The schedule of a run of so many epochs.
+        """The schedule of a run of N epochs.
 
         Raises:
-            UserError: The run ends before everything was asked for.
+            UserError: The run ends before progress stage T, in which all steps are targets.
         """
         stages = self.stages
         if stages is None:
@@ -192,19 +198,19 @@ class KPOD(Distiller):
     # ---------------------------------------------------------------------------------- annotations
 
     def annotators(self) -> Sequence[Annotator[Any]]:
-        """Token weights, step difficulty, and how many steps are given per progress stage, as far as they are used."""
-        found: list[Annotator[Any]] = []
+        """Annotators of token weights, step difficulty and given steps, as far as the settings use them."""
+        used: list[Annotator[Any]] = []
         if self.needs_weights:
             self.token_weights = TokenWeights(self._weights_path(Path(self.trainer.default_root_dir)))
-            found.append(self.token_weights)
+            used.append(self.token_weights)
         if self.progressive:
             difficulty = Difficulty(self.token_weights if self.weigh_difficulty else None)
             self.given = GivenSteps(self._schedule(self.trainer.max_epochs), difficulty, self.clusters, self.glove)
-            found += [difficulty, self.given]
-        return found
+            used += [difficulty, self.given]
+        return used
 
     def make_instances(self, encoded: Encoded, notes: Notes) -> list[Instance]:
-        """One instance: the steps that are given, then the rest with their tokens' weights, then the answer."""
+        """One instance: given steps with weight 0, the other steps with token weights, the answer with weight 1."""
         weights = np.ones(len(encoded.tokens), dtype=np.float32)
         if self.weigh_tokens and self.token_weights is not None:
             weights[: encoded.answer[0]] = self.floor + (1 - self.floor) * notes[self.token_weights]
@@ -217,31 +223,31 @@ class KPOD(Distiller):
 
 
 def _check_same(run: Mapping[str, Any], path: Path) -> None:
-    """Checks that the weights of an earlier start of this run were learned as they would be now.
+    """Checks that existing token weights of this run folder were learned with the present settings.
 
     Raises:
-        UserError: They were learned otherwise.
+        UserError: The settings differ.
     """
     if not path.exists():
         return
     try:
-        was = yaml.safe_load(path.read_text(encoding="utf-8"))
+        earlier = yaml.safe_load(path.read_text(encoding="utf-8"))
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise UserError(
             f"Expected the config of a run, got {' '.join(str(error).split())} ({path}). Remove the folder."
         ) from error
-    asked = {"model": run["model"], "trainer": {"max_epochs": run["trainer"]["max_epochs"]}}
-    other = _differing(asked, was)
-    if other:
+    now = {"model": run["model"], "trainer": {"max_epochs": run["trainer"]["max_epochs"]}}
+    differing = _differing(now, earlier)
+    if differing:
         raise UserError(
             f"Expected token weights that were learned with these settings, got those of {path.parent}, where "
-            f"{', '.join(other)} differs. Remove that folder to learn them again, or give another --run."
+            f"{', '.join(differing)} differs. Remove that folder to learn them again, or give another --run."
         )
 
 
-def _differing(asked: Any, was: Any, place: str = "") -> list[str]:
-    """Keys of ``asked`` that are otherwise in ``was``."""
-    if isinstance(asked, Mapping) and isinstance(was, Mapping):
-        return [key for name in asked for key in _differing(asked[name], was.get(name), f"{place}.{name}".strip("."))]
-    same = asked == was or str(asked) == str(was) or (asked in ({}, None) and was in ({}, None))
-    return [] if same else [place]
+def _differing(now: Any, earlier: Any, key: str = "") -> list[str]:
+    """Dotted keys of ``now`` with another value in ``earlier``, such as ``model.init_args.alpha``."""
+    if isinstance(now, Mapping) and isinstance(earlier, Mapping):
+        return [path for k in now for path in _differing(now[k], earlier.get(k), f"{key}.{k}".strip("."))]
+    same = now == earlier or str(now) == str(earlier) or (now in ({}, None) and earlier in ({}, None))
+    return [] if same else [key]

@@ -22,12 +22,12 @@ class Schedule:
     """Settings of the schedule.
 
     Attributes:
-        stages: T, the stage from which on nothing is given.
-        exponent: p; D(t) grows with the power p + 1.
-        start_share: Share of all difficulty that the first stage asks for, C_0 / B.
-        diversity: Beta, what a question of a cluster that few others are from is worth, in nats.
-        steps_per_stage: Delta s, by how many steps a chosen question falls; None for as few as let all of them fall to
-            nothing in T stages.
+        stages: T, the first progress stage in which no step is given.
+        exponent: p; the budget D(t) grows with the power p + 1.
+        start_share: C_0 / B, share of the total difficulty in the targets of the first progress stage.
+        diversity: Beta, bonus in nats for selecting questions from different clusters.
+        steps_per_stage: Delta s, number of steps by which the input of a selected question shrinks; None for the
+            smallest number that lets every input reach 0 within T progress stages.
     """
 
     stages: int
@@ -50,7 +50,7 @@ class Schedule:
             )
 
     def budget(self, stage: int, total: float) -> float:
-        """D(t), the difficulty that a stage may ask for (Eq. 10): from C_0 to all of it, B, at stage T.
+        """D(t), the maximum difficulty of all targets in a progress stage (Eq. 10): from C_0 to the total B at stage T.
 
         >>> [round(Schedule(stages=4).budget(t, 10.0), 2) for t in (0, 2, 4)]
         [3.0, 5.47, 10.0]
@@ -60,7 +60,7 @@ class Schedule:
 
 
 def hardness(difficulty: Sequence[float] | Floats, given: int) -> float:
-    """h: the difficulty of the steps that are not given (Eq. 9).
+    """h: total difficulty of the steps that are not given as input (Eq. 9).
 
     >>> hardness([1.0, 2.0, 3.0], 2)
     3.0
@@ -69,45 +69,46 @@ def hardness(difficulty: Sequence[float] | Floats, given: int) -> float:
 
 
 def plan_inputs(difficulty: Sequence[Floats], clusters: Ints, schedule: Schedule, *, quiet: bool = True) -> Ints:
-    """How many steps of every question are given, c_i(t), from stage 0 to stage T.
+    """Number of given steps of every question, c_i(t), in progress stages 0..T.
 
-    Going into a stage, questions are chosen by :func:`select`, whose inputs fall; their new steps together are no
-    harder than what the budget has left, so the steps asked for never exceed D(t).
+    In each stage, :func:`select` chooses the questions whose inputs shrink, within the unused budget, so that the
+    difficulty of all targets never exceeds D(t).
 
-    Departures: the paper does not say where the first stage begins; here each question begins with as many of its last
-    steps as fit into ``start_share`` of its own difficulty, so that all of them together fit into C_0. What a stage
-    leaves of its budget is left to the next one.
+    Departures: the paper does not specify the first stage. Here each question starts with as many of its last steps as
+    targets as fit into ``start_share`` of its difficulty, so that all questions together fit into C_0. Budget that a
+    stage leaves unused carries over to the next one.
 
     Args:
         difficulty: Difficulty of every step, one array per question.
         clusters: Cluster of every question, shape (n,), from 0.
         schedule: Settings.
-        quiet: No progress bar.
+        quiet: Hides the progress bar.
 
     Returns:
         Shape (T + 1, n); the last row is zero.
     """
     counts = np.array([len(steps) for steps in difficulty])
-    # h_i(c) for all c = 0..S_i, questions one after the other, so that one lookup serves all of them.
+    # h_i(c) for c = 0..S_i, all questions end to end, so that one lookup serves all: difficulties [1, 2] and [3] give
+    # table [3, 2, 0, 3, 0] with starts [0, 3].
     tails = [np.append(np.cumsum(steps[::-1])[::-1], 0.0) for steps in difficulty]
     table, starts = np.concatenate(tails), np.cumsum([0, *(counts + 1)[:-1]])
     total = float(table[starts].sum())
     own = schedule.start_share * table[starts]
     given = np.array([np.argmax(tail <= share) for tail, share in zip(tails, own, strict=True)])
-    fall = schedule.steps_per_stage or max(1, -(-int(given.max()) // schedule.stages))
+    shrink = schedule.steps_per_stage or max(1, -(-int(given.max()) // schedule.stages))
     rows = [given]
     for stage in tqdm(range(1, schedule.stages), desc="Schedule", delay=2, leave=False, disable=quiet):
-        lower = np.maximum(given - fall, 0)
-        now = table[starts + given]
-        costs = np.where(given > 0, table[starts + lower] - now, np.inf)
-        left = max(0.0, schedule.budget(stage, total) - float(now.sum()))
+        lower = np.maximum(given - shrink, 0)
+        current = table[starts + given]
+        costs = np.where(given > 0, table[starts + lower] - current, np.inf)
+        left = max(0.0, schedule.budget(stage, total) - float(current.sum()))
         given = np.where(select(costs, clusters, left, schedule.diversity), lower, given)
         rows.append(given)
     return np.stack([*rows, np.zeros_like(given)])
 
 
 def value(chosen: NDArray[np.bool_], costs: Floats, clusters: Ints, diversity: float) -> float:
-    r"""F(S) + \Delta D = \Delta H(S) + \beta \sum_k \sqrt{|C_k \cap S|} (Eq. 12), which is 0 for the empty set."""
+    r"""f(S) = F(S) + \Delta D = \Delta H(S) + \beta \sum_k \sqrt{|C_k \cap S|} (Eq. 12); 0 for the empty set."""
     per_cluster = np.bincount(clusters[chosen])
     return float(costs[chosen].sum() + diversity * np.sqrt(per_cluster).sum())
 
@@ -115,30 +116,31 @@ def value(chosen: NDArray[np.bool_], costs: Floats, clusters: Ints, diversity: f
 def select(costs: Floats, clusters: Ints, budget: float, diversity: float) -> NDArray[np.bool_]:
     r"""A set S with cost :math:`\Delta H(S) \le` budget and at least half of the greatest possible value.
 
-    The value f(S) of :func:`value` is non-negative, monotone and submodular, the constraint is a knapsack. This is
-    Greedy+Max (Yaroslavtsev, Zhou and Avdiukhin, AISTATS 2020): of every prefix of the density greedy
-    with the one question that then adds most and still fits, the best. It has f(S) >= f(OPT) / 2. Proof: let o be OPT's
-    dearest question and G_0, G_1, ... the prefixes that leave room for it. All others of OPT fit as well there. If
-    f(G_j + o) < f(OPT) / 2 for all of these j, the others would add at least f(OPT) / 2 to G_j, so that each greedy
-    step has a density of at least f(OPT) / 2 over the cost of the others; the first prefix that leaves no room for o
-    costs more than they do, and so is worth f(OPT) / 2.
+    The value f(S) of :func:`value` is non-negative, monotone and submodular; the constraint is a knapsack. The
+    algorithm is Greedy+Max (Yaroslavtsev, Zhou and Avdiukhin, AISTATS 2020): extend every prefix of the density greedy
+    order by the one question that adds most and still fits, and return the best of these sets. It has f(S) >= f(OPT) /
+    2. Proof: let o be OPT's most expensive question and G_0, G_1, ... the prefixes that leave enough budget for o.
+    Every other question of OPT costs no more, so it fits as well. If f(G_j + o) < f(OPT) / 2 for all these j, the other
+    questions add at least f(OPT) / 2 to G_j, so each greedy step has a density of at least f(OPT) / 2 divided by their
+    cost. The first prefix without enough budget for o costs more than these questions, so its value is at least f(OPT)
+    / 2.
 
-    The guarantee is for f = F + Delta D, the gain over choosing nothing; F itself is negative for the empty set, and no
-    algorithm of the kind promises a share of that. The paper's FTGP promises 1/2 - epsilon.
+    The guarantee holds for f = F + Delta D, the gain over the empty set. F itself is negative for the empty set, and no
+    such algorithm guarantees a share of it. The paper's FTGP guarantees 1/2 - epsilon.
 
-    What makes it near-linear: in a cluster the cheapest question is the densest, and the gain of its j-th one does not
-    depend on the other clusters. So one sort by density is the greedy order, and a binary search per prefix and cluster
-    finds the best addition: O(n log n) for a fixed number of clusters.
+    The run time is O(n log n) for a fixed number of clusters: within a cluster the cheapest question is the densest,
+    and the gain of its j-th question does not depend on other clusters. So a single sort by density gives the greedy
+    order, and a binary search per prefix and cluster finds the best extension.
 
     Args:
-        costs: What each question would add to the difficulty asked for, shape (n,), at least 0; infinite for one that
-            cannot be chosen.
-        clusters: Cluster of each, shape (n,).
-        budget: Greatest total cost.
+        costs: Difficulty that each question would add to the targets, shape (n,), at least 0; infinite for questions
+            that cannot be selected.
+        clusters: Cluster of each question, shape (n,).
+        budget: Maximum total cost.
         diversity: Beta.
 
     Returns:
-        Whether each question is chosen.
+        Whether each question is selected, shape (n,).
     """
     chosen = np.zeros(len(costs), dtype=bool)
     open_ = np.flatnonzero(costs <= budget)
@@ -152,12 +154,13 @@ def select(costs: Floats, clusters: Ints, budget: float, diversity: float) -> ND
     for cluster in np.unique(clusters[open_]):
         inside = np.sort(costs[open_][clusters[open_] == cluster])
         count = np.concatenate([[0], np.cumsum(clusters[taken] == cluster)])
-        dearest = np.searchsorted(inside, budget - ends, side="right") - 1
+        # Rank of the most expensive question that fits after each prefix; gains grow with cost, so it adds most.
+        largest = np.searchsorted(inside, budget - ends, side="right") - 1
         bonus = diversity * (np.sqrt(count + 1) - np.sqrt(count))
-        found = np.where(dearest >= count, values + inside[np.maximum(dearest, 0)] + bonus, -np.inf)
-        if found.max() > best:
-            best, prefix = float(found.max()), int(found.argmax())
-            extra = int(_ranked(costs, clusters, open_, int(cluster))[dearest[prefix]])
+        extended = np.where(largest >= count, values + inside[np.maximum(largest, 0)] + bonus, -np.inf)
+        if extended.max() > best:
+            best, prefix = float(extended.max()), int(extended.argmax())
+            extra = int(_ranked(costs, clusters, open_, int(cluster))[largest[prefix]])
     chosen[taken[:prefix]] = True
     if extra >= 0:
         chosen[extra] = True
@@ -165,13 +168,13 @@ def select(costs: Floats, clusters: Ints, budget: float, diversity: float) -> ND
 
 
 def _ranked(costs: Floats, clusters: Ints, open_: Ints, cluster: int) -> Ints:
-    """The questions of a cluster that can be chosen, the cheapest first."""
+    """Selectable questions of a cluster, cheapest first."""
     inside = open_[clusters[open_] == cluster]
     return inside[np.argsort(costs[inside], kind="stable")]
 
 
 def _densest_first(costs: Floats, clusters: Ints, open_: Ints, diversity: float) -> tuple[Ints, Floats]:
-    """The questions in the order of the density greedy, and the gain in diversity that each brings in it."""
+    """Questions in density greedy order, and the diversity gain of every question in this order."""
     by_cluster = open_[np.lexsort((costs[open_], clusters[open_]))]
     first = np.r_[True, np.diff(clusters[by_cluster]) != 0]
     start = np.maximum.accumulate(np.where(first, np.arange(len(by_cluster)), 0))
@@ -184,7 +187,7 @@ def _densest_first(costs: Floats, clusters: Ints, open_: Ints, diversity: float)
 
 
 def _greedy(costs: Floats, clusters: Ints, order: Ints, budget: float) -> Ints:
-    """The order without what no longer fits; once one of a cluster does not, no later and dearer one of it does."""
+    """Takes questions in order while they fit; a cluster ends at its first misfit, because later ones cost more."""
     taken, left = [order[:0]], budget
     while len(order):
         spent = np.cumsum(costs[order])

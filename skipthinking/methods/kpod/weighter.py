@@ -1,4 +1,4 @@
-"""KeypointWeighter: learns what each token of a rationale is worth to the answer."""
+"""KeypointWeighter: learns a weight for each rationale token, its importance for predicting the answer."""
 
 from __future__ import annotations
 
@@ -27,36 +27,37 @@ from skipthinking.students import Student
 
 __all__ = ["KeypointWeighter"]
 
-_COLLAPSED = (0.01, 0.99)  # a mean weight beyond these says nothing about tokens
+_COLLAPSED = (0.01, 0.99)  # a mean weight outside of this range is uninformative
 
 
 class KeypointWeighter(Distiller):
-    r"""Mask learning (KPOD, Feng et al., arXiv 2405.16064, Eq. 2-7): which tokens of a rationale the answer needs.
+    r"""Mask learning (KPOD, Feng et al., arXiv 2405.16064, Eq. 2-7): which rationale tokens the answer depends on.
 
-    A generator gives every rationale token a keep-probability w. Masks are drawn from it by Gumbel-Softmax, and the
-    masked rationale goes as embeddings into a transformer that predicts the answer from the question and a prefix of
-    it. The loss of an example is L_p + alpha * L_m: the summed answer NLL over all prefixes that end with a step, and
-    the sum of the masks. One prefix is drawn per example and epoch, each as often as any other, and counts for all of
-    them, so that L_p has no bias. The loss of a step is the mean over its examples.
+    A generator gives every rationale token a keep-probability w. Masks are drawn by Gumbel-Softmax, and the masked
+    rationale goes as embeddings into a transformer that predicts the answer from the question and a prefix of the
+    rationale. The loss of an example is L_p + alpha * L_m: the summed answer NLL over all prefixes that end with a
+    step, and the sum of the masks. One prefix is drawn uniformly per example and epoch, and its NLL is multiplied by
+    the number of prefixes, so that L_p is unbiased. The loss of an optimizer step is the mean over its examples.
 
-    What it leaves is ``annotations.jsonl`` in the run folder: a weight per token, for training and validation examples.
+    At the end of training, ``annotations.jsonl`` in the run folder contains a weight per token for training and
+    validation examples.
 
-    Encoder-decoder students read the masked prefix behind the question, on the encoder side, and write the answer.
+    Encoder-decoder students read question and masked prefix on the encoder side, and write the answer.
 
-    Departures: the transformer is the given student (the paper: FlanT5-Large), and the generator reads that student's
-    input embeddings, as they are (no gradient goes back to them); see MaskGenerator for its layers. The warm-up is
-    ours, for a transformer that is not trained yet and to which every token would look useless: it learns to go on
-    from a random part of the rationale, as well as to answer from it, before any part is judged. So is the ramp.
+    Departures: the transformer is the given student (the paper: FlanT5-Large), and the generator reads its input
+    embeddings without sending gradients to them; see MaskGenerator for its layers. The warm-up is ours: to an untrained
+    transformer every token would look useless, so it first learns to continue, and to answer from, a randomly masked
+    rationale. The ramp is ours, too.
 
     Args:
         student: The transformer that predicts the answer: a copy of the student, or another with its tokenizer.
-        alpha: Weight of L_m, what keeping a token costs, in nats.
+        alpha: Weight of L_m: the cost of keeping a token, in nats.
         temperature: Temperature of Gumbel-Softmax.
-        warmup_epochs: Epochs before the masks are learned.
-        ramp_epochs: Epochs behind these over which alpha rises from 0: a price that all tokens have to pay before any
-            has shown its worth may mask even those that are worth it.
-        train_predictor: Whether the transformer is trained on while masks are learned; else it stays as the warm-up
-            leaves it. One that is trained on may learn to answer from the question: no token is worth its price then.
+        warmup_epochs: Epochs before masks are learned.
+        ramp_epochs: Epochs after the warm-up over which alpha rises from 0. With the full alpha from the start, even
+            useful tokens may be masked before their effect on the answer is learned.
+        train_predictor: Whether the transformer is still trained after the warm-up. It may then learn to answer from
+            the question alone, so that no token is worth its cost.
         kwargs: See Distiller.
     """
 
@@ -94,10 +95,10 @@ class KeypointWeighter(Distiller):
                 self.student.requires_grad_(False)
 
     def prior_run(self, config: dict[str, Any], folder: Path, data: RationaleDataModule) -> None:
-        """Checks that masks will be learned; no run is needed before this one.
+        """Checks that the run learns masks; no prior run is needed.
 
         Raises:
-            UserError: The run ends before.
+            UserError: The run ends within the warm-up.
         """
         epochs = config["trainer"]["max_epochs"]
         if epochs is not None and 0 <= epochs <= self.warmup_epochs:
@@ -109,25 +110,25 @@ class KeypointWeighter(Distiller):
     # ------------------------------------------------------------------------------------ the instances
 
     def annotators(self) -> Sequence[Annotator[Any]]:
-        """The weights that have been learned, for drawings."""
+        """The annotator of the learned weights."""
         return [LearnedWeights(self._logits)]
 
     def on_train_start(self) -> None:
-        """Keeps the examples by id: a batch names those whose whole rationales the generator reads."""
+        """Indexes the examples by id, because the generator reads full rationales and batches hold prefixes."""
         super().on_train_start()
         self._rows = {row.id: row for row in self.data.encoded}
 
     def make_instances(self, encoded: Encoded, notes: Notes) -> list[Instance]:
-        """One instance: the question and a prefix of the rationale, then the answer; every prefix as often as any."""
+        """One instance: question and a prefix of the rationale -> answer; every prefix is equally frequent."""
         drawn = draw_stage("cycle", len(encoded.steps), seed=notes.seed, epoch=notes.epoch, id=encoded.id)
         assert drawn is not None
         return [self.prefix_instance(encoded, drawn + 1, warm_up=notes.epoch < self.warmup_epochs)]
 
     def prefix_instance(self, encoded: Encoded, steps: int, *, warm_up: bool) -> Instance:
-        """The instance with a prefix of so many steps.
+        """The instance with a prefix of N steps.
 
-        In the warm-up the prefix is a target too, on the decoder's side. After it the weights of the answer's tokens
-        add up to 1, so that those of a step count its instances.
+        In the warm-up of causal students, the prefix is a target, too. After the warm-up, the answer's weights sum to
+        1, so that the weights of an optimizer step sum to its number of instances.
         """
         prefix = encoded.tokens[: encoded.steps[steps - 1][1]]
         answer = encoded.tokens[slice(*encoded.answer)]
@@ -145,7 +146,7 @@ class KeypointWeighter(Distiller):
         )
 
     def _start(self, row: Encoded) -> int:
-        """Where the rationale begins in the model's input: behind the prompt, but before an end token of it."""
+        """Position of the rationale in the model's input: after the prompt, but before an encoder prompt's EOS."""
         prompt = row.prompts[""]
         ended = self.student.encoder_decoder and prompt[-1] == self.student.tokenizer.eos_token_id
         return len(prompt) - ended
@@ -153,7 +154,7 @@ class KeypointWeighter(Distiller):
     # ----------------------------------------------------------------------------------------- training
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
-        """This micro-batch's share of the mean of L_p + alpha * L_m over the examples of the step."""
+        """Returns the micro-batch's share of the mean of L_p + alpha * L_m over the step's examples."""
         if self.current_epoch < self.warmup_epochs:
             share, mean = self._warm_up(batch)
         else:
@@ -164,23 +165,23 @@ class KeypointWeighter(Distiller):
         return self.scale_and_log(share, batch, batch_idx)
 
     def price(self) -> float:
-        """Alpha as it is now. It follows optimiser steps, so that accumulation and ranks change nothing."""
+        """Current alpha; it depends on optimizer steps, and so not on accumulation or ranks."""
         done = self.global_step / (self.steps_per_epoch or 1) - self.warmup_epochs
         return self.alpha * min(1.0, max(0.0, done / self.ramp_epochs)) if self.ramp_epochs else self.alpha
 
     def _warm_up(self, batch: Batch) -> tuple[Tensor, Tensor]:
-        """The share of a step's mean token NLL behind random masks; and the mean weight of all tokens."""
+        """The share of the step's mean token NLL with random masks, and the mean weight of all tokens."""
         rows = [self._rows[id] for id in batch.ids]
         logits_BR, inside_BR = self._logits(rows)
         noise_BR = self._noise(batch.ids, logits_BR.shape[1] + 1)
-        masks_BR = (noise_BR[:, 1:] < 2 * noise_BR[:, :1]).float()  # half of the rationales whole
+        masks_BR = (noise_BR[:, 1:] < 2 * noise_BR[:, :1]).float()  # half of the rationales are unmasked
         nll_N = self._masked_nll(batch, rows, masks_BR)
         share = weighted_likelihood(nll_N, batch.weights_BL, batch.terms_B, batch.totals_K, self.term_weights)
-        idle = 0 * logits_BR.sum()  # DDP wants every weight in the graph
-        return share + idle, torch.sigmoid(logits_BR.detach()[inside_BR]).mean()
+        unused = 0 * logits_BR.sum()  # DDP requires every weight in the graph
+        return share + unused, torch.sigmoid(logits_BR.detach()[inside_BR]).mean()
 
     def losses(self, batch: Batch) -> tuple[Tensor, Tensor, Tensor]:
-        """L_p and L_m of every example, shape (B,), 0 for one at weight zero; and the mean weight of all tokens."""
+        """L_p and L_m of every example, each of shape (B,), and the mean weight of all tokens; 0 for weight-0 rows."""
         rows = [self._rows[id] for id in batch.ids]
         logits_BR, inside_BR = self._logits(rows)
         masks_BR = relaxed_masks(logits_BR, self._noise(batch.ids, logits_BR.shape[1]), self.temperature)
@@ -193,7 +194,7 @@ class KeypointWeighter(Distiller):
         return answer_B, masks_B, torch.sigmoid(logits_BR.detach()[inside_BR]).mean()
 
     def _masked_nll(self, batch: Batch, rows: Sequence[Encoded], masks_BR: Tensor) -> Tensor:
-        """NLL of the target tokens behind the masked prefixes."""
+        """NLL of the target tokens given the masked prefixes."""
         starts_B = torch.tensor([self._start(row) for row in rows], device=self.device)
         counts_B = self._shown(batch, rows)
         assert self.generator is not None
@@ -205,7 +206,7 @@ class KeypointWeighter(Distiller):
         return self.student.token_nll(batch, change)
 
     def _shown(self, batch: Batch, rows: Sequence[Encoded]) -> Tensor:
-        """Rationale tokens of every instance's prefix."""
+        """Number of rationale tokens in every instance's prefix, shape (B,)."""
         prompts_B = torch.tensor([len(row.prompts[""]) for row in rows], device=self.device)
         if batch.prompt_lengths_B is not None:
             return batch.prompt_lengths_B - prompts_B
@@ -213,7 +214,7 @@ class KeypointWeighter(Distiller):
         return batch.lengths_B - prompts_B - answers_B
 
     def _logits(self, rows: Sequence[Encoded]) -> tuple[Tensor, Tensor]:
-        """Logits of the keep-probabilities of whole rationales, float32, shape (B, R), and where there is a token."""
+        """Logits of keep-probabilities for full rationales, float32, shape (B, R); and False for padding, (B, R)."""
         assert self.generator is not None
         lengths = [row.answer[0] for row in rows]
         ids_BR = torch.full((len(rows), max(lengths)), self.student.pad_id)
@@ -229,14 +230,14 @@ class KeypointWeighter(Distiller):
         return uniform_noise([f"masks/{seed}/{self.current_epoch}/{id}" for id in ids], size).to(self.device)
 
     def on_before_optimizer_step(self, optimizer: torch.optim.Optimizer) -> None:
-        """Leaves the transformer as the warm-up left it. (DDP wants it in the graph, so it has gradients till here.)"""
+        """Freezes the transformer after the warm-up, by dropping gradients: DDP requires its weights in the graph."""
         super().on_before_optimizer_step(optimizer)
         if not self.train_predictor and self.current_epoch >= self.warmup_epochs:
             for parameter in self.student.parameters():
                 parameter.grad = None
 
     def on_train_epoch_end(self) -> None:
-        """Says what tokens weigh, so that a collapse is seen while it comes."""
+        """Prints the mean weight, so that a collapse is visible early."""
         mean = float(self.trainer.callback_metrics["train/mean_weight"])
         if self.current_epoch >= self.warmup_epochs:
             say(f"token weights: mean {mean:.3f} after epoch {self.current_epoch}{_verdict(mean)}")
@@ -249,10 +250,10 @@ class KeypointWeighter(Distiller):
 
 
 class LearnedWeights(Annotator[NDArray[np.float32]]):
-    """The keep-probability of every rationale token, as the generator now gives it.
+    """Keep-probability of every rationale token under the current generator.
 
     Args:
-        logits: The generator: from B examples to logits of shape (B, R).
+        logits: Maps B examples to logits of shape (B, R), and a padding mask.
     """
 
     name = "weights"
@@ -281,7 +282,7 @@ class LearnedWeights(Annotator[NDArray[np.float32]]):
 
 
 def _verdict(mean: float) -> str:
-    """A warning where the masks have collapsed."""
+    """A warning if the masks have collapsed; else empty."""
     if _COLLAPSED[0] < mean < _COLLAPSED[1]:
         return ""
     return (

@@ -19,10 +19,10 @@ Floats = NDArray[np.float32]
 
 
 class TokenWeights(Annotator[Floats]):
-    """The weight of every rationale token, from a file that a run of KeypointWeighter left.
+    """The weight of every rationale token, read from a file.
 
     Args:
-        path: The file.
+        path: ``annotations.jsonl`` of a KeypointWeighter run.
     """
 
     name = "weights"
@@ -43,7 +43,7 @@ class TokenWeights(Annotator[Floats]):
 
 
 def weight_drawing(encoded: Encoded, weights: Floats, codec: Any) -> Drawing:
-    """Rationale tokens as texts and as ids, and a weight for each."""
+    """Drawing of the rationale tokens, as texts and ids, with one weight per token."""
     ids = encoded.tokens[: encoded.answer[0]].tolist()
     return {
         "ids": ids,
@@ -57,15 +57,15 @@ def read_weights(path: Path, encoded: Sequence[Encoded]) -> dict[str, Floats]:
     """Weights of every rationale token of these examples, by example id.
 
     Args:
-        path: What KeypointWeighter, or ``annotate`` with it, wrote.
-        encoded: The examples; those of the file that are not among them are left alone.
+        path: File written by KeypointWeighter, or by ``annotate`` with it.
+        encoded: The examples; other examples of the file are ignored.
 
     Raises:
         UserError: The file is missing.
-        DataError: It is damaged, or made for other data or another tokenizer.
+        DataError: The file is damaged, or belongs to other data or another tokenizer.
     """
     rows = {row.id: row for row in encoded}
-    found: dict[str, Floats] = {}
+    result: dict[str, Floats] = {}
     for place, id, ids, weights in _lines(path):
         if id not in rows:
             continue
@@ -74,22 +74,22 @@ def read_weights(path: Path, encoded: Sequence[Encoded]) -> dict[str, Floats]:
                 f"Expected the {rows[id].answer[0]} rationale tokens of example {id!r}, got {len(ids)} that are "
                 f"not these ({place}). They belong to another tokenizer, template or rationale. Learn them again."
             )
-        found[id] = weights
-    missing = [row.id for row in encoded if row.id not in found]
+        result[id] = weights
+    missing = [row.id for row in encoded if row.id not in result]
     if missing:
         raise DataError(
             f"Expected weights for all {len(encoded)} training examples, got none for {len(missing)} of them, for "
             f"example {missing[0]!r} ({path}). They belong to other data: learn them again."
         )
-    return found
+    return result
 
 
 def check_weights(path: Path, ids: set[str]) -> None:
-    """Sees that a file of weights is whole and speaks of these examples, before there are tokens to compare.
+    """Checks a file of weights before tokenization: all lines are valid, and at least one example is in the file.
 
     Raises:
         UserError: The file is missing.
-        DataError: It is damaged, or made for other data.
+        DataError: The file is damaged, or belongs to other data.
     """
     if not ids & {id for _, id, _, _ in _lines(path)}:
         raise DataError(
@@ -99,7 +99,7 @@ def check_weights(path: Path, ids: set[str]) -> None:
 
 
 def _lines(path: Path) -> Iterator[tuple[str, str, list[int], Floats]]:
-    """Place, example id, token ids and weights of every line."""
+    """Place (file:line), id, token ids and weights of each line, ``{"id": "a", "ids": [4, 9], "weights": [0, 1]}``."""
     if not path.is_file():
         what = "is a folder" if path.is_dir() else "does not exist"
         raise UserError(

@@ -1,4 +1,4 @@
-"""What LongCoT finds out with the student: the cuts, and the reference's log-likelihoods of preference pairs."""
+"""Annotators of LongCoT: pruned lengths of traces, reference log-likelihoods of preference pairs, and step losses."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ Pair = tuple[float, float]
 
 
 class Traces(Protocol):
-    """What these annotators need of the method."""
+    """The part of LongCoT that its annotators use."""
 
     marks: tuple[str, str]
     trainer: Any
@@ -30,22 +30,22 @@ class Traces(Protocol):
     sft_epochs: int
 
     def trace(self, encoded: Encoded) -> Trace:
-        """The parts of a long rationale."""
+        """Splits a long rationale into its parts."""
 
     def instance_of(self, encoded: Encoded, steps: int | None) -> Instance:
         """Question -> the first steps (None for all) and the conclusion."""
 
     def prefers(self, epoch: int) -> bool:
-        """Whether an epoch is one of DPO."""
+        """Whether an epoch trains by DPO."""
 
 
 class Cuts(Annotator[int | None]):
-    """How many steps each trace keeps; None where no prefix is valid, so that the example is dropped.
+    """Number of steps that each trace keeps; None if no prefix is valid, which drops the example.
 
     Args:
-        epoch: The epoch at whose start traces are cut.
-        cutter: How they are cut.
-        method: LongCoT.
+        epoch: Epoch at whose start traces are pruned.
+        cutter: The cutter.
+        method: The LongCoT method.
     """
 
     name = "cuts"
@@ -58,15 +58,15 @@ class Cuts(Annotator[int | None]):
         self.block_tokens = cutter.block_tokens
 
     def due(self, epoch: int) -> bool:
-        """Once, after the warm-up."""
+        """Whether this is the first epoch after the warm-up."""
         return epoch == self.epoch
 
     def settings(self) -> Mapping[str, Any]:
-        """Those of the cutter, and the marks."""
+        """Settings of the cutter, and the thinking marks."""
         return {**self.cutter.settings(), "marks": list(self.method.marks)}
 
     def accepts(self, settings: Mapping[str, Any]) -> bool:
-        """Cuts of the same cutter serve."""
+        """Whether the cuts of another run come from the same cutter and marks."""
         return settings == dict(self.settings())
 
     def tokens(self, encoded: Encoded, notes: Notes) -> int:
@@ -75,28 +75,28 @@ class Cuts(Annotator[int | None]):
         return len(trace.prompt) + len(trace.completion(len(trace.steps)))
 
     def annotate(self, rows: Sequence[Encoded], context: Context) -> Mapping[str, int | None]:
-        """Cuts a block of traces."""
+        """Prunes a block of traces."""
         by_id = {row.id: row.example for row in rows}
 
         def grade(id: str, tokens: list[int]) -> Any:
             return get_task(by_id[id].task).grade(context.codec.decode(tokens), by_id[id].answer)
 
-        judge = SearchContext(
+        search = SearchContext(
             student=context.student,
             right=lambda id, tokens: grade(id, tokens).correct,
             mentioned=lambda id, tokens: grade(id, tokens).correct_lenient,
         )
-        return self.cutter.cut([self.method.trace(row) for row in rows], judge)
+        return self.cutter.cut([self.method.trace(row) for row in rows], search)
 
     def finish(self, values: dict[str, int | None], rows: Sequence[Encoded], context: Context) -> dict[str, int | None]:
-        """Lets the cutter look at all cuts together."""
+        """Passes all cuts to the cutter together."""
         return self.cutter.finish(values, {row.id: len(row.steps) for row in rows})
 
     def report(self, values: Mapping[str, int | None], rows: Sequence[Encoded], context: Context) -> str:
-        """What became of the traces.
+        """How many traces were shortened, kept in full, and dropped.
 
         Raises:
-            UserError: Nothing is left to train on, or to prefer.
+            UserError: No example is left to train on, or no pair for DPO.
         """
         kept = [(row, steps) for row in rows if (steps := values[row.id]) is not None]
         if not kept:
@@ -113,21 +113,21 @@ class Cuts(Annotator[int | None]):
         gone = 1 - sum(row.steps[steps - 1][1] for row, steps in kept) / sum(row.steps[-1][1] for row, _ in kept)
         n = len(rows)
         return (
-            f"cut: {short:,} of {n:,} traces shortened ({short / n:.1%}), {len(kept) - short:,} kept whole "
+            f"cut: {short:,} of {n:,} traces shortened ({short / n:.1%}), {len(kept) - short:,} kept in full "
             f"({(len(kept) - short) / n:.1%}), {n - len(kept):,} dropped without a "
-            f"valid prefix ({(n - len(kept)) / n:.1%}); {gone:.1%} of the thinking tokens of the others are gone"
+            f"valid prefix ({(n - len(kept)) / n:.1%}); {gone:.1%} of the thinking tokens of the others removed"
         )
 
     def encode(self, value: int | None) -> NDArray[Any]:
-        """Nothing for a dropped example."""
+        """The number of kept steps, shape (1,); shape (0,) for a dropped example."""
         return np.array([] if value is None else [value], dtype=self.dtype)
 
     def decode(self, array: NDArray[Any]) -> int | None:
-        """The number of steps."""
+        """The number of kept steps."""
         return int(array[0]) if len(array) else None
 
     def draw(self, value: int | None, encoded: Encoded, codec: Any) -> Drawing:
-        """Every step is drawn as a chunk; cut ones are struck through."""
+        """Draws every step as a chunk; removed steps are struck through."""
         chunks = [[place, place + 1] for place in range(len(encoded.steps))]
         return {"chunks": chunks, "kept": list(range(value or 0)), "cut": value}
 
@@ -135,13 +135,13 @@ class Cuts(Annotator[int | None]):
 class References(Annotator[Pair | None]):
     """Log-likelihoods under the reference, nats: of the pruned trace (chosen) and of the full one (rejected).
 
-    The reference is the student as it is when DPO begins, so no second model is needed. None where the two traces are
-    the same, or the example was dropped.
+    The reference is the student at the start of DPO, so no second model is needed. None if both traces are equal, or
+    the example was dropped.
 
     Args:
-        epoch: The first epoch of DPO.
-        cuts: The cuts.
-        method: LongCoT.
+        epoch: First epoch of DPO.
+        cuts: Annotator of the pruned lengths.
+        method: The LongCoT method.
     """
 
     name = "reference"
@@ -153,11 +153,11 @@ class References(Annotator[Pair | None]):
         self.epoch, self.cuts, self.method = epoch, cuts, method
 
     def due(self, epoch: int) -> bool:
-        """Once, before DPO."""
+        """Whether this is the first epoch of DPO."""
         return epoch == self.epoch
 
     def settings(self) -> Mapping[str, Any]:
-        """The marks."""
+        """The thinking marks."""
         return {"marks": list(self.method.marks)}
 
     def tokens(self, encoded: Encoded, notes: Notes) -> int:
@@ -165,7 +165,7 @@ class References(Annotator[Pair | None]):
         return self.cuts.tokens(encoded, notes)
 
     def annotate(self, rows: Sequence[Encoded], context: Context) -> Mapping[str, Pair | None]:
-        """Two passes over the traces that were shortened."""
+        """Scores both traces of every shortened example, in two passes."""
         cuts = {row.id: context.notes[row.id][self.cuts] for row in rows}
         short = [row for row in rows if cuts[row.id] not in (None, len(row.steps))]
         scores = [
@@ -187,15 +187,15 @@ class References(Annotator[Pair | None]):
         return f"DPO: {pairs:,} pairs; {len(rows) - pairs:,} examples without two different traces"
 
     def encode(self, value: Pair | None) -> NDArray[Any]:
-        """Nothing for an example without a pair."""
+        """The pair, shape (2,); shape (0,) for an example without one."""
         return np.array(value or (), dtype=self.dtype)
 
     def decode(self, array: NDArray[Any]) -> Pair | None:
-        """Chosen and rejected."""
+        """Log-likelihoods of chosen and rejected trace."""
         return (float(array[0]), float(array[1])) if len(array) else None
 
     def draw(self, value: Pair | None, encoded: Encoded, codec: Any) -> Drawing:
-        """A line below the trace."""
+        """Both log-likelihoods, drawn as a line below the trace."""
         return {"pair": None if value is None else list(value)}
 
 
@@ -203,8 +203,8 @@ class TraceLosses(Annotator[NDArray[np.float64]]):
     """Mean token NLL of every step of the full trace, nats.
 
     Args:
-        cuts: The cuts.
-        method: LongCoT.
+        cuts: Annotator of the pruned lengths.
+        method: The LongCoT method.
     """
 
     name = "nll"
@@ -220,7 +220,7 @@ class TraceLosses(Annotator[NDArray[np.float64]]):
         return self.cuts.tokens(encoded, notes)
 
     def annotate(self, rows: Sequence[Encoded], context: Context) -> Mapping[str, NDArray[np.float64]]:
-        """One pass of the student."""
+        """Scores the full traces in one pass of the student."""
         scores = score(context.student, [self.method.instance_of(row, None) for row in rows], nll)
         losses = {}
         for row in rows:
@@ -229,5 +229,5 @@ class TraceLosses(Annotator[NDArray[np.float64]]):
         return losses
 
     def draw(self, value: NDArray[np.float64], encoded: Encoded, codec: Any) -> Drawing:
-        """The color of a step."""
+        """Colors of the steps."""
         return {"nll": [round(loss, 4) for loss in value.tolist()]}

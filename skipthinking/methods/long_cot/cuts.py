@@ -1,4 +1,4 @@
-"""Cutting long traces: how many of their steps are kept, by cutters that can be exchanged."""
+"""Pruning of long traces: cutters, exchangeable by class path, choose how many steps of each trace are kept."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ __all__ = ["BinaryCut", "Cutter", "FirstAnswer", "FullTrace", "RandomCut", "Trac
 
 Tokens = NDArray[np.int64]
 Search = Generator[int, bool, int | None]
-"""Yields a number of steps, is sent whether that prefix is valid, returns the shortest one found valid, or None."""
+"""Yields a number of steps, receives whether that prefix is valid, and returns the shortest valid length, or None."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -35,9 +35,9 @@ class Trace:
         opening: Tokens that open the thinking; may be empty.
         steps: Tokens of every step of the thinking.
         closing: Tokens that close the thinking; may be empty.
-        conclusion: Tokens of what the teacher says behind the thinking, before the answer sentence; may be empty.
+        conclusion: Tokens between the thinking and the answer sentence; may be empty.
         answer: Tokens of the answer sentence, EOS included.
-        phrase: How many of these come before the answer itself.
+        phrase: Number of tokens of the answer sentence before the answer itself.
     """
 
     id: str
@@ -50,30 +50,26 @@ class Trace:
     phrase: int
 
     def completion(self, steps: int) -> Tokens:
-        """The trace with the first so many steps, and its conclusion."""
+        """Full completion with the first N steps, the conclusion and the answer."""
         return np.concatenate([self.opening, *self.steps[:steps], self.closing, self.conclusion, self.answer])
 
     def prefix(self, steps: int) -> Tokens:
-        """The first so many steps."""
+        """Opening and first N steps."""
         return np.concatenate([self.opening, *self.steps[:steps]])
 
     @property
-    def asking(self) -> Tokens:
-        """What leaves only the answer to be said; the conclusion, which may give it away, is left out."""
+    def answer_cue(self) -> Tokens:
+        """Forced tokens after which only the answer is left to write; without the conclusion, which may reveal it."""
         return np.concatenate([self.closing, self.answer[: self.phrase]])
-
-    def asked(self, steps: int) -> Tokens:
-        """The first so many steps, and what asks for the answer."""
-        return np.concatenate([self.prefix(steps), self.asking])
 
 
 def bisection(steps: int) -> Search:
-    """Halves what is open: downward after a valid prefix, upward after an invalid one.
+    """Bisects the prefix length: tries shorter prefixes after a valid one, and longer ones after an invalid one.
 
-    It takes at most ceil(log2(steps + 1)) validations. Whatever it returns was itself validated. Where validity is not
-    monotone (a longer prefix may be invalid though a shorter one is valid) it need not be the shortest valid one.
+    It takes at most ceil(log2(steps + 1)) validations, and a returned length was itself validated. If validity is not
+    monotone (a longer prefix may be invalid though a shorter one is valid), the result may not be the shortest.
     """
-    invalid, valid = 0, steps + 1  # one more than there are stands for "none is valid"
+    invalid, valid = 0, steps + 1  # steps + 1 means "no prefix is valid"
     while valid - invalid > 1:
         middle = (invalid + valid) // 2
         if (yield middle):
@@ -88,44 +84,44 @@ def shortest_prefixes(
     ask: Callable[[Mapping[str, int]], Mapping[str, bool]],
     search: Callable[[int], Search] = bisection,
 ) -> tuple[dict[str, int | None], int]:
-    """The shortest prefix of every trace that a search finds valid.
+    """Searches the shortest valid prefix of every trace.
 
-    All traces advance together: a round asks one question of each that is still open.
+    All searches advance together: each round validates one prefix of every trace whose search has not ended.
 
     Args:
         steps: Number of steps of every trace, at least 1, by example id.
-        ask: A round: from prefix lengths to whether they are valid, both by example id.
-        search: What to ask; bisection by default.
+        ask: Validates a round: maps prefix lengths to whether they are valid, both by example id.
+        search: Creates the search of a trace from its number of steps.
 
     Returns:
-        Steps to keep by example id, None where no prefix was found valid; and the number of validations.
+        Steps to keep by example id, None if no valid prefix was found; and the number of validations.
     """
     searches = {id: search(count) for id, count in steps.items()}
-    asked = {id: next(questions) for id, questions in searches.items()}
-    found: dict[str, int | None] = {}
+    lengths = {id: next(running) for id, running in searches.items()}
+    result: dict[str, int | None] = dict.fromkeys(steps)
     validations = 0
-    while asked:
-        verdicts = ask(asked)
-        validations += len(asked)
+    while lengths:
+        verdicts = ask(lengths)
+        validations += len(lengths)
         following = {}
-        for id in asked:
+        for id in lengths:
             try:
                 following[id] = searches[id].send(verdicts[id])
             except StopIteration as end:
-                found[id] = end.value
-        asked = following
-    return {id: found[id] for id in steps}, validations
+                result[id] = end.value
+        lengths = following
+    return result, validations
 
 
 class Cutter(ABC):
-    """Says how many steps of every trace are kept."""
+    """Chooses how many steps of every trace are kept."""
 
     block_tokens: int = 16384
-    """Most padded tokens of the traces that are cut together; a single longer trace is a block by itself."""
+    """Maximum number of padded tokens in a block of traces; a single longer trace is a separate block."""
 
     @abstractmethod
     def cut(self, traces: Sequence[Trace], context: SearchContext) -> dict[str, int | None]:
-        """Steps to keep by example id; None to drop the example.
+        """Number of steps to keep by example id; None to drop the example.
 
         Args:
             traces: The traces; each has at least one step.
@@ -133,35 +129,35 @@ class Cutter(ABC):
         """
 
     def finish(self, cuts: dict[str, int | None], steps: Mapping[str, int]) -> dict[str, int | None]:
-        """Changes the cuts of all traces together.
+        """Adjusts the cuts of all traces together; by default leaves them unchanged.
 
         Args:
-            cuts: Steps to keep by example id; None for dropped examples.
-            steps: Steps of every trace.
+            cuts: Number of steps to keep by example id; None for dropped examples.
+            steps: Number of steps of every trace.
         """
         return cuts
 
     def settings(self) -> dict[str, Any]:
-        """What the result depends on, beside data and student."""
+        """All settings that the result depends on, besides data and student."""
         return {"cutter": type(self).__name__, **vars(self)}
 
 
 class BinaryCut(Cutter):
     """The shortest prefix from which the student itself gives the answer (arXiv 2505.18440), found by bisection.
 
-    A prefix is valid if, behind the question, the prefix, the close of the thinking and the answer phrase, the student
-    goes on greedily with an answer that the grader accepts and that it is sure enough of. The gold answer is the draft:
-    only where the student disagrees with it is anything generated.
+    A prefix is valid if the student, given question, prefix, closing mark and answer phrase, greedily writes an answer
+    that the grader accepts, with enough confidence. The gold answer serves as the draft, so tokens are generated only
+    if the student disagrees with it.
 
-    Each trace is read once. Its keys and values are those of all of its prefixes; a validation reads what closes the
-    prefix, and the answer. They are kept (56 KiB a token for Qwen2.5-7B), so traces go through all rounds in blocks of
-    so many tokens. A student that can't use a KV cache (see :mod:`skipthinking.students.kv_cache`) reads every prefix
-    again; nothing is kept, so its blocks are larger.
+    Each trace is read once into a KV cache that serves all of its prefixes; a validation reads the closing mark, the
+    answer phrase and the answer. The cache takes memory (56 KiB per token for Qwen2.5-7B), so each block of traces
+    completes all rounds before the next block begins. A student without a KV cache (see
+    :mod:`skipthinking.students.kv_cache`) reads every prefix again.
 
     Args:
-        answer_tokens: Most tokens of an answer; a longer gold answer has its own length.
-        confidence: How likely the student must find what it answers, as a whole; 0 for the paper's search, where any
-            right answer counts, a lucky guess too (ours).
+        answer_tokens: Maximum number of tokens per answer, or the length of the gold answer if that is longer.
+        confidence: Minimum probability of the student's answer (ours). 0 is the paper's search, in which any correct
+            answer counts, even a lucky guess.
     """
 
     def __init__(self, answer_tokens: int = 32, confidence: float = 0.0) -> None:
@@ -172,20 +168,20 @@ class BinaryCut(Cutter):
         self.answer_tokens, self.confidence = answer_tokens, confidence
 
     def cut(self, traces: Sequence[Trace], context: SearchContext) -> dict[str, int | None]:
-        """Bisection of all traces of a block at once; a round is a batched pass."""
+        """Bisects all traces of a block together; each round is a batched pass."""
         lengths = {trace.id: len(trace.prompt) + len(trace.prefix(len(trace.steps))) for trace in traces}
-        tail = max(len(trace.asking) + max(self.answer_tokens, len(trace.answer)) for trace in traces)
+        tail = max(len(trace.answer_cue) + max(self.answer_tokens, len(trace.answer)) for trace in traces)
         cached = can_cache(context.student, max(lengths.values()) + tail)
-        found: dict[str, int | None] = {}
+        result: dict[str, int | None] = {}
         with context.student.frozen():
             for block in by_length(traces, lambda trace: lengths[trace.id], self.block_tokens):
                 longest = max(lengths[trace.id] for trace in block) + tail
-                found |= self._search(block, context, self._engine(block, context, longest if cached else None))
-        return {trace.id: found[trace.id] for trace in traces}
+                result |= self._search(block, context, self._engine(block, context, longest if cached else None))
+        return {trace.id: result[trace.id] for trace in traces}
 
     @staticmethod
     def _engine(traces: Sequence[Trace], context: SearchContext, longest: int | None) -> Engine:
-        """All steps of the traces as contexts, from whose prefixes the student goes on."""
+        """An engine with all steps of each trace as context; completions start from prefixes of it."""
         engine = Engine(context.student, [trace.prompt for trace in traces], longest)
         for row, trace in enumerate(traces):
             engine.extend(row, trace.prefix(len(trace.steps)))
@@ -193,40 +189,41 @@ class BinaryCut(Cutter):
 
     def _search(self, traces: Sequence[Trace], context: SearchContext, engine: Engine) -> dict[str, int | None]:
         by_id = {trace.id: trace for trace in traces}
-        place = {id: row for row, id in enumerate(by_id)}  # of the engine's rows
+        row_of = {id: row for row, id in enumerate(by_id)}  # rows of the engine
 
-        def ask(asked: Mapping[str, int]) -> dict[str, bool]:
-            nonlocal place
-            if len(asked) < len(place):
-                engine.keep([place[id] for id in asked])
-                place = {id: row for row, id in enumerate(asked)}
-            return self._valid([(by_id[id], steps) for id, steps in asked.items()], context, engine)
+        def ask(lengths: Mapping[str, int]) -> dict[str, bool]:
+            nonlocal row_of
+            if len(lengths) < len(row_of):  # some searches have ended: their rows leave the engine
+                engine.keep([row_of[id] for id in lengths])
+                row_of = {id: row for row, id in enumerate(lengths)}
+            return self._valid([(by_id[id], steps) for id, steps in lengths.items()], context, engine)
 
         return shortest_prefixes({trace.id: len(trace.steps) for trace in traces}, ask)[0]
 
-    def _valid(self, asked: Sequence[tuple[Trace, int]], context: SearchContext, engine: Engine) -> dict[str, bool]:
-        drafts = [trace.answer[trace.phrase :] for trace, _ in asked]
-        made = engine.complete(
-            [trace.asking for trace, _ in asked],
+    def _valid(self, prefixes: Sequence[tuple[Trace, int]], context: SearchContext, engine: Engine) -> dict[str, bool]:
+        """Whether each prefix, a trace and its number of steps, is valid, by example id."""
+        drafts = [trace.answer[trace.phrase :] for trace, _ in prefixes]
+        completions = engine.complete(
+            [trace.answer_cue for trace, _ in prefixes],
             drafts,
             [max(self.answer_tokens, len(draft)) for draft in drafts],
-            lengths=[len(trace.prompt) + len(trace.prefix(steps)) for trace, steps in asked],
+            lengths=[len(trace.prompt) + len(trace.prefix(steps)) for trace, steps in prefixes],
             with_nll=self.confidence > 0,
         )
         return {
-            trace.id: context.right(trace.id, [*trace.answer[: trace.phrase], *one.tokens])
-            and (one.nll is None or math.exp(-one.nll) >= self.confidence)
-            for (trace, _), one in zip(asked, made, strict=True)
+            trace.id: context.right(trace.id, [*trace.answer[: trace.phrase], *completion.tokens])
+            and (completion.nll is None or math.exp(-completion.nll) >= self.confidence)
+            for (trace, _), completion in zip(prefixes, completions, strict=True)
         }
 
 
 class RandomCut(BinaryCut):
-    """Control: the shares that BinaryCut keeps, dealt at random among the examples; those it drops stay dropped.
+    """Control: shuffles the kept shares of BinaryCut among the examples; dropped examples stay dropped.
 
     Args:
         answer_tokens: See BinaryCut.
         confidence: See BinaryCut.
-        seed: Seed of the deal.
+        seed: Seed of the shuffle.
     """
 
     def __init__(self, answer_tokens: int = 32, confidence: float = 0.0, seed: int = 0) -> None:
@@ -234,7 +231,7 @@ class RandomCut(BinaryCut):
         self.seed = seed
 
     def finish(self, cuts: dict[str, int | None], steps: Mapping[str, int]) -> dict[str, int | None]:
-        """Deals the shares."""
+        """Assigns the shuffled shares."""
         kept = {id: cut for id, cut in cuts.items() if cut is not None}
         shares = [cut / steps[id] for id, cut in kept.items()]
         random.Random(f"cuts/{self.seed}").shuffle(shares)
@@ -242,10 +239,10 @@ class RandomCut(BinaryCut):
 
 
 class FirstAnswer(Cutter):
-    """Control: up to the first step whose last plausible answer is the gold one, whatever the student makes of it."""
+    """Control: keeps steps up to the first one whose last plausible answer is the gold answer; ignores the student."""
 
     def cut(self, traces: Sequence[Trace], context: SearchContext) -> dict[str, int | None]:
-        """Reads the text alone; a trace that never mentions the answer is dropped."""
+        """Searches the text of each trace; a trace without the gold answer is dropped."""
         return {trace.id: self._first(trace, context) for trace in traces}
 
     @staticmethod
@@ -257,8 +254,8 @@ class FirstAnswer(Cutter):
 
 
 class FullTrace(Cutter):
-    """Control: nothing is cut."""
+    """Control: keeps all steps."""
 
     def cut(self, traces: Sequence[Trace], context: SearchContext) -> dict[str, int | None]:
-        """All steps."""
+        """The number of steps of every trace."""
         return {trace.id: len(trace.steps) for trace in traces}

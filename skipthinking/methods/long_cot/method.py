@@ -1,4 +1,4 @@
-"""LongCoT: long traces made short by the student's own judgement."""
+"""LongCoT: long traces pruned by the student's own judgment."""
 
 from __future__ import annotations
 
@@ -32,37 +32,38 @@ CHOSEN, REJECTED = 0, 1  # loss terms
 class LongCoT(Distiller):
     """Efficient long CoT (Wang et al., arXiv 2505.18440): SFT on pruned traces, then DPO against the full ones.
 
-    A trace is thinking in steps, a conclusion and the answer.
-    0. Full traces for ``warmup_epochs``, for a student that cannot answer yet. A share of them breaks off after a
-    random step and goes on with the answer, so that an early answer is familiar before it is judged; that the thinking
-    ends there is no target.
-    1. Cutting: each trace keeps its shortest prefix of steps from which the student as it then is gives the answer. One
-    without a valid prefix is dropped.
-    2. ``sft_epochs`` on question -> prefix and conclusion.
-    3. In the epochs that are left DPO on pairs of the pruned (chosen) and the full trace (rejected), plus
-    ``sft_weight`` times the likelihood of the pruned one. The reference is the student at the end of step 2; its
-    log-probabilities are taken once, so that no second model is needed. What was not shortened is in no pair.
+    A trace consists of thinking in steps, a conclusion and the answer.
 
-    Each goes by itself too, where ``trainer.max_epochs`` ends the run: the next one begins with ``start_from`` that
-    checkpoint, whose cuts are taken over if they came from the same cutter. DPO alone has ``sft_epochs: 0``.
+    0. Warm-up: ``warmup_epochs`` on full traces, for a student that cannot answer yet. A share of the traces skips from
+       a random step to the answer, so that the student knows early answers before pruning judges them; the end of the
+       thinking is not a target there.
+    1. Pruning: each trace keeps the shortest prefix of steps from which the current student gives the answer. A trace
+       without a valid prefix is dropped.
+    2. SFT: ``sft_epochs`` on question -> prefix and conclusion.
+    3. DPO in the remaining epochs: pairs of the pruned (chosen) and the full trace (rejected), plus ``sft_weight``
+       times the likelihood of the pruned trace. The reference is the student at the end of step 2; its
+       log-probabilities are computed once, so no second model is needed. A trace that was not shortened makes no pair.
 
-    Departures: the paper's text was not at hand, only a digest. The warm-up, beta, the forced answer phrase of the
-    validation and that it may ask for confidence are ours. The likelihood is a mean over the tokens of the optimiser
-    step, the preference loss a mean over its pairs.
+    The steps can run separately: ``trainer.max_epochs`` ends a run after one of them, and ``start_from`` in the next
+    run loads its checkpoint, including the cuts if they are from the same cutter. DPO alone has ``sft_epochs: 0``.
+
+    Departures: only a summary of the paper was available. The warm-up, beta, and the forced answer phrase and optional
+    confidence in validation are ours. The likelihood is a mean over the tokens of the optimizer step, and the
+    preference loss is a mean over its pairs.
 
     Args:
-        warmup_epochs: Epochs with full traces before the cut.
-        early_share: Share of their instances that break off.
+        warmup_epochs: Epochs with full traces before pruning.
+        early_share: Share of warm-up instances that skip from a random step to the answer.
         sft_epochs: Epochs with pruned traces.
-        cutter: Says how many steps are kept; BinaryCut by default.
+        cutter: Chooses how many steps are kept; BinaryCut by default.
         beta: Strength of the penalty for moving away from the reference policy in DPO.
         sft_weight: Weight of the likelihood in DPO.
-        open_thinking: Text in front of the thinking, for example "<think>"; none by default.
-        close_thinking: Text behind it.
+        open_thinking: Text before the thinking, for example "<think>"; none by default.
+        close_thinking: Text after the thinking, for example "</think>"; none by default.
         kwargs: See Distiller.
     """
 
-    term_weights = (1.0, 0.0)  # the likelihood is that of chosen traces
+    term_weights = (1.0, 0.0)  # the likelihood term of rejected traces has weight 0
     encodes_conclusion = True
 
     def __init__(
@@ -96,11 +97,11 @@ class LongCoT(Distiller):
         self.losses = TraceLosses(self.cuts, self)
 
     def added_tokens(self, chunks: int) -> list[str]:
-        """What opens and closes the thinking."""
+        """The marks that open and close the thinking."""
         return [mark for mark in self.marks if mark]
 
     def annotators(self) -> Sequence[Annotator[Any]]:
-        """The cuts, the reference's log-likelihoods of pairs, and for display the losses of the steps."""
+        """Pruned lengths, reference log-likelihoods, and step losses for display."""
         assert self.codec is not None
         encode = self.codec.inline
         self._inline = cache(lambda text: encode(text) if text else np.empty(0, dtype=np.int64))
@@ -109,11 +110,11 @@ class LongCoT(Distiller):
     # ----------------------------------------------------------------------------------- the schedule
 
     def prefers(self, epoch: int) -> bool:
-        """Whether an epoch is one of DPO."""
+        """Whether an epoch trains by DPO."""
         return epoch >= self.warmup_epochs + self.sft_epochs
 
     def prior_run(self, config: dict[str, Any], folder: Path, data: RationaleDataModule) -> None:
-        """Checks that the plan fits into the run; no run is needed before this one.
+        """Checks that the run includes the warm-up; no prior run is needed.
 
         Raises:
             UserError: The run ends within the warm-up.
@@ -126,13 +127,13 @@ class LongCoT(Distiller):
             )
 
     def on_train_start(self) -> None:
-        """A run that resumes in DPO has no dropout."""
+        """Disables dropout when a run resumes within an epoch of DPO, too."""
         super().on_train_start()
         if self.prefers(self.current_epoch):
             self.student.disable_dropout()
 
     def on_train_epoch_start(self) -> None:
-        """DPO has no dropout: its reference had none, and noise would count as a move away from it."""
+        """Disables dropout for DPO: the reference has none, so noise would count as a move away from it."""
         super().on_train_epoch_start()
         if self.prefers(self.current_epoch):
             self.student.disable_dropout()
@@ -140,6 +141,7 @@ class LongCoT(Distiller):
     # ----------------------------------------------------------------------------------- the instances
 
     def trace(self, encoded: Encoded) -> Trace:
+        """Splits a long rationale into its parts."""
         end, answer = encoded.steps[-1][1], encoded.tokens[slice(*encoded.answer)]
         phrase = self._inline(f" {get_task(encoded.example.task).answer.partition('{answer}')[0].rstrip()}")
         same = phrase[: len(answer)] == answer[: len(phrase)]
@@ -162,13 +164,13 @@ class LongCoT(Distiller):
         return instance(encoded.id, encoded.prompts[""], [tokens], {0}, term=term)
 
     def _broken_off(self, encoded: Encoded, steps: int) -> Instance:
-        """Question -> the first steps, and the answer at once; no loss on that the thinking ends there."""
+        """Question -> the first steps and the answer; closing mark and answer phrase between them are no targets."""
         trace = self.trace(encoded)
-        parts = [trace.prefix(steps), trace.asking, trace.answer[trace.phrase :]]
+        parts = [trace.prefix(steps), trace.answer_cue, trace.answer[trace.phrase :]]
         return instance(encoded.id, encoded.prompts[""], parts, {0, 2})
 
     def make_instances(self, encoded: Encoded, notes: Notes) -> list[Instance]:
-        """The full trace, the pruned one, or a pair of both; nothing of an example that was dropped."""
+        """The full trace (warm-up), the pruned trace (SFT), or a pair of both (DPO); none for a dropped example."""
         if notes.epoch < self.warmup_epochs:
             rng = notes.random("early", encoded.id)
             early = rng.randrange(1, len(encoded.steps) + 1) if rng.random() < self.early_share else None
@@ -183,13 +185,14 @@ class LongCoT(Distiller):
         return [replace(side, reference=value) for side, value in zip(sides, pair, strict=True)]
 
     def micro_batch_loss(self, nll_N: Tensor, batch: Batch) -> Tensor:
-        """Likelihood of the (pruned) trace; in DPO the preference loss and a share of it."""
+        """Likelihood of the trace; in DPO, preference loss plus ``sft_weight`` times the likelihood."""
         likelihood = super().micro_batch_loss(nll_N, batch)
         if not batch.pairs:
             return likelihood
         moved_B = -row_sums(nll_N, batch.weights_BL) - batch.references_B
         rejected = batch.terms_B == REJECTED
-        chosen_P, rejected_P = moved_B[rejected.roll(-1)], moved_B[rejected]  # each stands right behind its partner
+        # Each rejected trace is the row after its chosen one: terms [0, 1, 0, 1] -> chosen rows 0 and 2.
+        chosen_P, rejected_P = moved_B[rejected.roll(-1)], moved_B[rejected]
         if len(rejected_P):
             margin = self.beta * (chosen_P - rejected_P).detach()
             self.log("train/margin", margin.mean(), batch_size=len(margin))
@@ -199,7 +202,7 @@ class LongCoT(Distiller):
     # ------------------------------------------------------------------------------------- evaluation
 
     def read_completion(self, completion: str, teacher: Encoded | None) -> Completion:
-        """Thinking and conclusion, where a text closes the thinking; all of it is graded."""
+        """Splits thinking and conclusion at the closing mark, if the completion has one; grades the full text."""
         thinking, close, rest = completion.partition(self.marks[1].strip() or "\0")
         if not close:
             return super().read_completion(completion, teacher)

@@ -1,4 +1,4 @@
-"""Chunk search: chunk boundaries of least loss under the student, and the losses of steps and stages."""
+"""Chunk search: chunk boundaries with minimal loss under the student, and the losses of steps and stages."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ __all__ = [
     "stage_losses", "step_losses",
 ]  # fmt: skip
 
-_ROUNDING = 1e-9  # a smaller share of J is no fall: without a bound, rounding could move a border to and fro for ever
+_ROUNDING = 1e-9  # minimum decrease of J, as a share: below it, rounding could move a boundary back and forth forever
 
 
 def chunk_costs(nll: NDArray[np.float64], tokens: NDArray[np.int64]) -> NDArray[np.float64]:
@@ -34,7 +34,7 @@ def chunk_costs(nll: NDArray[np.float64], tokens: NDArray[np.int64]) -> NDArray[
         tokens: Tokens of every step, shape (S,).
 
     Returns:
-        ``costs[i, j]`` for the chunk of steps i..j-1, shape (S + 1, S + 1); infinite where it is empty.
+        ``costs[i, j]`` for the chunk of steps i..j-1, shape (S + 1, S + 1); infinite for empty chunks.
 
     >>> chunk_costs(np.array([1.0, 4.0]), np.array([1, 2]))[0]
     array([       inf, 1.        , 1.66666667])
@@ -47,52 +47,53 @@ def chunk_costs(nll: NDArray[np.float64], tokens: NDArray[np.int64]) -> NDArray[
 
 
 def objective(chunks: Sequence[Span], costs: NDArray[np.float64]) -> float:
-    """J: the mean over chunks of their cost."""
+    """J: mean cost of the chunks."""
     return float(np.mean([costs[i, j] for i, j in chunks]))
 
 
 def greedy_partition(start: Sequence[Span], costs: NDArray[np.float64], min_improvement: float) -> tuple[Span, ...]:
-    """Moves the border of two neighbouring chunks to where J is least, if J falls by enough; until none does.
+    """Moves boundaries of neighboring chunks to where J is minimal, until no move decreases J by enough.
 
     Args:
-        start: The chunks to begin with.
+        start: Initial chunks.
         costs: See :func:`chunk_costs`.
-        min_improvement: Share of J that a move must save.
+        min_improvement: Minimum decrease of J per move, as a share of J.
     """
     edges = [0, *(end for _, end in start)]
     moved = True
     while moved:
         moved = False
-        for place in range(1, len(edges) - 1):
-            left, right = edges[place - 1], edges[place + 1]
-            rest = sum(costs[i, j] for at, (i, j) in enumerate(pairwise(edges)) if at not in (place - 1, place))
+        for k in range(1, len(edges) - 1):  # the boundary between chunks k - 1 and k
+            left, right = edges[k - 1], edges[k + 1]
+            rest = sum(costs[i, j] for chunk, (i, j) in enumerate(pairwise(edges)) if chunk not in (k - 1, k))
             cuts = np.arange(left + 1, right)
             pairs = costs[left, cuts] + costs[cuts, right]
             best = int(pairs.argmin())
-            now = rest + costs[left, edges[place]] + costs[edges[place], right]
-            if rest + pairs[best] < now * (1 - max(min_improvement, _ROUNDING)):
-                edges[place] = int(cuts[best])
+            current = rest + costs[left, edges[k]] + costs[edges[k], right]
+            if rest + pairs[best] < current * (1 - max(min_improvement, _ROUNDING)):
+                edges[k] = int(cuts[best])
                 moved = True
     return tuple(pairwise(edges))
 
 
 class SearchChunks(Chunker):
-    """SBC: chunks of least loss under the student itself (Skip-Thinking, arXiv 2505.18642).
+    """SBC: chunks with minimal loss under the student (Skip-Thinking, arXiv 2505.18642).
 
-    J is the mean over chunks of the chunk's mean token NLL, given the question and all that comes before it. It begins
-    with average chunks and keeps their number. One teacher-forced pass per example, with the stage markers where the
-    chunks now begin, gives the NLL of every step; the cost of any chunk is a difference of prefix sums.
+    The search minimizes J, the mean over chunks of the chunk's mean token NLL given the question and all preceding
+    tokens. It starts from average chunks and keeps their number. One teacher-forced pass per example, with stage
+    markers at the current chunk boundaries, gives the NLL of every step; the cost of a chunk is a difference of prefix
+    sums.
 
-    Departures: ``exact`` (dynamic programming, the optimum for the same number of chunks) and the threshold of
-    ``greedy`` are ours; the paper's text was not at hand.
+    Departures: the paper's text was not available; ``exact`` (dynamic programming, the optimum for the same number of
+    chunks) and the threshold of ``greedy`` are ours.
 
     Args:
-        n_chunks: Number of chunks M, at least 1; a rationale of fewer steps gets one per step.
+        n_chunks: Number of chunks M, at least 1; a rationale with fewer steps gets one chunk per step.
         search: ``greedy``, as in the paper, or ``exact``.
-        refresh_every_n_epochs: Epochs between searches, each with the student as it then is. Before the first one the
-            chunks are average ones, or those that the run of ``start_from`` found for the same examples.
-        min_improvement: Share of J that a move of ``greedy`` must save.
-        by: What average chunks count, see AverageChunks.
+        refresh_every_n_epochs: Epochs between searches, each with the current student. Until the first search, chunks
+            are average chunks, or the result of the run of ``start_from`` for the same examples.
+        min_improvement: Minimum decrease of J per move of ``greedy``, as a share of J.
+        by: Unit of the sizes of average chunks, see AverageChunks.
     """
 
     searches = True
@@ -115,15 +116,15 @@ class SearchChunks(Chunker):
         self.min_improvement = min_improvement
 
     def chunk(self, encoded: Encoded) -> tuple[Span, ...]:
-        """Average chunks, until the first search."""
+        """Average chunks, which apply until the first search."""
         return self._average.chunk(encoded)
 
     def due(self, epoch: int) -> bool:
-        """Whether an epoch begins with a search."""
+        """Whether a search runs at the start of an epoch."""
         return epoch > 0 and epoch % self.every == 0
 
     def settings(self) -> dict[str, Any]:
-        """What the result depends on, beside data and student."""
+        """All settings that the result of a search depends on, besides data and student."""
         return {"n_chunks": self.n_chunks, "search": self.how, "min_improvement": self.min_improvement}
 
     def search(
@@ -133,8 +134,8 @@ class SearchChunks(Chunker):
 
         Args:
             encoded: The examples.
-            chunks: Their chunks so far, which say where markers stand in the pass.
-            step_losses: The pass.
+            chunks: Current chunks of the examples, which place the stage markers in the student's input.
+            step_losses: Runs the student and returns the summed NLL of every step.
         """
         losses = step_losses(encoded, chunks)
         return {row.id: self._best(row, losses[row.id]) for row in encoded}
@@ -150,12 +151,12 @@ class SearchChunks(Chunker):
 
 
 class Chunks(Annotator[tuple[Span, ...]]):
-    """The chunks of every rationale: of average size at first, then as a searching chunker finds them.
+    """The chunks of every rationale: initially of average size, then the result of the chunker's latest search.
 
     Args:
-        chunker: The chunker of the data.
-        stages: How stages become tokens.
-        allowed: Whether chunks may change at the start of an epoch.
+        chunker: The chunker of the data module.
+        stages: Converts stages to tokens.
+        allowed: Whether chunks may change at the start of the given epoch.
     """
 
     name = "chunks"
@@ -167,50 +168,50 @@ class Chunks(Annotator[tuple[Span, ...]]):
         self.uses_student = chunker.searches
 
     def due(self, epoch: int) -> bool:
-        """As the chunker asks for it, while chunks may change."""
+        """Whether the chunker searches at the start of an epoch, and chunks may change then."""
         return self.chunker.due(epoch) and self.allowed(epoch)
 
     def settings(self) -> Mapping[str, Any]:
-        """Those of the chunker, and the marker."""
+        """Settings of the chunker, and the stage marker."""
         return {**self.chunker.settings(), "marker": self.stages.marker}
 
     def accepts(self, settings: Mapping[str, Any]) -> bool:
-        """Chunks of another run serve if there are as many of them."""
+        """Whether chunks of another run have the same number of chunks."""
         return self.chunker.searches and settings.get("n_chunks") == self.chunker.settings().get("n_chunks")
 
     def initial(self, encoded: Encoded) -> tuple[Span, ...]:
-        """Chunks that need no student."""
+        """Chunks before any search."""
         return self.chunker.chunk(encoded)
 
     def tokens(self, encoded: Encoded, notes: Notes) -> int:
-        """Prompt and completion with all markers."""
+        """Number of tokens of prompt and completion with all markers."""
         return encoded.length + sum(map(len, self.stages.markers(len(notes[self]))))
 
     def annotate(self, rows: Sequence[Encoded], context: Context) -> Mapping[str, tuple[Span, ...]]:
-        """New chunks from one pass of the student, with the markers where the chunks now begin."""
-        now = {row.id: context.notes[row.id][self] for row in rows}
-        return self.chunker.search(rows, now, lambda *args: step_losses(context.student, self.stages, *args))
+        """Searches new chunks, with one pass of the student over the current ones."""
+        current = {row.id: context.notes[row.id][self] for row in rows}
+        return self.chunker.search(rows, current, lambda *args: step_losses(context.student, self.stages, *args))
 
     def report(self, values: Mapping[str, tuple[Span, ...]], rows: Sequence[Encoded], context: Context) -> str:
-        """How many rationales have other chunks than before."""
+        """The number of rationales whose chunks changed."""
         changed = sum(values[row.id] != context.notes[row.id][self] for row in rows)
         return f"chunk search: {changed:,} of {len(rows):,} rationales have new chunks"
 
     def encode(self, value: tuple[Span, ...]) -> NDArray[Any]:
-        """The end of every chunk."""
+        """The end of every chunk, in steps."""
         return np.array([end for _, end in value], dtype=self.dtype)
 
     def decode(self, array: NDArray[Any]) -> tuple[Span, ...]:
-        """Spans from one end to the next."""
+        """Spans between consecutive ends: [2, 5] -> (0, 2), (2, 5)."""
         return tuple(pairwise((0, *array.tolist())))
 
     def draw(self, value: tuple[Span, ...], encoded: Encoded, codec: Any) -> Drawing:
-        """A line per chunk; all are kept."""
+        """One line per chunk; all chunks are kept."""
         return {"chunks": [list(span) for span in value], "kept": list(range(len(value)))}
 
 
 class _Losses(Annotator[NDArray[np.float64]]):
-    """Losses of parts of a rationale, with the markers where the chunks begin."""
+    """Base class for losses of stages or steps, with stage markers at the chunk boundaries."""
 
     needs = ("chunks",)
 
@@ -218,7 +219,7 @@ class _Losses(Annotator[NDArray[np.float64]]):
         self.chunks = chunks
 
     def tokens(self, encoded: Encoded, notes: Notes) -> int:
-        """Prompt and completion with all markers."""
+        """Number of tokens of prompt and completion with all markers."""
         return self.chunks.tokens(encoded, notes)
 
     def _chunks(self, rows: Sequence[Encoded], context: Context) -> dict[str, tuple[Span, ...]]:
@@ -226,7 +227,7 @@ class _Losses(Annotator[NDArray[np.float64]]):
 
 
 class StageLosses(_Losses):
-    """Summed NLL of every stage, nats, at the start of every epoch: the weights of the stage sampling ``loss``."""
+    """Summed NLL of every stage at the start of each epoch, nats: sampling weights of the stage sampling ``loss``."""
 
     name = "stage_losses"
     title = "Stage losses"
@@ -242,7 +243,7 @@ class StageLosses(_Losses):
 
 
 class StepLosses(_Losses):
-    """Mean token NLL of every step, nats, markers left out: what drawings of chunks show."""
+    """Mean token NLL of every step without markers, nats, for drawings of chunks."""
 
     name = "nll"
     title = "Step losses"
@@ -254,7 +255,7 @@ class StepLosses(_Losses):
         return {row.id: summed[row.id] / [end - start for start, end in row.steps] for row in rows}
 
     def draw(self, value: NDArray[np.float64], encoded: Encoded, codec: Any) -> Drawing:
-        """The color of a step."""
+        """Colors of the steps."""
         return {"nll": [round(loss, 4) for loss in value.tolist()]}
 
 
@@ -264,7 +265,7 @@ Chunkings = Mapping[str, Sequence[Span]]
 def _stage_nll(
     student: Any, stages: Stages, rows: Sequence[Encoded], chunks: Chunkings
 ) -> Iterator[tuple[Encoded, list[NDArray[np.int64]], list[NDArray[np.float32]]]]:
-    """Every example, the tokens of its stages with their markers, and their NLL, from one pass per example."""
+    """Scores the examples: yields each with the tokens of its stages, markers included, and their NLL in nats."""
     parts = {row.id: stages.tokens(row, chunks[row.id]) for row in rows}
     full = [instance(row.id, row.prompts[""], parts[row.id], range(len(parts[row.id]))) for row in rows]
     losses = score(student, full, nll)
@@ -276,7 +277,7 @@ def _stage_nll(
 def stage_losses(
     student: Any, stages: Stages, rows: Sequence[Encoded], chunks: Chunkings
 ) -> dict[str, NDArray[np.float64]]:
-    """Summed NLL of every stage of every example under the student, nats, shape (M + 1,)."""
+    """Summed NLL of every stage by example id, nats, shape (M + 1,)."""
     return {
         row.id: np.array([np.add.reduce(losses) for losses in by_stage], dtype=np.float64)
         for row, _, by_stage in _stage_nll(student, stages, rows, chunks)
@@ -286,7 +287,7 @@ def stage_losses(
 def step_losses(
     student: Any, stages: Stages, rows: Sequence[Encoded], chunks: Chunkings
 ) -> dict[str, NDArray[np.float64]]:
-    """Summed NLL of every step of every example, nats, shape (S,); markers stand in the pass but do not count."""
+    """Summed NLL of every step by example id, nats, shape (S,); markers are in the input but not in the sums."""
     result = {}
     for row, parts, by_stage in _stage_nll(student, stages, rows, chunks):
         opening = [stages.opening(m, len(parts) - 1) for m in range(len(parts) - 1)]

@@ -23,14 +23,13 @@ __all__ = ["CWT"]
 class CWT(Distiller):
     """Chunk-wise training (Skip-Thinking, Chen et al., arXiv 2505.18642): one stage of a rationale per iteration.
 
-    A rationale of M chunks has M + 1 stages; the answer is the last. Each epoch an example shows the stage that the
-    data's stage sampling draws: the context is the question and the earlier stages, the target is that stage. A marker
-    opens every chunk and is part of its target, so the student learns to name the stage it goes to; the answer stage
-    opens with the answer phrase.
+    A rationale of M chunks has M + 1 stages; the last one is the answer. In each epoch, an example trains on one stage,
+    drawn by the data module's stage sampling: the target is that stage, the context is the question and all earlier
+    stages. Each chunk starts with a marker, part of the target, so that the student learns to name the next stage; the
+    answer stage starts with the answer phrase.
 
     Departures: the paper's text was not available. The form of the marker and the stage samplings ``cycle`` and ``all``
-    are ours. With ``all`` an instance has every stage as its target: the same gradient as of M + 1 instances, from one
-    pass.
+    are ours. With ``all``, every stage of an instance is a target: the gradient of M + 1 instances in a single pass.
 
     Args:
         stage_marker: Text that opens stage m, with one ``{}`` for m, counted from 1; null leaves markers out.
@@ -51,7 +50,7 @@ class CWT(Distiller):
         return [self.stage_marker.format(m) for m in range(1, chunks + 1)] if self.stage_marker else []
 
     def annotators(self) -> Sequence[Annotator[Any]]:
-        """The chunks; with the stage sampling ``loss`` the losses of the stages; for display those of the steps."""
+        """Annotators of chunks, of stage losses (stage sampling ``loss`` only), and of step losses for display."""
         assert self.codec is not None
         self.stages = Stages(self.stage_marker, self.codec.inline)
         self.chunks = Chunks(self.chunker, self.stages, self.may_search_chunks)
@@ -64,7 +63,7 @@ class CWT(Distiller):
         return True
 
     def on_train_start(self) -> None:
-        """Warns where a searching chunker never gets to search: chunks are those that training begins with."""
+        """Prints a warning if the chunker would search, but no search falls into the epochs of the run."""
         super().on_train_start()
         epochs = self.trainer.max_epochs or 0
         searches = self.data.runner.has_run(self.chunks) or epochs < 0 or any(map(self.chunks.due, range(epochs)))
@@ -72,19 +71,19 @@ class CWT(Distiller):
             say("chunk search: none falls into the epochs of this run, so chunks stay of average length")
 
     def make_instances(self, encoded: Encoded, notes: Notes) -> list[Instance]:
-        """One instance: the drawn stage, or all, after the question and the earlier stages."""
+        """One instance: question and earlier stages -> the drawn stage, or question -> all stages."""
         chunks = notes[self.chunks]
         losses = notes.get(self.stage_losses) if self.stage_losses else None
         stage = notes.draw_stage(len(chunks) + 1, encoded.id, None if losses is None else losses.tolist())
         return [self.stage_instance(encoded, chunks, stage)]
 
     def stage_instance(self, encoded: Encoded, chunks: Sequence[Span], stage: int | None) -> Instance:
-        """The instance of one stage, or of all (None)."""
+        """The instance whose target is the given stage, or every stage (None)."""
         stages = self.stages.tokens(encoded, chunks)
         return instance(encoded.id, encoded.prompts[""], stages, range(len(stages)) if stage is None else {stage})
 
     def read_completion(self, completion: str, teacher: Encoded | None) -> Completion:
-        """The completion without markers, whose numbers are no answers; the stages that the student named."""
+        """Removes the markers, whose numbers are not answers, and splits the completion into the named stages."""
         chunks = len(self.chunks.initial(teacher)) if teacher else 0
         if self.completion_marks is None or self.stage_marker is None:
             return super().read_completion(completion, teacher)
@@ -100,10 +99,10 @@ class CWT(Distiller):
 
 
 def _marks(stage_marker: str) -> str:
-    """A regular expression of all markers.
+    """Regular expression that matches every marker: " [{}]" -> " [1]", " [12]".
 
     Raises:
-        UserError: A marker can't be told apart from the digits around it, so that removing it would damage answers.
+        UserError: Markers are indistinguishable from digits around them, so removing them would damage answers.
     """
     before, _, after = stage_marker.strip().partition("{}")
     if stage_marker.count("{}") != 1 or not stage_marker.startswith(" "):

@@ -1,4 +1,4 @@
-"""The skip search: which chunks of a rationale the student does not need."""
+"""The skip search: finds the chunks of a rationale that the student does not need."""
 
 from __future__ import annotations
 
@@ -23,12 +23,12 @@ class Skips(Annotator[list[int]]):
     Args:
         epoch: The epoch at whose start the search runs.
         chunks: The chunks.
-        stages: How stages become tokens.
-        verifier: Judges a removal.
-        right: Whether a text answers an example correctly.
-        max_new_tokens: Most tokens of a completion that the student writes.
+        stages: Converts stages to tokens.
+        verifier: Judges whether a chunk can be removed.
+        right: Whether completion tokens answer an example correctly.
+        max_new_tokens: Maximum number of tokens per completion.
         cumulative: Whether a removed chunk stays removed while later ones are judged.
-        control: ``random_skip`` removes as many chunks of every example, but random ones.
+        control: ``random_skip`` removes the same number of chunks from each example, at random.
     """
 
     name = "skips"
@@ -52,23 +52,23 @@ class Skips(Annotator[list[int]]):
         self.block_tokens = verifier.block_tokens
 
     def due(self, epoch: int) -> bool:
-        """Once, after the warm-up."""
+        """Whether this is the first epoch after the warm-up."""
         return epoch == self.epoch
 
     def settings(self) -> Mapping[str, Any]:
-        """Those of the verifier and of the search."""
+        """Settings of the verifier and of the search."""
         return {
             **self.verifier.settings(), "cumulative": self.cumulative, "marker": self.stages.marker,
             "max_new_tokens": self.max_new_tokens, "control": self.control,
         }  # fmt: skip
 
     def tokens(self, encoded: Encoded, notes: Notes) -> int:
-        """Prompt and completion with all markers."""
+        """Number of tokens of prompt and completion with all markers."""
         markers = self.stages.markers(len(notes[self.chunks]))
         return len(encoded.prompts[""]) + len(encoded.tokens) + sum(map(len, markers))
 
     def annotate(self, rows: Sequence[Encoded], context: Context) -> Mapping[str, list[int]]:
-        """The search over a block of examples of similar length."""
+        """Searches a block of examples of similar length."""
         by_id = {row.id: row for row in rows}
         chunks: dict[str, tuple[Span, ...]] = {row.id: context.notes[row.id][self.chunks] for row in rows}
         return search_skips(
@@ -85,17 +85,17 @@ class Skips(Annotator[list[int]]):
         )
 
     def finish(self, values: dict[str, list[int]], rows: Sequence[Encoded], context: Context) -> dict[str, list[int]]:
-        """The control trades the chunks that were found for random ones."""
+        """Replaces the result by random chunks, for the control ``random_skip``."""
         if self.control is None:
             return values
         return shuffled_skips(values, {id: len(context.notes[id][self.chunks]) for id in values}, context.seed)
 
     def report(self, values: Mapping[str, list[int]], rows: Sequence[Encoded], context: Context) -> str:
-        """The share of chunks that can go."""
+        """The share of chunks that can be skipped."""
         total = sum(len(context.notes[row.id][self.chunks]) for row in rows)
-        gone = 1 - sum(map(len, values.values())) / max(1, total)
-        why = "" if gone else "; the student answers nothing correctly yet, or needs all of them"
-        return f"skip search: {gone:.1%} of {total:,} chunks can go{why}"
+        skipped = 1 - sum(map(len, values.values())) / max(1, total)
+        why = "" if skipped else "; the student answers nothing correctly yet, or needs all of them"
+        return f"skip search: {skipped:.1%} of {total:,} chunks can be skipped{why}"
 
     def decode(self, array: Any) -> list[int]:
         """The kept indices."""
@@ -103,7 +103,7 @@ class Skips(Annotator[list[int]]):
         return kept
 
     def draw(self, value: list[int], encoded: Encoded, codec: Any) -> Drawing:
-        """Skipped chunks are struck through."""
+        """The kept chunks; skipped ones are struck through."""
         return {"kept": value}
 
 
@@ -116,19 +116,18 @@ def search_skips(
     context: SearchContext,
     cumulative: bool = True,
 ) -> dict[str, list[int]]:
-    """The chunks that every example keeps (Skip-Thinking, arXiv 2505.18642).
+    """Searches for the chunks that every example keeps (Skip-Thinking, arXiv 2505.18642).
 
-    Chunks are tried in order; a removed one stays removed while the later ones are tried, or with ``cumulative`` off
-    each is tried alone. An example that the student answers wrongly keeps all chunks; the answer stage always stays.
-    Examples of similar length are searched together.
+    The verifier judges the removal of each chunk in order. An example that the student answers incorrectly keeps all
+    chunks; the answer stage always stays. Examples of similar length are searched together.
 
     Args:
         encoded: The examples.
-        chunks: Step spans of their chunks.
-        stages: How stages become tokens.
-        verifier: Judges a removal.
+        chunks: Step spans of the examples' chunks.
+        stages: Converts stages to tokens.
+        verifier: Judges whether a chunk can be removed.
         context: The student, and how answers are graded.
-        cumulative: See above.
+        cumulative: Whether a removed chunk stays removed while later ones are judged; if not, each is judged alone.
 
     Returns:
         Indices of the chunks that are kept, ascending, by example id.
@@ -177,7 +176,7 @@ def _search_block(
 
 
 def shuffled_skips(kept: Mapping[str, Sequence[int]], chunks: Mapping[str, int], seed: int) -> dict[str, list[int]]:
-    """Control: every example loses as many chunks as the search took, but random ones.
+    """Control: keeps as many chunks of every example as the search did, but random ones.
 
     Args:
         kept: Kept chunks by example id.

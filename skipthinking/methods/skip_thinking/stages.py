@@ -1,4 +1,4 @@
-"""Stages of a rationale as tokens: the chunks, each after its marker, and the answer."""
+"""Stages of a rationale as tokens: each chunk with its marker, then the answer."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ Tokens = NDArray[np.int64]
 
 
 def stage_tokens(encoded: Encoded, chunks: Sequence[Span], markers: Sequence[Tokens] = ()) -> list[Tokens]:
-    """The tokens of every stage: the chunks, each behind its marker, then the answer.
+    """The tokens of every stage: each chunk after its marker, then the answer.
 
     Args:
         encoded: The example.
         chunks: Step spans that cover all steps.
-        markers: Marker of every chunk; none by default. The answer stage opens with the answer phrase.
+        markers: Marker tokens of every chunk; none by default. The answer stage has no marker.
     """
     stages = [encoded.tokens[encoded.steps[i][0] : encoded.steps[j - 1][1]] for i, j in chunks]
     if len(markers):
@@ -30,11 +30,11 @@ def stage_tokens(encoded: Encoded, chunks: Sequence[Span], markers: Sequence[Tok
 
 
 class Stages:
-    """How the stages of a rationale become tokens: which text opens them.
+    """Converts the stages of a rationale to tokens, with a marker before each chunk.
 
     Args:
         marker: Text that opens stage m, with one ``{}`` for m, counted from 1; None for no markers.
-        encode: Token ids of such a text between two words.
+        encode: Returns the token ids of a text between two words.
     """
 
     def __init__(self, marker: str | None, encode: Callable[[str], Tokens]) -> None:
@@ -50,5 +50,5 @@ class Stages:
         return stage_tokens(encoded, chunks, self.markers(len(chunks)))
 
     def opening(self, stage: int, chunks: int) -> int:
-        """Tokens that name a stage: those of its marker; of the answer stage the first one of the answer phrase."""
+        """Number of tokens that name a stage: its marker, or the first token of the answer phrase."""
         return 1 if stage == chunks else len(self.markers(chunks)[stage]) if self.marker else 0

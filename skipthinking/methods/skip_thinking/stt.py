@@ -23,21 +23,21 @@ __all__ = ["STT"]
 class STT(CWT):
     """Skip-thinking training (Skip-Thinking, Chen et al., arXiv 2505.18642): learn to leave out chunks.
 
-    1. Warm-up by CWT. In its last epochs each instance lacks random chunks, so that gaps are familiar before they are
-    judged; the name of the stage after a gap is no target there. 2. Skip search with the student as it then is, on
-    training examples only. 3. On with what is kept: from the chunk before a gap the student learns to go straight to
-    the one behind it.
+    1. Warm-up by CWT. In its last epochs random chunks are left out, so that the student knows gaps before the search
+       judges them; the name of the stage after a gap is not a target there.
+    2. Skip search with the current student, on training examples only.
+    3. Training on the kept chunks: the student learns to continue after a gap with the next kept chunk.
 
-    Departures: the paper's text was not at hand; the gap-aware epochs, ``replay`` and the default verifier are ours.
+    Departures: the paper's text was not available; the gap epochs, ``replay`` and the default verifier are ours.
 
     Args:
-        warmup_epochs: Epochs before the skip search; 0 with ``start_from``, a checkpoint of CWT.
-        gap_epochs: How many of these, the last ones, drop chunks at random.
-        gap_shares: Shares of the chunks that they drop; each instance draws one.
-        verifier: Judges whether a chunk can go; Likelihood by default.
+        warmup_epochs: Epochs before the skip search; 0 if ``start_from`` is a checkpoint of CWT.
+        gap_epochs: Number of epochs at the end of the warm-up that leave out random chunks.
+        gap_shares: Expected shares of left-out chunks in these epochs; each instance draws one.
+        verifier: Judges whether a chunk can be left out; Likelihood by default.
         cumulative: Whether a removed chunk stays removed while later ones are judged.
-        replay: Share of instances that show the whole rationale after the search.
-        control: ``random_skip`` removes as many chunks, but random ones; ``no_skip`` none.
+        replay: Share of instances with the full rationale after the search.
+        control: ``random_skip`` removes the same number of chunks at random; ``no_skip`` removes none.
         kwargs: See CWT.
     """
 
@@ -71,7 +71,7 @@ class STT(CWT):
     # ----------------------------------------------------------------------------------- the schedule
 
     def prior_run(self, config: dict[str, Any], folder: Path, data: RationaleDataModule) -> None:
-        """Checks that the search will come; no run is needed before this one.
+        """Checks that the run includes the skip search; no prior run is needed.
 
         Raises:
             UserError: The run ends before the search.
@@ -84,19 +84,19 @@ class STT(CWT):
             )
 
     def may_search_chunks(self, epoch: int) -> bool:
-        """Not once gaps have been taught: what is judged must be what was trained on."""
+        """Whether no gap was trained yet: the search must judge the same chunks that were trained."""
         return epoch < self.warmup_epochs and epoch <= self.warmup_epochs - self.gap_epochs
 
     def annotators(self) -> Sequence[Annotator[Any]]:
-        """Those of CWT, and the skip search."""
-        found = super().annotators()
+        """The annotators of CWT, and the skip search."""
+        annotators = super().annotators()
         if self.control == "no_skip":
-            return found
+            return annotators
         self.skips = Skips(
             self.warmup_epochs, self.chunks, self.stages, self.verifier, self._right, self.max_new_tokens,
             self.cumulative, self.control,
         )  # fmt: skip
-        return [*found, self.skips]
+        return [*annotators, self.skips]
 
     def _right(self, encoded: Encoded, tokens: list[int]) -> bool:
         assert self.codec is not None
@@ -106,7 +106,7 @@ class STT(CWT):
     # ------------------------------------------------------------------------------------ the instances
 
     def kept_chunks(self, encoded: Encoded, notes: Notes) -> list[int] | None:
-        """Indices of the chunks that an example shows in an epoch; None where it shows all, as in CWT."""
+        """Indices of the chunks that an example keeps in an epoch; None for all chunks, as in CWT."""
         everything = list(range(len(notes[self.chunks])))
         if notes.epoch < self.warmup_epochs - self.gap_epochs:
             return None
@@ -120,7 +120,7 @@ class STT(CWT):
         return everything if replayed else notes[self.skips]
 
     def make_instances(self, encoded: Encoded, notes: Notes) -> list[Instance]:
-        """One instance of the stages that are kept: the drawn one, or all, after those before it."""
+        """One instance of the kept stages: question and earlier kept stages -> the drawn one, or all kept stages."""
         kept, chunks = self.kept_chunks(encoded, notes), notes[self.chunks]
         if kept is None:
             return super().make_instances(encoded, notes)
@@ -132,21 +132,21 @@ class STT(CWT):
     def kept_instance(
         self, encoded: Encoded, chunks: Sequence[Any], kept: Sequence[int], stage: int | None, *, gaps: bool
     ) -> Instance:
-        """The instance of one of the kept stages, or of all of them.
+        """The instance whose target is one of the kept stages, or all of them.
 
         Args:
             encoded: The example.
-            chunks: Its chunks.
-            kept: Indices of the kept ones; the answer stage always follows.
-            stage: Which of these is the target; None for all.
-            gaps: Whether what is missing is random, so that the name of a stage after a gap is no target.
+            chunks: Chunks of the example.
+            kept: Indices of the kept chunks; the answer stage always follows.
+            stage: Position of the target among the kept stages; None for all.
+            gaps: Whether gaps are random, so that the name of a stage after a gap is not a target.
         """
         stages, shown = self.stages.tokens(encoded, chunks), [*kept, len(chunks)]
         targets = range(len(shown)) if stage is None else {stage}
-        made = instance(encoded.id, encoded.prompts[""], [stages[place] for place in shown], targets)
+        result = instance(encoded.id, encoded.prompts[""], [stages[m] for m in shown], targets)
         if gaps:
-            starts = np.cumsum([0, *(len(stages[place]) for place in shown[:-1])])
-            for at, (place, start) in enumerate(zip(shown, starts, strict=True)):
-                if place != (shown[at - 1] + 1 if at else 0):
-                    made.weights[start : start + self.stages.opening(place, len(chunks))] = 0
-        return made
+            starts = np.cumsum([0, *(len(stages[m]) for m in shown[:-1])])
+            for m, before, start in zip(shown, [-1, *shown], starts, strict=False):
+                if m != before + 1:  # after a gap
+                    result.weights[start : start + self.stages.opening(m, len(chunks))] = 0
+        return result

@@ -1,4 +1,4 @@
-"""Verifiers: can the student do without a chunk? Exchangeable by class path."""
+"""Verifiers judge whether the student needs a chunk; exchangeable by class path."""
 
 from __future__ import annotations
 
@@ -24,8 +24,8 @@ class Rationale:
 
     Attributes:
         encoded: The example.
-        stages: Tokens of every stage, markers included; the answer is the last.
-        openings: Tokens at the head of every stage that name it.
+        stages: Tokens of every stage, markers included; the last stage is the answer.
+        openings: Number of tokens at the start of every stage that name it.
     """
 
     encoded: Encoded
@@ -44,34 +44,34 @@ class Rationale:
 
     @cached_property
     def text(self) -> NDArray[np.int64]:
-        """The tokens of all stages."""
+        """Tokens of all stages."""
         return np.concatenate(self.stages)
 
     @cached_property
     def starts(self) -> NDArray[np.int64]:
-        """Where in the text every stage begins."""
+        """Position of every stage's first token in :attr:`text`."""
         return np.cumsum([0, *map(len, self.stages[:-1])])
 
     @cached_property
     def judged(self) -> NDArray[np.bool_]:
-        """Of the tokens of the text, those that do not name a stage."""
+        """Mask over :attr:`text`: False for tokens that name a stage."""
         parts = zip(self.stages, self.openings, strict=True)
         return np.concatenate([np.arange(len(stage)) >= opening for stage, opening in parts])
 
     def join(self, stages: Sequence[int]) -> NDArray[np.int64]:
-        """The tokens of some stages."""
+        """Tokens of the given stages."""
         return np.concatenate([np.empty(0, dtype=np.int64), *(self.stages[stage] for stage in stages)])
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Trial:
-    """A question to a verifier: can a rationale do without a stage?
+    """A stage whose removal a verifier judges.
 
     Attributes:
         row: The rationale.
-        before: Its stages before the one in question, as far as they are still there.
-        drop: The stage.
-        after: All stages behind it, the answer the last; the first of them opens at once.
+        before: Remaining stages before the judged one.
+        drop: The judged stage.
+        after: All stages after the judged one, including the answer; the first of them directly follows ``before``.
     """
 
     row: Rationale
@@ -81,214 +81,219 @@ class Trial:
 
     @property
     def start(self) -> int:
-        """Where in the rationale's text the stages behind it begin."""
+        """Position of the first stage of ``after`` in the rationale's text."""
         return int(self.row.starts[self.after[0]])
 
     @property
     def text(self) -> NDArray[np.int64]:
-        """The tokens of the stages behind it."""
+        """Tokens of the stages in ``after``."""
         return self.row.text[self.start :]
 
     @property
     def forced(self) -> int:
-        """Tokens that name the first stage behind the gap; they are given, so they are not judged."""
+        """Number of tokens that name the first stage after the gap; they are given to the student and not judged."""
         return self.row.openings[self.after[0]]
 
 
 class Verifier(ABC):
-    """Judges whether the student can do without chunks of a block of rationales."""
+    """Judges which chunks the student needs, for a block of rationales at a time."""
 
     block_tokens: int = 16384
-    """Padded tokens of a block."""
+    """Maximum number of padded tokens per block."""
 
     @abstractmethod
     def begin(self, rows: Sequence[Rationale], context: SearchContext) -> list[bool]:
-        """Looks at the whole rationales of a new block, and says which ones the student answers correctly."""
+        """Starts a new block; returns which full rationales lead the student to the correct answer."""
 
     @abstractmethod
     def verify(self, trials: Sequence[Trial]) -> list[bool]:
-        """Whether each rationale can do without a stage.
+        """Whether each stage can be removed.
 
         Args:
-            trials: One per rationale, each time of fewer rationales of the block; chunks come in order.
+            trials: One per rationale. Consecutive calls have increasing stages, and rationales with fewer stages drop
+                out.
         """
 
     def settle(self, trials: Sequence[Trial], removed: Sequence[bool]) -> None:
-        """Is told what became of the trials: whether the stage is gone from the text for good."""
+        """Receives the outcome of the trials: whether each stage is permanently removed."""
         return
 
     def end(self) -> None:
-        """Forgets the block."""
+        """Releases the block."""
         return
 
     def settings(self) -> dict[str, Any]:
-        """What the judgement depends on."""
+        """All settings that verdicts depend on."""
         return {"verifier": type(self).__name__, **{k: v for k, v in vars(self).items() if not k.startswith("_")}}
 
 
 class _Contexts(Verifier):
-    """Verifiers that score the teacher's own text behind contexts that grow chunk by chunk: they are read once."""
+    """Base class of verifiers that score the teacher's text after contexts that grow by chunks and are read once."""
 
     _engine: Engine
-    _ids: list[str]  # of the engine's rows
+    _ids: list[str]  # ids of the engine's rows
 
     def begin(self, rows: Sequence[Rationale], context: SearchContext) -> list[bool]:
-        """One pass over the whole rationales."""
+        """Scores the full rationales in one pass."""
         longest = max(len(row.prompt) + sum(map(len, row.stages)) for row in rows)
         self._engine = Engine(context.student, [row.prompt for row in rows], longest)
         self._ids = [row.id for row in rows]
         return self._look(rows)
 
     def end(self) -> None:
-        """Keys and values go, so that training has their memory."""
+        """Frees the KV cache, so that training can use its memory."""
         del self._engine
 
     @abstractmethod
     def _look(self, rows: Sequence[Rationale]) -> list[bool]:
-        """Scores the whole rationales."""
+        """Scores the full rationales of the block; returns which ones lead to the correct answer."""
 
     def _only(self, trials: Sequence[Trial]) -> None:
-        """Forgets the rationales that are not tried any more."""
+        """Removes rationales without a trial from the engine."""
         ids = [trial.row.id for trial in trials]
         if ids != self._ids:
-            place = {id: row for row, id in enumerate(self._ids)}
-            self._engine.keep([place[id] for id in ids])
+            row_of = {id: row for row, id in enumerate(self._ids)}
+            self._engine.keep([row_of[id] for id in ids])
             self._ids = ids
 
     def settle(self, trials: Sequence[Trial], removed: Sequence[bool]) -> None:
-        """A stage that stays becomes context."""
-        for row, (trial, gone) in enumerate(zip(trials, removed, strict=True)):
-            if not gone:
+        """Adds stages that stay to the contexts."""
+        for row, (trial, was_removed) in enumerate(zip(trials, removed, strict=True)):
+            if not was_removed:
                 self._engine.extend(row, trial.row.stages[trial.drop])
 
 
 class Likelihood(_Contexts):
-    """Default: the teacher's remaining text stays likely (ours).
+    """Default: a chunk can be removed if the teacher's remaining text stays likely (ours).
 
-    With the name of the next stage forced and the teacher's remaining text following, the answer must still be right
-    greedily, and the mean NLL of the remaining tokens must rise by less than ``max_rise`` against the same text with
-    the chunk. So that small losses do not add up, two bounds hold against the whole rationale: no token of the answer
-    may rise by more than ``max_rise``, and no other that the student was sure of (more likely than not) by more than
-    ten times as much. Of tokens that it was not sure of, such as the first word of one of many phrasings, the
-    likelihood changes with anything. The names of stages are not judged: the training that follows teaches them anew.
+    Given the name of the next stage and the teacher's remaining text, the answer must still be correct greedily, and
+    the mean NLL of the remaining tokens must rise by less than ``max_rise`` compared to the same text with the chunk.
+    Two more bounds, relative to the full rationale, keep small increases from adding up: the NLL of no answer token may
+    rise by more than ``max_rise``, and that of no other token with a probability above 1/2 by more than 10
+    ``max_rise``. Less probable tokens have no such bound: their likelihood, such as that of the first word of one of
+    many phrasings, changes with any change of the context. Names of stages are not judged, because the training that
+    follows teaches them again.
 
-    Nothing is generated, no context is read twice, and no text is read on when it is lost.
+    Nothing is generated, no context is read twice, and reading a text stops as soon as a bound is exceeded.
 
     Args:
-        max_rise: Nats per token.
+        max_rise: Maximum increase of the NLL, nats per token.
     """
 
     def __init__(self, max_rise: float = 0.05) -> None:
         if max_rise <= 0:
             raise UserError(f"Expected a rise above 0, got model.verifier.init_args.max_rise={max_rise}.")
         self.max_rise = max_rise
-        self._nll: dict[str, NDArray[np.float32]] = {}  # per token, as the text now is; what is gone has none
-        self._most: dict[str, NDArray[np.float32]] = {}  # that each token may have
-        self._tried: list[tuple[NDArray[np.float32], NDArray[np.float32]]] = []  # what was behind the gap, and now is
+        self._nll: dict[str, NDArray[np.float32]] = {}  # per token of the current text, by id
+        self._bound: dict[str, NDArray[np.float32]] = {}  # maximum NLL per token, by id
+        # For every trial, the NLL of the tokens after the gap, with the chunk (a view of ``_nll``) and without it.
+        self._tried: list[tuple[NDArray[np.float32], NDArray[np.float32]]] = []
 
     def _look(self, rows: Sequence[Rationale]) -> list[bool]:
-        found = self._engine.score([row.text for row in rows])
-        self._nll = {row.id: scores[:, 0] for row, scores in zip(rows, found, strict=True)}
-        self._most = {row.id: self._bounds(row, self._nll[row.id]) for row in rows}
-        return [_answered(row, scores) for row, scores in zip(rows, found, strict=True)]
+        scored = self._engine.score([row.text for row in rows])
+        self._nll = {row.id: scores[:, 0] for row, scores in zip(rows, scored, strict=True)}
+        self._bound = {row.id: self._bounds(row, self._nll[row.id]) for row in rows}
+        return [_answered(row, scores) for row, scores in zip(rows, scored, strict=True)]
 
     def _bounds(self, row: Rationale, nll: NDArray[np.float32]) -> NDArray[np.float32]:
-        of_answer = np.arange(len(nll)) >= row.starts[-1]
-        rise = np.where(of_answer, self.max_rise, np.where(nll < np.log(2), 10 * self.max_rise, np.inf))
+        in_answer = np.arange(len(nll)) >= row.starts[-1]
+        rise = np.where(in_answer, self.max_rise, np.where(nll < np.log(2), 10 * self.max_rise, np.inf))
         return (nll + np.where(row.judged, rise, np.inf)).astype(np.float32)
 
     def verify(self, trials: Sequence[Trial]) -> list[bool]:
-        """One pass over the texts without the chunks, each as far as they may still be kept."""
+        """Scores the texts without the chunks in one pass; stops reading a text at its first violated bound."""
         self._only(trials)
         places = [(trial.row, slice(trial.start + trial.forced, None)) for trial in trials]
-        was = [self._nll[row.id][behind] for row, behind in places]
-        most = [self._most[row.id][behind] for row, behind in places]
-        judged = [row.judged[behind] for row, behind in places]
-        bounds = [
-            nll[asked].sum(dtype=np.float64) + self.max_rise * asked.sum()
-            for nll, asked in zip(was, judged, strict=True)
+        with_chunk = [self._nll[row.id][after] for row, after in places]
+        bounds = [self._bound[row.id][after] for row, after in places]
+        judged = [row.judged[after] for row, after in places]
+        totals = [
+            nll[mask].sum(dtype=np.float64) + self.max_rise * mask.sum()
+            for nll, mask in zip(with_chunk, judged, strict=True)
         ]
 
-        def lost(row: int, scores: NDArray[np.float32]) -> bool:
-            """As far as the text was read; what is still to come has an NLL of at least nothing."""
+        def exceeded(row: int, scores: NDArray[np.float32]) -> bool:
+            """Whether the part read so far violates a bound; tokens not yet read only add to the total."""
             nll = scores[:, 0]
             total = nll[judged[row][: len(nll)]].sum(dtype=np.float64)
-            return bool(total >= bounds[row] or (nll > most[row][: len(nll)]).any())
+            return bool(total >= totals[row] or (nll > bounds[row][: len(nll)]).any())
 
-        found = self._engine.score(
-            [trial.text for trial in trials], first=[trial.forced for trial in trials], stop_early=lost
+        scored = self._engine.score(
+            [trial.text for trial in trials], first=[trial.forced for trial in trials], stop_early=exceeded
         )
-        self._tried = [(before, scores[:, 0]) for before, scores in zip(was, found, strict=True)]
+        self._tried = [(before, scores[:, 0]) for before, scores in zip(with_chunk, scored, strict=True)]
         return [
-            len(scores) == len(was[row]) and _answered(trials[row].row, scores) and not lost(row, scores)
-            for row, scores in enumerate(found)
+            len(scores) == len(with_chunk[row]) and _answered(trials[row].row, scores) and not exceeded(row, scores)
+            for row, scores in enumerate(scored)
         ]
 
     def settle(self, trials: Sequence[Trial], removed: Sequence[bool]) -> None:
-        """The text without the chunk is what the next one is compared with."""
+        """Updates the NLL after each removed chunk, which the next trial is compared with."""
         super().settle(trials, removed)
-        for (before, now), gone in zip(self._tried, removed, strict=True):
-            if gone:
-                before[:] = now  # a view of the whole text's
+        for (with_chunk, without), was_removed in zip(self._tried, removed, strict=True):
+            if was_removed:
+                with_chunk[:] = without  # writes through the view into _nll
 
 
 class Answer(_Contexts):
-    """The answer stage, given the question and all remaining chunks of the teacher, is right greedily.
+    """A chunk can be removed if the answer stage, given the question and all remaining chunks, is correct greedily.
 
-    That it comes next is not judged. A last chunk that states the result makes every earlier one look skippable.
+    Whether the student would write the answer stage next is not judged. If the last chunk states the result, every
+    earlier chunk looks removable.
     """
 
     def _look(self, rows: Sequence[Rationale]) -> list[bool]:
         return self._right(rows, [row.text for row in rows])
 
     def verify(self, trials: Sequence[Trial]) -> list[bool]:
-        """The answer behind what remains."""
+        """Scores the answer after the remaining chunks."""
         self._only(trials)
         return self._right([trial.row for trial in trials], [trial.text for trial in trials])
 
     def _right(self, rows: Sequence[Rationale], texts: Sequence[NDArray[np.int64]]) -> list[bool]:
         first = [len(text) - len(row.stages[-1]) for row, text in zip(rows, texts, strict=True)]
-        found = self._engine.score(texts, first=first)
-        return [_answered(row, scores) for row, scores in zip(rows, found, strict=True)]
+        scored = self._engine.score(texts, first=first)
+        return [_answered(row, scores) for row, scores in zip(rows, scored, strict=True)]
 
 
 class Rollout(Verifier):
-    """With the name of the next stage forced, what the student writes from there on is graded (a reading of the paper).
+    """A chunk can be removed if the student, given the next stage's name, answers correctly (our reading of the paper).
 
-    Without the forced name it would write the chunk again, and everything would look skippable. The teacher's remaining
-    text is the draft, see :meth:`skipthinking.students.engine.Engine.complete`.
+    Without the forced name the student would write the chunk itself, and every chunk would look removable. The
+    teacher's remaining text is the draft, see :meth:`skipthinking.students.engine.Engine.complete`.
     """
 
     block_tokens = 65536
     _context: SearchContext
 
     def begin(self, rows: Sequence[Rationale], context: SearchContext) -> list[bool]:
-        """What the student writes from the question alone."""
+        """Grades what the student writes after the question."""
         self._context = context
         return self._right([(row, row.join([]), row.text) for row in rows])
 
     def verify(self, trials: Sequence[Trial]) -> list[bool]:
-        """What the student writes from the next stage on."""
-        asked = []
+        """Grades what the student writes after the remaining earlier stages and the next stage's name."""
+        questions = []
         for trial in trials:
             text = trial.text
-            begun = np.concatenate([trial.row.join(trial.before), text[: trial.forced]])
-            asked.append((trial.row, begun, text[trial.forced :]))
-        return self._right(asked)
+            prefix = np.concatenate([trial.row.join(trial.before), text[: trial.forced]])
+            questions.append((trial.row, prefix, text[trial.forced :]))
+        return self._right(questions)
 
-    def _right(self, asked: Sequence[tuple[Rationale, NDArray[np.int64], NDArray[np.int64]]]) -> list[bool]:
-        # Without a KV cache, which would need columns for all tokens that might be written.
-        made = Engine(self._context.student, [row.prompt for row, _, _ in asked]).complete(
-            [begun for _, begun, _ in asked],
-            [draft for _, _, draft in asked],
-            [self._context.max_new_tokens - len(begun) for _, begun, _ in asked],
+    def _right(self, questions: Sequence[tuple[Rationale, NDArray[np.int64], NDArray[np.int64]]]) -> list[bool]:
+        """Whether the student answers correctly, per rationale with a prefix and a draft of its completion."""
+        # Without a KV cache, which would need columns for all max_new_tokens tokens of every row.
+        completions = Engine(self._context.student, [row.prompt for row, _, _ in questions]).complete(
+            [prefix for _, prefix, _ in questions],
+            [draft for _, _, draft in questions],
+            [self._context.max_new_tokens - len(prefix) for _, prefix, _ in questions],
         )
         return [
-            self._context.right(row.id, begun.tolist() + one.tokens)
-            for (row, begun, _), one in zip(asked, made, strict=True)
+            self._context.right(row.id, prefix.tolist() + completion.tokens)
+            for (row, prefix, _), completion in zip(questions, completions, strict=True)
         ]
 
 
 def _answered(row: Rationale, scores: NDArray[np.float32]) -> bool:
-    """Whether the answer stage is right greedily; that it comes next is not judged."""
+    """Whether every token of the answer stage after its opening is the student's greedy choice."""
     return bool(scores[len(scores) - len(row.stages[-1]) + row.openings[-1] :, 1].all())
