@@ -1,4 +1,4 @@
-"""Checkpoint files of this framework: how they are written, read and checked against a student."""
+"""Checkpoint files: atomic writing, reading, and checking against a student."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ __all__ = ["SafeCheckpointIO", "check_shapes", "read_checkpoint"]
 
 
 class SafeCheckpointIO(TorchCheckpointIO):
-    """Writes a checkpoint next to its destination, syncs it and renames it, so that the last good one is never lost.
+    """Writes a checkpoint next to its destination, syncs it and renames it, so that the previous one is never lost.
 
-    Lightning writes into the system's temporary folder, often another file system, from which a move is a copy; it does
-    not sync, and it holds the file in memory too.
+    Lightning writes to the system's temporary folder, often on another file system, so that the move is a copy. It does
+    not sync, and it also holds the file in memory.
     """
 
     def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any = None) -> None:
@@ -30,7 +30,7 @@ class SafeCheckpointIO(TorchCheckpointIO):
             try:
                 with partial.open("wb") as file:
                     torch.save(checkpoint, file)
-            except RuntimeError as error:  # torch's own, raised while it handles the one that says "no space left"
+            except RuntimeError as error:  # raised by torch while it handles the OSError "no space left"
                 if isinstance(error.__context__, OSError):
                     raise error.__context__ from error
                 raise
@@ -41,7 +41,7 @@ def read_checkpoint(path: str | Path, option: str) -> dict[str, Any]:
 
     Args:
         path: The file.
-        option: The option that named it, for errors.
+        option: The option that names the file, for errors.
 
     Raises:
         UserError: The file is missing, damaged, or not from this framework.

@@ -1,4 +1,4 @@
-"""Weighted likelihood, normalized over the whole optimizer step, and the preference loss of DPO.
+"""Weighted likelihood, normalized over the full optimizer step, and the preference loss of DPO.
 
 Shape suffixes: B instances, L tokens, N target tokens, K loss terms, P preference pairs.
 """
@@ -18,14 +18,14 @@ def weighted_likelihood(
 ) -> Tensor:
     r"""Sum over terms k of :math:`\lambda_k \sum w \cdot nll / W_k`, this micro-batch's share of the step's loss.
 
-    :math:`W_k` is the sum of weights of term k over the whole optimizer step (all ranks and accumulated micro-batches),
-    so that the shares of all micro-batches add up to the loss of the step whatever the mix of target lengths.
+    :math:`W_k` is the sum of weights of term k over the full optimizer step (all ranks and accumulated micro-batches),
+    so that the shares of all micro-batches add up to the loss of the step for any mix of target lengths.
 
     Args:
         nll_N: NLL of every target token, row-major.
         weights_BL: Weight of every token; N of them are > 0.
         terms_B: Term of every instance.
-        totals_K: :math:`W_k`; a term without instances in the step counts zero.
+        totals_K: :math:`W_k`; a term without instances in the step contributes zero.
         term_weights: :math:`\lambda_k`.
 
     Returns:
@@ -38,7 +38,7 @@ def weighted_likelihood(
 
 
 def row_sums(nll_N: Tensor, weights_BL: Tensor) -> Tensor:
-    """Summed NLL of every row's target tokens, whatever their weights; shape (B,)."""
+    """Summed NLL of every row's target tokens, not weighted; shape (B,)."""
     keep_BL = weights_BL > 0
     rows_N = keep_BL.nonzero()[:, 0]
     return nll_N.new_zeros(len(weights_BL)).index_add(0, rows_N, nll_N)
@@ -49,10 +49,10 @@ def dpo(chosen_P: Tensor, rejected_P: Tensor, beta: float) -> Tensor:
 
     Args:
         chosen_P: :math:`c = \log \pi(y_c) - \log \pi_{ref}(y_c)`, summed over the completion's tokens, nats.
-        rejected_P: The same of the rejected completion.
-        beta: How dear it is to move away from the reference.
+        rejected_P: The same difference for the rejected completion, :math:`r`.
+        beta: Strength of the penalty for moving away from the reference policy.
 
     Returns:
-        Shape (P,), differentiable in both. Without a move it is log 2.
+        Shape (P,), differentiable in both; log 2 for a student that equals the reference.
     """
     return -F.logsigmoid(beta * (chosen_P - rejected_P))

@@ -1,4 +1,4 @@
-"""Work that several processes share: which rows each one does, and how the parts are joined."""
+"""Work distribution among processes: rank, collectives for Python objects, and groups of rows of similar length."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ T = TypeVar("T", bound=_HasId)
 
 
 def rank() -> int:
-    """Number of this process, from 0."""
+    """Rank of this process, from 0."""
     return torch.distributed.get_rank() if _several() else 0
 
 
@@ -29,7 +29,7 @@ def ranks() -> int:
 
 
 def gather(part: dict[str, Any]) -> dict[str, Any]:
-    """Joins the parts of all ranks; every rank gets the whole."""
+    """Merges the dictionaries of all ranks, on every rank."""
     if not _several():
         return part
     parts: list[dict[str, Any]] = [{} for _ in range(ranks())]
@@ -38,7 +38,7 @@ def gather(part: dict[str, Any]) -> dict[str, Any]:
 
 
 def broadcast(value: Any) -> Any:
-    """The first rank's value, on every rank."""
+    """The value of rank 0, on every rank."""
     values = [value]
     if _several():
         torch.distributed.broadcast_object_list(values)
@@ -50,8 +50,8 @@ def by_length(rows: Sequence[T], length: Callable[[T], int], tokens: int) -> lis
 
     Args:
         rows: Records with an id, which breaks ties.
-        length: Tokens of a row.
-        tokens: Most padded tokens of a group; a single longer row is a group by itself.
+        length: Returns the number of tokens of a row.
+        tokens: Maximum number of padded tokens per group; a longer row forms a separate group.
     """
     groups: list[list[T]] = []
     for row in sorted(rows, key=lambda row: (-length(row), row.id)):

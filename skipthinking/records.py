@@ -1,7 +1,7 @@
-"""The frozen records that travel through the framework, one arrow from raw text to a graded prediction.
+"""The frozen records that the framework passes on, from raw text to a graded prediction, and its errors.
 
-``Example -> Encoded -> (annotations) -> Instance -> Batch -> Prediction``. The example's id travels with every
-record; nothing is ever matched by position.
+``Example -> Encoded -> (annotations) -> Instance -> Batch -> Prediction``. Every record carries the example's id, and
+records are matched by id, never by position.
 """
 
 from __future__ import annotations
@@ -22,18 +22,18 @@ Span = tuple[int, int]
 
 
 class UserError(ValueError):
-    """Something the user can mend. The command line prints its text without a traceback and exits with code 2.
+    """An error that the user can fix. The command line prints the message without a traceback and exits with code 2.
 
-    The text reads "Expected X, got Y (where). Do Z."
+    The message has the form "Expected X, got Y (where). Do Z."
     """
 
 
 class DataError(UserError):
-    """Data that cannot be used as it is; the text names the file and line, or the example id."""
+    """An error in the data; the message names the file and line, or the example id."""
 
 
 def did_you_mean(wrong: str, known: Iterable[str]) -> str:
-    """A sentence for the end of an error text that names the known word nearest to a wrong one; empty if none is near.
+    """A sentence for the end of an error message that suggests the most similar known word; empty if none is similar.
 
     >>> did_you_mean("coin-flop", ["coin_flip", "last_letter"]), did_you_mean("x", ["coin_flip"])
     (" Did you mean 'coin_flip'?", '')
@@ -49,12 +49,12 @@ class Example:
 
     Attributes:
         id: Unique within a data set.
-        question: What is asked, without any prompt around it.
+        question: The question, without a prompt template.
         rationale: The teacher's reasoning, without the final answer phrase. Empty where a test set has none.
         answer: The gold answer, in a form that the task's grader can read.
         task: Name of the task, see :func:`skipthinking.tasks.get_task`.
-        meta: Whatever else the source knows. Ground truth of the built-in tasks lives here; no method may read it.
-        conclusion: What the teacher says behind its thinking and before the answer, where it does.
+        meta: Other data of the source, such as the ground truth of the built-in tasks; methods must not read it.
+        conclusion: The teacher's text between its thinking and the answer; may be empty.
     """
 
     id: str
@@ -72,12 +72,12 @@ class Encoded:
 
     Attributes:
         example: The example: question, gold answer and task travel with the tokens.
-        prompts: Prompt ids per prompt prefix that the method asked for (``""`` is the plain prompt), special tokens
-            included. On the encoder side for encoder-decoder students.
+        prompts: Prompt ids, special tokens included, by prompt prefix of the method (``""`` is no prefix). Input of the
+            encoder for encoder-decoder students.
         tokens: Completion ids, shape (T,): all steps, then the answer sentence, then EOS.
         steps: Token span of every step in ``tokens``; contiguous, in order, starting at 0. Empty without a rationale.
-        answer: Token span of the answer stage in ``tokens``, EOS included. What is between the last step and the
-            answer is the teacher's conclusion.
+        answer: Token span of the answer stage in ``tokens``, EOS included. Tokens between the last step and the answer
+            are the teacher's conclusion.
     """
 
     example: Example
@@ -93,7 +93,7 @@ class Encoded:
 
     @property
     def length(self) -> int:
-        """Tokens of the longest prompt and the whole completion."""
+        """Number of tokens of the longest prompt and the full completion."""
         return max(map(len, self.prompts.values())) + len(self.tokens)
 
 
@@ -106,8 +106,8 @@ class Instance:
         prompt: Prompt ids, shape (P,); never a target.
         tokens: Completion ids, shape (T,).
         weights: Loss weight per completion token, shape (T,): 0 is context, > 0 is a target. The last one is a target.
-        term: Index of the loss term the instance counts for (multi-task methods have several).
-        reference: For one side of a preference pair: log-probability of its targets under the reference, in nats.
+        term: Index of the instance's loss term (multi-task methods have several).
+        reference: Log-probability of the targets under the reference, in nats, for one side of a preference pair.
     """
 
     id: str
@@ -135,8 +135,8 @@ class Prediction:
         new_tokens: Number of generated tokens, EOS included.
         finished: Whether EOS came before the limit on new tokens.
         stages: The stages of the completion, as (name, text) pairs.
-        skipped: Share of the teacher's chunks that the student left out; None where there is no answer, the method
-            names no stages, or the example has no rationale.
+        skipped: Share of the teacher's chunks that the student left out; None if there is no answer, the method names
+            no stages, or the example has no rationale.
     """
 
     id: str

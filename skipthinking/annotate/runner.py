@@ -1,4 +1,4 @@
-"""The runner: everything about annotations that is the same for every annotator."""
+"""The runner: everything that annotators have in common, such as order, caching, resuming and drawing."""
 
 from __future__ import annotations
 
@@ -30,12 +30,12 @@ def say(text: str) -> None:
 
 @dataclass(kw_only=True)
 class _Result:
-    """What an annotator found out.
+    """Values of an annotator.
 
     Attributes:
-        column: The encoded values by example id.
-        settings: The annotator's settings at the time, as JSON has them.
-        epoch: The epoch at whose start it ran; -1 for values of another run, or found for the command ``annotate``.
+        column: Encoded values by example id.
+        settings: Settings of the annotator at the time, after a round trip through JSON.
+        epoch: Epoch at whose start the annotator ran; -1 for values of another run or of the command ``annotate``.
     """
 
     column: Column
@@ -44,17 +44,17 @@ class _Result:
 
 
 class Runner:
-    """Runs annotators when they are due, and keeps what they found out.
+    """Runs annotators when they are due, and stores their values.
 
-    The order follows from ``needs``. A run of an annotator is cached on disk under a key of data, settings, needed
-    annotations and weights; a killed one goes on from its journal. Its blocks are shared among all processes. All
-    values are saved in checkpoints, and a resumed run sees that its examples are the same.
+    The order follows from ``needs``. The values of an annotator are cached on disk under a hash of data, settings,
+    needed annotations and weights; a killed run continues from its journal. Blocks of rows are distributed among all
+    processes. Values are saved in checkpoints, and a resumed run checks that its examples are the same.
 
     Args:
         annotators: The annotators of a method; names are unique.
 
     Raises:
-        UserError: Two have the same name, or one needs an annotation that nobody makes, or they need each other.
+        UserError: Two annotators have the same name, or ``needs`` are missing or circular.
     """
 
     def __init__(self, annotators: Sequence[Annotator[Any]]) -> None:
@@ -62,7 +62,7 @@ class Runner:
         self.rows: list[Encoded] = []
         self._results: dict[str, _Result] = {}
         self._initial: dict[str, dict[str, Any]] = {}
-        self._saved_examples: dict[str, bytes] | None = None  # those of the checkpoint, until they are compared
+        self._saved_examples: dict[str, bytes] | None = None  # digests from a checkpoint, until compared
         self._digests: NDArray[np.uint8] | None = None
 
     def attach(
@@ -79,19 +79,19 @@ class Runner:
         earlier: Mapping[str, Any] | None = None,
         earlier_name: str = "",
     ) -> None:
-        """Tells which examples there are, before the first epoch.
+        """Sets the examples, before the first epoch.
 
         Args:
             rows: The training examples.
-            module: Owner of all weights that values may depend on.
+            module: The module that contains all weights on which values may depend.
             student: The student.
-            codec: Turns text into tokens and back.
+            codec: Converts text to tokens and back.
             folder: The run folder.
-            seed: The seed of the data.
+            seed: The seed of the data module.
             stage_sampling: See :class:`Notes`.
-            limit: Most tokens of a row that the student can read.
-            earlier: What the checkpoint of ``start_from`` holds of annotations.
-            earlier_name: The name of that checkpoint, for the log.
+            limit: Maximum number of tokens of a row.
+            earlier: Annotations in the checkpoint of ``start_from``.
+            earlier_name: Name of that checkpoint, for the log.
         """
         self.rows = list(rows)
         self._module, self._student, self._codec = module, student, codec
@@ -115,7 +115,7 @@ class Runner:
             if result is None:
                 due = any(map(annotator.due, range(epoch + 1)))
             else:
-                final = annotator.once and result.epoch < 0  # those of start_from
+                final = annotator.once and result.epoch < 0  # values of start_from
                 due = annotator.due(epoch) and result.epoch != epoch and not final
                 if not due:
                     self._check_settings(annotator, result)
@@ -123,7 +123,7 @@ class Runner:
                 self._run(annotator, epoch)
 
     def run_all(self) -> None:
-        """Runs what has no final values yet, whenever it is due in training: the start of the command ``annotate``."""
+        """Runs every annotator without final values, whether or not it is due, for the command ``annotate``."""
         self._check_examples()
         for annotator in self.annotators:
             final = annotator.name in self._results or (annotator.name in self._initial and not annotator.uses_student)
@@ -155,13 +155,13 @@ class Runner:
     def _find(
         self, annotator: Annotator[Any], rows: Sequence[Encoded], context: Context, journal: Journal | None
     ) -> dict[str, list[Any]]:
-        """Encoded values of all rows: every process annotates its share of the blocks."""
+        """Computes the encoded values of all rows; every process annotates its share of the blocks."""
         if annotator.block_tokens is None:
             blocks = [list(rows)] if rows else []
         else:
             blocks = by_length(rows, lambda row: annotator.tokens(row, context.notes[row.id]), annotator.block_tokens)
         mine = blocks[rank() :: ranks()]
-        found: dict[str, list[Any]] = {}
+        lists: dict[str, list[Any]] = {}
 
         def search(block: Sequence[Encoded]) -> dict[str, list[Any]]:
             values = annotator.annotate(block, context)
@@ -172,12 +172,11 @@ class Runner:
         )
         with bar:
             for block in mine:
-                found |= recalled(journal, block, search)
+                lists |= recalled(journal, block, search)
                 bar.update(len(block))
-        found = gather(found)
-        decoded = {
-            row.id: annotator.decode(np.asarray(found[row.id], dtype=annotator.dtype)) for row in rows
-        }  # in the order of the rows on every process
+        lists = gather(lists)
+        # Decoded in the order of rows, so that ``finish`` sees the same order on every process.
+        decoded = {row.id: annotator.decode(np.asarray(lists[row.id], dtype=annotator.dtype)) for row in rows}
         finished = annotator.finish(decoded, rows, context)
         return {row.id: annotator.encode(finished[row.id]).tolist() for row in rows}
 
@@ -191,7 +190,7 @@ class Runner:
     # ------------------------------------------------------------------------------------- notes
 
     def notes(self, encoded: Encoded, epoch: int) -> Notes:
-        """The notes of an example for an epoch; an annotation that it lacks, or that has not run yet, is left out."""
+        """The notes of an example for an epoch, without annotations that have no value for it."""
         values = {}
         for annotator in self.annotators:
             result = self._results.get(annotator.name)
@@ -203,21 +202,17 @@ class Runner:
         return Notes(epoch=epoch, seed=self._seed, stage_sampling=self._stage_sampling, values=values)
 
     def lacks(self, encoded: Encoded) -> bool:
-        """Whether an example has no value of an annotator that has run: it was too long for the student to read."""
+        """Whether an annotator that has run has no value for the example, because it exceeds the student's context."""
         return any(encoded.id not in result.column for result in self._results.values())
 
     def has_run(self, annotator: Annotator[Any]) -> bool:
-        """Whether values beyond the initial ones are there."""
+        """Whether an annotator has values beyond its initial ones."""
         return annotator.name in self._results
 
     # ----------------------------------------------------------------------------------- drawing
 
     def drawings(self, rows: Sequence[Encoded]) -> list[dict[str, Any]]:
-        """A row per example for ``annotations.jsonl`` and W&B: the annotations so far, and those for display.
-
-        Args:
-            rows: Some of the examples.
-        """
+        """A row per example for ``annotations.jsonl`` and W&B: all present annotations, and those for display."""
         notes = {row.id: self.notes(row, 0) for row in rows}
         shown: dict[str, dict[str, Any]] = {
             row.id: {
@@ -234,8 +229,8 @@ class Runner:
             if annotator.for_display:
                 readable = [row for row in rows if annotator.tokens(row, notes[row.id]) <= self._limit]
                 with self._student.frozen():
-                    found = self._find(annotator, readable, context, None)
-                values = {id: annotator.decode(np.asarray(v, dtype=annotator.dtype)) for id, v in found.items()}
+                    lists = self._find(annotator, readable, context, None)
+                values = {id: annotator.decode(np.asarray(v, dtype=annotator.dtype)) for id, v in lists.items()}
                 line = annotator.report(values, readable, context)
                 if line:
                     say(line)
@@ -249,7 +244,7 @@ class Runner:
     # -------------------------------------------------------------------------------- checkpoints
 
     def state_dict(self) -> dict[str, Any]:
-        """All values as arrays; nothing where no annotator has run."""
+        """All values as arrays; empty if no annotator has run."""
         if not self._results:
             return {}
         return {
@@ -262,24 +257,24 @@ class Runner:
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Takes the values of a checkpoint; :meth:`update` compares its examples with the present ones."""
+        """Restores the values of a checkpoint; :meth:`update` compares its examples with the present ones."""
         if not state:
             return
         self._results = dict(_read_state(state))
         self._saved_examples = _examples(state)
 
     def _take_over(self, earlier: Mapping[str, Any], name: str) -> None:
-        """Takes the values that another run found for these very examples, where annotators accept its settings."""
+        """Reuses values of another run if its examples are the same and the annotators accept its settings."""
         known = _examples(earlier)
         if not _same(self.rows, self._own_digests(), known):
             return
-        found = dict(_read_state(earlier))
+        results = dict(_read_state(earlier))
         for annotator in self.annotators:
-            result = found.get(annotator.name)
+            result = results.get(annotator.name)
             if result is not None and annotator.accepts(result.settings):
                 result.epoch = -1
                 self._results[annotator.name] = result
-                say(f"{annotator.name}: those of {name}")
+                say(f"{annotator.name}: reused from {name}")
                 if annotator.once:
                     rows = [row for row in self.rows if row.id in result.column]
                     notes = {row.id: self.notes(row, 0) for row in rows}
@@ -302,9 +297,8 @@ class Runner:
         if strange:
             self._saved_examples = saved
             raise UserError(
-                f"Expected the examples that the checkpoint knows, got {len(strange)} of {len(self.rows)} that are new "
-                f"or have other steps, such as {strange[0]!r}. Go on with the same data and data.splitter, or start a "
-                "new run."
+                f"Expected the examples of the checkpoint, got {len(strange)} of {len(self.rows)} that are new or have "
+                f"other steps, such as {strange[0]!r}. Keep data and data.splitter unchanged, or start a new run."
             )
 
     def _check_settings(self, annotator: Annotator[Any], result: _Result) -> None:
@@ -329,7 +323,7 @@ def _in_order(annotators: Sequence[Annotator[Any]]) -> list[Annotator[Any]]:
             missing = {need for annotator in waiting for need in annotator.needs} - set(names)
             raise UserError(
                 f"Expected annotators that can follow one another, got {', '.join(a.name for a in waiting)}, which "
-                + (f"need {', '.join(sorted(missing))}, made by none." if missing else "need each other.")
+                + (f"need {', '.join(sorted(missing))}, computed by no annotator." if missing else "need each other.")
             )
         ordered.append(ready[0])
         waiting.remove(ready[0])
@@ -347,7 +341,7 @@ def _merge(row: dict[str, Any], drawing: Mapping[str, Any]) -> None:
 
 
 def _plain(settings: Mapping[str, Any]) -> dict[str, Any]:
-    """Settings as they come back from JSON."""
+    """Settings after a round trip through JSON, as in a checkpoint."""
     plain: dict[str, Any] = json.loads(json.dumps(dict(settings), default=str))
     return plain
 

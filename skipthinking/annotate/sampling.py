@@ -1,4 +1,4 @@
-"""Iteration sampling: which stage of a rationale an example shows in an epoch."""
+"""Stage sampling: which stage of a rationale an example trains on in an epoch."""
 
 from __future__ import annotations
 
@@ -18,19 +18,19 @@ StageSampling = Literal["cycle", "uniform", "loss", "all"]
 def draw_stage(
     sampling: StageSampling, stages: int, *, seed: int, epoch: int, id: str, losses: Sequence[float] | None = None
 ) -> int | None:
-    """Draws the stage that an example shows in an epoch: a function of its arguments alone.
+    """Draws the stage that an example trains on in an epoch; the result depends only on the arguments.
 
     Args:
-        sampling: ``cycle`` goes through a seeded permutation, so that ``stages`` epochs show each stage once;
-            ``uniform`` draws each alike; ``loss`` draws in proportion to ``losses``; ``all`` draws none.
+        sampling: ``cycle`` follows a seeded permutation, so that ``stages`` epochs cover each stage once; ``uniform``
+            draws uniformly; ``loss`` draws in proportion to ``losses``; ``all`` selects all stages.
         stages: Number of stages.
         seed: Seed.
         epoch: Epoch.
         id: Example id.
-        losses: Summed NLL of each stage; ``loss`` draws uniformly without it.
+        losses: Summed NLL of each stage; without it, ``loss`` draws uniformly.
 
     Returns:
-        A stage from 0 to ``stages - 1``; None for all of them in one instance.
+        A stage from 0 to ``stages - 1``; None for all stages in one instance.
 
     Raises:
         UserError: A loss is not finite.

@@ -1,7 +1,7 @@
 """Annotations on disk and in checkpoints.
 
-On disk: JSON lines under a key of data, settings and weights, written whole, and found out again when damaged. In
-checkpoints: compact arrays, of which 100,000 examples load in well under a second.
+On disk: JSON lines with a fingerprint of data, settings and weights, written atomically, and computed again if damaged.
+In checkpoints: compact arrays; 100,000 examples load in well under a second.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ class Column(Mapping[str, NDArray[Any]]):
 
     @classmethod
     def of(cls, arrays: Mapping[str, NDArray[Any]]) -> Column:
-        """The column of some arrays of one type."""
+        """The column of the given arrays, which have the same type."""
         values = list(arrays.values())
         flat = np.concatenate(values) if values else np.empty(0)
         return cls(list(arrays), np.array([len(value) for value in values], dtype=np.int64), flat)
@@ -63,11 +63,11 @@ class Column(Mapping[str, NDArray[Any]]):
         return len(self.ids)
 
     def digest(self) -> str:
-        """A key that changes with any value."""
-        key = hashlib.blake2b("\0".join(self.ids).encode(), digest_size=16)
-        key.update(np.ascontiguousarray(self.lengths).tobytes())
-        key.update(np.ascontiguousarray(self.flat).tobytes())
-        return key.hexdigest()
+        """Hash of all ids and values."""
+        hashed = hashlib.blake2b("\0".join(self.ids).encode(), digest_size=16)
+        hashed.update(np.ascontiguousarray(self.lengths).tobytes())
+        hashed.update(np.ascontiguousarray(self.flat).tobytes())
+        return hashed.hexdigest()
 
     def state(self) -> dict[str, Any]:
         """The column as tensors."""
@@ -79,61 +79,61 @@ class Column(Mapping[str, NDArray[Any]]):
 
     @classmethod
     def from_state(cls, state: Mapping[str, Any]) -> Column:
-        """The column that :meth:`state` gave."""
+        """The column of a :meth:`state`."""
         return cls(cls.unpack_ids(state["ids"]), state["lengths"].numpy(), state["flat"].numpy())
 
     @staticmethod
     def pack_ids(ids: Sequence[str]) -> torch.Tensor:
-        """Ids as one tensor: a list of 100,000 texts would take torch's safe unpickler a second."""
+        """Ids as one tensor, because torch's safe unpickler takes a second for a list of 100,000 strings."""
         return torch.frombuffer(bytearray(json.dumps(list(ids)).encode()), dtype=torch.uint8)
 
     @staticmethod
     def unpack_ids(packed: torch.Tensor) -> list[str]:
-        """The ids that :meth:`pack_ids` packed."""
+        """The inverse of :meth:`pack_ids`."""
         ids: list[str] = json.loads(packed.numpy().tobytes())
         return ids
 
 
 def fingerprint(encoded: Sequence[Encoded], settings: Mapping[str, Any], student: torch.nn.Module) -> str:
-    """A key that changes with the data, the settings, or a weight of the student.
+    """Hash of the data, the settings and the student's weights.
 
-    Frozen weights, as under an adapter, come in by their sums alone, so that a large base costs little.
+    Of frozen weights, such as the base of an adapter, only the sums are hashed, so that a large base costs little.
     """
-    key = hashlib.blake2b(json.dumps(settings, sort_keys=True, default=str).encode(), digest_size=16)
+    hashed = hashlib.blake2b(json.dumps(settings, sort_keys=True, default=str).encode(), digest_size=16)
     for row in encoded:
-        key.update(f"{row.id}\0{row.steps}\0{row.answer}".encode())
-        key.update(row.tokens.tobytes())
+        hashed.update(f"{row.id}\0{row.steps}\0{row.answer}".encode())
+        hashed.update(row.tokens.tobytes())
         for prompt in row.prompts.values():
-            key.update(prompt.tobytes())
+            hashed.update(prompt.tobytes())
     for name, weight in student.named_parameters():
-        key.update(name.encode())
+        hashed.update(name.encode())
         if weight.requires_grad:
-            whole = weight.detach().to("cpu", copy=True).contiguous()  # a copy: numpy would pin the storage
-            key.update(whole.view(torch.uint8).numpy().tobytes())
+            copied = weight.detach().to("cpu", copy=True).contiguous()  # a copy: numpy would pin the storage
+            hashed.update(copied.view(torch.uint8).numpy().tobytes())
         else:
-            key.update(np.float64(weight.detach().cpu().sum(dtype=torch.float64).item()).tobytes())
-    return key.hexdigest()
+            hashed.update(np.float64(weight.detach().cpu().sum(dtype=torch.float64).item()).tobytes())
+    return hashed.hexdigest()
 
 
 def digests(rows: Sequence[Encoded]) -> NDArray[np.uint8]:
-    """What the annotations of each example belong to, its tokens and steps, as shape (N, 8)."""
+    """Hash of each example's tokens and steps, shape (N, 8)."""
     out = np.empty((len(rows), _DIGEST), dtype=np.uint8)
-    for place, row in enumerate(rows):
-        key = hashlib.blake2b(f"{row.steps}".encode(), digest_size=_DIGEST)
-        key.update(np.concatenate([*row.prompts.values(), row.tokens]).tobytes())
-        out[place] = np.frombuffer(key.digest(), dtype=np.uint8)
+    for i, row in enumerate(rows):
+        hashed = hashlib.blake2b(f"{row.steps}".encode(), digest_size=_DIGEST)
+        hashed.update(np.concatenate([*row.prompts.values(), row.tokens]).tobytes())
+        out[i] = np.frombuffer(hashed.digest(), dtype=np.uint8)
     return out
 
 
 def remembered(path: Path, key: str, make: Callable[[], dict[str, Any]]) -> dict[str, Any]:
-    """The annotations of a file if it is whole and has this key; else makes them and writes the file.
+    """Reads annotations from a file if it is undamaged and has this key; else computes them and writes the file.
 
-    All ranks call it together; the first one reads and writes.
+    All ranks call it together; rank 0 reads and writes.
 
     Args:
-        path: JSON lines: a header with the key and a checksum, then one example a line.
+        path: JSON lines: a header ``{"key": ..., "checksum": ...}``, then ``{"id": ..., "value": ...}`` per example.
         key: See :func:`fingerprint`.
-        make: Makes the annotations, per example id a value of lists, numbers and texts.
+        make: Computes the annotations: by example id, values of lists, numbers and strings.
     """
     known = broadcast(_read(path, key) if rank() == 0 else None)
     if known is not None:
@@ -148,14 +148,15 @@ def remembered(path: Path, key: str, make: Callable[[], dict[str, Any]]) -> dict
 
 
 class Journal:
-    """What a search has found so far, so that one that was killed goes on there. :func:`remembered` clears it away.
+    """Partial results of an annotator, from which a killed run continues. :func:`remembered` deletes it at the end.
 
-    One file a process, beside the annotations'; all of them are read, however many processes there were.
+    Each process writes a separate file next to the annotations and reads the files of all processes, so that the number
+    of processes may change.
 
     Args:
-        path: The annotations' file.
-        key: Their key.
-        rank: This process.
+        path: File of the annotations.
+        key: Key of the annotations, see :func:`fingerprint`.
+        rank: Rank of this process.
     """
 
     def __init__(self, path: Path, key: str, rank: int = 0) -> None:
@@ -165,25 +166,26 @@ class Journal:
             self.found |= {row["id"]: row["value"] for row in _rows(part) if row.get("key") == key}
 
     def keep(self, values: Mapping[str, Any]) -> None:
-        """Writes down what was found, per example id a value of lists, numbers and texts."""
+        """Appends values by example id to the file."""
         self.path.parent.mkdir(parents=True, exist_ok=True)
         rows = [_sealed({"key": self.key, "id": id, "value": value}) for id, value in values.items()]
         with self.path.open("a", encoding="utf-8") as file:
-            file.write("\n".join(["", *rows, ""]))  # a line of its own, though the last one may be torn
+            file.write("\n".join(["", *rows, ""]))  # starts a new line, because the last one may be incomplete
 
 
 def recalled(journal: Journal | None, block: Sequence[Any], search: Callable[[Any], dict[str, Any]]) -> dict[str, Any]:
-    """What was found for the rows of a block, all of which have an id: before a kill, or now."""
+    """Results of a block of rows, which have ids: from the journal if it has all of them, else from the search."""
     known = journal.found if journal else {}
     if all(row.id in known for row in block):
         return {row.id: known[row.id] for row in block}
-    found = search(block)
+    result = search(block)
     if journal:
-        journal.keep(found)
-    return found
+        journal.keep(result)
+    return result
 
 
 def _sealed(row: dict[str, Any]) -> str:
+    """A line of the journal: checksum, space, JSON."""
     text = json.dumps(row)
     return f"{_checksum(text)} {text}"
 
@@ -191,7 +193,7 @@ def _sealed(row: dict[str, Any]) -> str:
 def _rows(path: Path) -> Iterator[dict[str, Any]]:
     for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
         checksum, _, text = line.partition(" ")
-        if text and checksum == _checksum(text):  # else torn by a kill, or damaged
+        if text and checksum == _checksum(text):  # else incomplete after a kill, or damaged
             yield json.loads(text)
 
 
@@ -202,7 +204,7 @@ def _read(path: Path, key: str) -> dict[str, Any] | None:
         if header["key"] != key or header["checksum"] != _checksum(body):
             return None
         return {row["id"]: row["value"] for row in map(json.loads, body.splitlines())}
-    except (OSError, ValueError, KeyError, TypeError):  # absent or damaged: it is made anew
+    except (OSError, ValueError, KeyError, TypeError):  # absent or damaged: computed again
         return None
 
 

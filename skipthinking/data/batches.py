@@ -1,4 +1,4 @@
-"""Instances to tensors.
+"""Batches: conversion of instances to tensors, and a loader that resumes within an epoch.
 
 Shape suffixes: B instances, L tokens (right-padded), P prompt tokens (right-padded), K loss terms.
 """
@@ -44,7 +44,7 @@ class Counts(NamedTuple):
 
 
 class Batch(NamedTuple):
-    """A micro-batch. Padding is told by ``lengths``, never by an id: many tokenizers pad with EOS, a target.
+    """A micro-batch. ``lengths_B`` marks the padding, not a token id: many tokenizers pad with EOS, which is a target.
 
     Attributes:
         ids: Example id of every instance.
@@ -54,11 +54,11 @@ class Batch(NamedTuple):
         terms_B: Loss term of every instance.
         prompts_BP: Encoder input; None for causal students.
         prompt_lengths_B: Number of encoder tokens in every row; None for causal students.
-        totals_K: Sum of loss weights per term over the whole optimizer step, all ranks and micro-batches.
+        totals_K: Sum of loss weights per term over the full optimizer step, all ranks and micro-batches.
         targets: Target tokens of this micro-batch, summed over ranks.
         contexts: Context tokens of this micro-batch, summed over ranks.
-        references_B: Log-probability of every row's targets under the reference, 0 for rows that are in no pair.
-        pairs: Preference pairs in the whole optimizer step.
+        references_B: Log-probability of every row's targets under the reference, nats; 0 for rows outside of pairs.
+        pairs: Number of preference pairs in the full optimizer step.
     """
 
     ids: list[str]
@@ -76,7 +76,7 @@ class Batch(NamedTuple):
 
     def to(self, device: torch.device) -> Batch:
         """The batch with its tensors on a device."""
-        pinned = device.type == "cuda"  # copies from pinned memory need not be waited for
+        pinned = device.type == "cuda"  # copies from pinned memory can be asynchronous
         tensors = {name: value for name, value in self._asdict().items() if isinstance(value, Tensor)}
         moved: dict[str, Any] = {name: value.to(device, non_blocking=pinned) for name, value in tensors.items()}
         return self._replace(**moved)
@@ -95,12 +95,12 @@ class EvalBatch(NamedTuple):
 
 
 def instance_length(instance: Instance) -> int:
-    """Tokens of an instance, prompt included."""
+    """Number of tokens of an instance, prompt included."""
     return len(instance.prompt) + len(instance.tokens)
 
 
 def context_needed(instance: Instance, *, encoder_decoder: bool) -> int:
-    """Positions that an instance takes: a causal student reads prompt and completion in one row, T5 in two."""
+    """Context length that an instance needs: the sum of prompt and completion for causal students, else the maximum."""
     sides = len(instance.prompt), len(instance.tokens)
     return max(sides) if encoder_decoder else sum(sides)
 
@@ -119,10 +119,10 @@ def collate(
 
     Args:
         instances: At least one instance.
-        pad_id: What fills the rows up; any valid id will do.
+        pad_id: Id of padding tokens; any valid id.
         encoder_decoder: Whether prompts go to an encoder.
         terms: Number of loss terms K.
-        step: Counts of the optimizer step for the normalizer; by default those of the instances.
+        step: Counts of the optimizer step, for normalization; by default those of ``instances``.
     """
     own = count(instances, terms)
     step = step or own
@@ -170,7 +170,7 @@ def count(instances: Sequence[Instance], terms: int = 1) -> Counts:
 
 
 class PlannedBatches(Dataset[Batch]):
-    """The micro-batches of one rank in one epoch, each built on demand, in any worker.
+    """The micro-batches of one rank in one epoch, built on demand in any worker.
 
     Args:
         instances: All instances of the epoch, on every rank.
@@ -196,7 +196,7 @@ class PlannedBatches(Dataset[Batch]):
         rows = self.plan.steps[step]
         everyone = [self.instances[i] for ranks in rows for micro in ranks for i in micro]
         mine = [self.instances[i] for i in rows[row][self.rank]]
-        ghost = not mine  # the rank must take part in the step: any instance, at weight zero
+        ghost = not mine  # the rank must take part in the step's collectives: it gets any instance, with weight 0
         batch = collate(
             mine or [everyone[0]],
             pad_id=self.pad_id,
@@ -211,7 +211,7 @@ class PlannedBatches(Dataset[Batch]):
 
 
 class _From(Sampler[int]):
-    """Counts up from a given place."""
+    """Yields indices from ``start`` on."""
 
     def __init__(self, length: int) -> None:
         self.length, self.start = length, 0
@@ -228,11 +228,11 @@ def _only(items: list[Any]) -> Any:
 
 
 class ResumableLoader(DataLoader[Any]):
-    """A loader over ready batches that Lightning saves and restores in the middle of an epoch.
+    """A loader of micro-batches whose position Lightning saves and restores within an epoch.
 
     Args:
         batches: The batches of one epoch.
-        epoch: The epoch they belong to; a state of another epoch starts at its first batch.
+        epoch: The epoch of the batches; after loading a state of another epoch, the loader starts at its first batch.
         num_workers: Worker processes that build batches ahead.
     """
 
@@ -246,7 +246,7 @@ class ResumableLoader(DataLoader[Any]):
             collate_fn=_only,
             num_workers=num_workers,
             pin_memory=torch.cuda.is_available(),
-            generator=torch.Generator(),  # its own: a base seed drawn from the global one would differ after a resume
+            generator=torch.Generator(),  # a base seed from the global generator would differ after a resume
         )
 
     def __iter__(self) -> Any:
@@ -256,9 +256,9 @@ class ResumableLoader(DataLoader[Any]):
             yield batch
 
     def state_dict(self) -> dict[str, int]:
-        """The epoch, and how many of its batches were handed out."""
+        """The epoch, and the number of batches already yielded."""
         return {"epoch": self._epoch, "batches": self._done}
 
     def load_state_dict(self, state: dict[str, int]) -> None:
-        """Goes on behind the batches that were handed out, if they were this epoch's."""
+        """Continues after the yielded batches, if they belong to this epoch."""
         self._done = self._places.start = state["batches"] if state["epoch"] == self._epoch else 0

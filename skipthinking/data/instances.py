@@ -1,4 +1,4 @@
-"""Making instances: a pure function on token arrays that every method shares."""
+"""The function that joins token arrays to a training instance, for all methods."""
 
 from __future__ import annotations
 
@@ -15,7 +15,11 @@ Tokens = NDArray[np.int64]
 
 
 def instance(id: str, prompt: Tokens, parts: Sequence[Tokens], targets: Collection[int], term: int = 0) -> Instance:
-    """Joins parts into an instance; those in ``targets`` get weight 1, and nothing follows the last of them."""
+    """Joins parts to an instance: parts in ``targets`` get weight 1, others 0; parts after the last target are omitted.
+
+    >>> instance("a", np.array([9]), [np.array([1, 2]), np.array([3]), np.array([4])], {1}).weights
+    array([0., 0., 1.], dtype=float32)
+    """
     shown = parts[: max(targets) + 1]
     return Instance(
         id=id,

@@ -33,7 +33,7 @@ __all__ = ["RationaleDataModule", "check_annotates"]
 
 
 def check_annotates(method: Any, annotates: bool) -> None:
-    """Raises UserError for the command ``annotate`` with a method that finds out nothing about its examples."""
+    """Raises UserError for the command ``annotate`` with a method that has no annotators."""
     if not annotates:
         raise UserError(
             f"Expected a method with annotations, got {type(method).__name__}, which needs none. Choose another "
@@ -42,32 +42,32 @@ def check_annotates(method: Any, annotates: bool) -> None:
 
 
 class RationaleDataModule(L.LightningDataModule):
-    """Examples in, batches of training instances and of prompts out.
+    """Reads and encodes examples, and provides batches of training instances and of prompts.
 
-    The method (the LightningModule) makes instances from encoded examples and their notes; what comes before and after
-    is done here. The annotation runner is held here too: searches run when the loader of an epoch is built.
+    The method (the LightningModule) makes instances from encoded examples and their notes. The data module also owns
+    the annotation runner: annotators run when the loader of an epoch is built.
 
     Args:
-        train: Sources of training examples; several are joined.
+        train: Sources of training examples, which are concatenated.
         val_size: Validation examples, split from training by a seeded hash of the question: a count, or a share
             below 1. Never taken from a test set.
         test: Test sets by name.
         template: Prompt template; Plain by default.
         splitter: Splits rationales into steps; Sentences by default.
         chunker: Groups steps into chunks, for methods that use them; AverageChunks by default.
-        stage_sampling: Which stage of a rationale an epoch shows, for methods that train one at a time.
+        stage_sampling: How to draw the stage that an example trains on in an epoch, for methods that use stages.
         batch_size: Training instances per micro-batch (with ``batch_tokens``: at most); a preference pair counts once.
-        batch_tokens: Padded tokens per micro-batch; null batches by count alone.
+        batch_tokens: Maximum number of padded tokens per micro-batch; null for no limit.
         eval_batch_size: Prompts per batch of generation.
-        bucket: Whether instances of like length share a batch.
-        max_length: Longest instance in tokens; the student's context by default. Longer ones are left out and counted.
-            For an encoder-decoder student it bounds prompt and completion separately.
-        without_steps: What to do with a training example whose rationale has no steps, for methods that need some: stop
-            with an error, or leave it out and count it.
-        num_workers: Processes that build batches; the result does not depend on it.
-        seed: Seed of the validation split, the stages and the order; the global seed by default.
+        bucket: Whether to batch instances of similar length together.
+        max_length: Maximum number of tokens per instance; the student's context by default. Longer instances are left
+            out and counted. Applies to prompt and completion separately for encoder-decoder students.
+        without_steps: For methods that need steps: whether a training example whose rationale has no steps is an error,
+            or is left out and counted.
+        num_workers: Number of processes that build batches; the result does not depend on it.
+        seed: Seed of the validation split, the stage sampling and the order; the global seed by default.
         question: For ``predict``: a question to answer.
-        questions: For ``predict``: a file of questions, one a line, or JSONL with a "question" each.
+        questions: For ``predict``: a file with one question per line, or JSONL with the key "question".
         task: For ``predict``: the task of the questions; that of the first training source by default.
     """
 
@@ -119,13 +119,13 @@ class RationaleDataModule(L.LightningDataModule):
         self.runner = Runner([])
         self.annotating = False  # set by the command annotate
         self._prompts: dict[str, list[np.ndarray]] = {}
-        # Evaluated examples that come with a rationale, in tokens; ids may come in two splits.
+        # Encoded evaluation examples that have a rationale, by id and question, because splits may share ids.
         self.teacher: dict[tuple[str, str], Encoded] = {}
         self.without_rationale = 0
         self.first: Instance | None = None
 
     def load(self, stage: str) -> None:
-        """Reads every source that the stage (fit, validate, test or predict) needs; later calls do nothing.
+        """Reads all sources of a Trainer stage (fit, validate, test or predict); repeated calls do nothing.
 
         Raises:
             UserError: A source cannot be read, or a split is empty.
@@ -146,18 +146,18 @@ class RationaleDataModule(L.LightningDataModule):
 
     @property
     def method(self) -> Method:
-        """The method that instances are made for."""
+        """The method, which makes the instances."""
         assert self.trainer is not None
         return cast("Method", self.trainer.lightning_module)
 
     @property
     def limit(self) -> int:
-        """Most tokens of an instance."""
+        """Maximum number of tokens per instance."""
         context: int = self.method.student.context_length
         return min(self.max_length or context, context)
 
     def setup(self, stage: str) -> None:
-        """Loads and encodes what the stage needs; the student trains its tokenizer first, if it has none."""
+        """Loads and encodes the data of a Trainer stage; first trains the student's tokenizer, if it has none."""
         stage = "annotate" if self.annotating else stage
         self.load(stage)
         method = self.method
@@ -224,7 +224,7 @@ class RationaleDataModule(L.LightningDataModule):
         )  # fmt: skip
         self.encoded = list(stream)
         unk = self.codec.tokenizer.unk_token_id
-        # The last token is EOS, which some tokenizers use for unknown ones too.
+        # Without the last token, EOS: some tokenizers use the same id for unknown tokens.
         unknown = sum(int((row.tokens[:-1] == unk).sum()) for row in self.encoded) if unk is not None else 0
         if unknown:
             self.report.append(f"{unknown} completion tokens are unknown to the tokenizer and cannot be learned")
@@ -232,37 +232,37 @@ class RationaleDataModule(L.LightningDataModule):
     # -------------------------------------------------------------------------------------- training
 
     def instances(self, epoch: int) -> list[Instance]:
-        """All training instances of an epoch, the same on every rank; those longer than the limit are left out."""
+        """All training instances of an epoch, identical on every rank; instances above the limit are left out."""
         self.runner.update(epoch)
         method, limit = self.method, self.limit
         sides = method.student.encoder_decoder
-        made: list[Instance] = []
+        instances: list[Instance] = []
         too_long: list[str] = []
         for encoded in self.encoded:
             if self.runner.lacks(encoded):
                 too_long.append(encoded.id)
                 continue
-            own = method.make_instances(encoded, self.runner.notes(encoded, epoch))
-            fitting = [row for row in own if context_needed(row, encoder_decoder=sides) <= limit]
-            if len(fitting) < len(own):
+            made = method.make_instances(encoded, self.runner.notes(encoded, epoch))
+            fitting = [row for row in made if context_needed(row, encoder_decoder=sides) <= limit]
+            if len(fitting) < len(made):
                 too_long.append(encoded.id)
-                if any(row.reference is not None for row in own):
-                    fitting = []  # half of a preference pair teaches nothing
-            made += fitting
-        if too_long and len(too_long) == len(self.encoded) and not made:
+                if any(row.reference is not None for row in made):
+                    fitting = []  # a preference pair needs both sides
+            instances += fitting
+        if too_long and len(too_long) == len(self.encoded) and not instances:
             raise DataError(
                 f"Expected training examples of at most {limit} tokens, got {len(self.encoded)} and all are longer. "
                 "Raise data.max_length or use a student with a longer context."
             )
         if self.first is None:
             self._report_kept(len(too_long), limit)
-        return made
+        return instances
 
     def annotation_rows(self) -> list[dict[str, Any]]:
-        """A row per training example with everything that is found out about it, see :meth:`Runner.drawings`.
+        """A row with all annotations per training example, and per validation example if annotators ask for them.
 
         Raises:
-            UserError: The method finds out nothing.
+            UserError: The method has no annotators.
         """
         check_annotates(self.method, bool(self.runner.annotators))
         self.runner.run_all()
@@ -279,7 +279,7 @@ class RationaleDataModule(L.LightningDataModule):
         )
 
     def train_dataloader(self) -> ResumableLoader:
-        """The loader of the trainer's current epoch; Lightning asks for a new one every epoch."""
+        """The loader of the current epoch; Lightning requests a new loader in every epoch."""
         trainer, method = self.trainer, self.method
         assert trainer is not None
         settings: Any = trainer
@@ -290,7 +290,7 @@ class RationaleDataModule(L.LightningDataModule):
                 "normalized over planned optimizer steps. Use trainer.accumulate_grad_batches."
             )
         epoch = trainer.current_epoch
-        with trainer.precision_plugin.forward_context():  # searches see the student in the precision of training
+        with trainer.precision_plugin.forward_context():  # annotators run in training precision
             instances = self.instances(epoch)
         lengths = np.array([instance_length(instance) for instance in instances])
         group = 2 if instances and instances[0].reference is not None else 1  # preference pairs share a micro-batch
@@ -314,14 +314,14 @@ class RationaleDataModule(L.LightningDataModule):
         return ResumableLoader(batches, epoch, self.num_workers)
 
     def state_dict(self) -> dict[str, Any]:
-        """The annotations, so that a resumed run neither searches again nor differs."""
+        """The annotations, so that a resumed run does not compute them again."""
         return {"annotations": self.runner.state_dict()}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Restores them, where training examples are read.
+        """Restores the annotations, if training examples are loaded.
 
         Raises:
-            UserError: The checkpoint is of an earlier version, whose annotations had another form.
+            UserError: The checkpoint is from an earlier version with another format of annotations.
         """
         if self.encoded and "annotations" not in state_dict:
             raise UserError(
@@ -333,7 +333,7 @@ class RationaleDataModule(L.LightningDataModule):
     # ------------------------------------------------------------------------------------ evaluation
 
     def _prompt_loader(self, names: Sequence[str]) -> DataLoader[EvalBatch]:
-        """Prompts of like length together; rank r takes every world-th batch, so each example comes once."""
+        """Batches prompts of similar length; rank r of R takes batches r, r + R, ..., so every example occurs once."""
         trainer = self.trainer
         assert trainer is not None
         rows = [
@@ -341,14 +341,14 @@ class RationaleDataModule(L.LightningDataModule):
             for name in names
             for example, prompt in zip(self.examples[name], self._prompts[name], strict=True)
         ]
-        rows.sort(key=lambda row: (-len(row[1]), row[0]))  # longest first: memory trouble shows at once
+        rows.sort(key=lambda row: (-len(row[1]), row[0]))  # longest first, so that a lack of memory shows immediately
         batches = [
             EvalBatch(ids=[id for id, _ in part], prompts=[torch.from_numpy(prompt) for _, prompt in part])
             for at in range(0, len(rows), self.eval_batch_size)
             for part in [rows[at : at + self.eval_batch_size]]
         ]
         mine = batches[trainer.global_rank :: trainer.world_size]
-        # A rank without a batch would leave the evaluation loop and its collectives: it gets an empty one.
+        # A rank without batches would skip the evaluation loop and its collectives, so it gets an empty batch.
         return DataLoader(cast("Dataset[EvalBatch]", mine or [EvalBatch(ids=[], prompts=[])]), batch_size=None)
 
     def val_dataloader(self) -> DataLoader[EvalBatch] | list[Any]:
@@ -360,5 +360,5 @@ class RationaleDataModule(L.LightningDataModule):
         return self._prompt_loader([f"test/{name}" for name in self.test_sets])
 
     def predict_dataloader(self) -> DataLoader[EvalBatch]:
-        """Prompts of the questions asked; none to annotate."""
+        """Prompts of the questions for ``predict``; none for ``annotate``."""
         return self._prompt_loader([] if self.annotating else ["predict"])

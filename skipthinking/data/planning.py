@@ -1,4 +1,4 @@
-"""Which instances meet in which micro-batch: a pure function of (lengths, seed, epoch), the same on every rank."""
+"""Assignment of instances to micro-batches: a pure function of (lengths, seed, epoch), identical on every rank."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from skipthinking.records import UserError
 
 __all__ = ["Plan", "padding_share", "plan_epoch"]
 
-_WINDOW = 64  # steps that are sorted by length together: more pads less and shuffles less
+_WINDOW = 64  # number of steps per window that is sorted by length; larger windows pad less, but shuffle less
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -31,7 +31,7 @@ class Plan:
         return [(s, a) for s, rows in enumerate(self.steps) for a in range(len(rows))]
 
     def spread(self, size: int) -> Plan:
-        """The plan of instances that follows from one of groups: group g has the instances from size * g on.
+        """Converts a plan of groups to a plan of instances: group g has instances size * g to size * (g + 1) - 1.
 
         >>> Plan(steps=[[[[1, 0]]]]).spread(2).steps
         [[[[2, 3, 0, 1]]]]
@@ -54,19 +54,20 @@ def plan_epoch(
     accumulate: int = 1,
     bucket: bool = True,
 ) -> Plan:
-    """Groups every instance into exactly one micro-batch.
+    """Assigns every instance to exactly one micro-batch.
 
-    By example count, the instances of an optimizer step depend on ``batch_size * ranks * accumulate`` alone, so that
-    one process with 2B, two processes with B and two accumulated micro-batches of B take the same step. Lengths are
-    bucketed: within a window of steps, instances are sorted by length before they are cut into steps, and the steps
-    are shuffled.
+    Without ``batch_tokens``, the instances of an optimizer step depend only on ``batch_size * ranks * accumulate``, so
+    that one process with 2B, two processes with B, and two accumulated micro-batches of B take the same step. Lengths
+    are
+    bucketed: within a window of steps, instances are sorted by length before they are split into steps, and then the
+    steps are shuffled.
 
     Args:
         lengths: Token length of every instance, shape (N,).
         seed: Seed of the order.
         epoch: Epoch, part of the seed.
-        batch_size: Instances per micro-batch; with ``batch_tokens`` their upper bound.
-        batch_tokens: Padded tokens per micro-batch at most; a single longer instance gets a micro-batch of its own.
+        batch_size: Instances per micro-batch; with ``batch_tokens``, their maximum number.
+        batch_tokens: Maximum number of padded tokens per micro-batch; a longer instance gets a separate micro-batch.
         ranks: Number of processes.
         accumulate: Micro-batches per optimizer step and rank.
         bucket: Whether to sort by length.
@@ -91,14 +92,14 @@ def plan_epoch(
             dealt = _deal(_fill(part, lengths, batch_size, batch_tokens), ranks, accumulate)
             full.extend(step for step in dealt if len(step) == accumulate)
             rest.extend(row for step in dealt if len(step) < accumulate for row in step)
-    # What does not fill a step closes the epoch: an accumulation cut short anywhere else would swallow the
-    # micro-batches of the step after it.
+    # Incomplete steps come last: Lightning counts micro-batches, so after a step with fewer than ``accumulate`` rows it
+    # would add rows of the following step.
     rng.shuffle(full)
     return Plan(steps=full + [rest[at : at + accumulate] for at in range(0, len(rest), accumulate)])
 
 
 def _split(group: list[int], batch_size: int, ranks: int) -> list[list[list[int]]]:
-    """Splits a step's instances into rows of one micro-batch per rank, as equal in count as can be."""
+    """Splits a step's instances into rows with one micro-batch per rank, with sizes as equal as possible."""
     rows = -(-len(group) // (batch_size * ranks))
     parts = [part.tolist() for part in np.array_split(np.asarray(group), rows * ranks)]
     return [parts[row * ranks : (row + 1) * ranks] for row in range(rows)]
@@ -118,7 +119,7 @@ def _fill(part: NDArray[np.int64], lengths: NDArray[np.int64], batch_size: int, 
 
 
 def _deal(batches: list[list[int]], ranks: int, accumulate: int) -> list[list[list[list[int]]]]:
-    """Deals micro-batches to ranks and optimizer steps; the last row may hold empty ones."""
+    """Distributes micro-batches to ranks and optimizer steps; the last row may contain empty ones."""
     rows = [batches[at : at + ranks] for at in range(0, len(batches), ranks)]
     rows[-1] = rows[-1] + [[]] * (ranks - len(rows[-1]))
     return [rows[at : at + accumulate] for at in range(0, len(rows), accumulate)]

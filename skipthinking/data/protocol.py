@@ -1,4 +1,4 @@
-"""What the data module sees of a method."""
+"""The interface of a method for the data module."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ __all__ = ["Method"]
 
 
 class Method(Protocol):
-    """A method, as far as data needs to know it. :class:`skipthinking.methods.base.Distiller` documents the members."""
+    """The members of a method that the data module uses; documented in :class:`skipthinking.methods.base.Distiller`."""
 
     student: Any
     start_from: str | None
@@ -28,7 +28,7 @@ class Method(Protocol):
         """Gives the student its tokenizer."""
 
     def connect(self, codec: Codec, chunker: Chunker, stage_sampling: StageSampling) -> Sequence[Annotator[Any]]:
-        """Takes what belongs to the data; returns the annotators in any order."""
+        """Stores the data module's codec, chunker and stage sampling; returns the annotators in any order."""
 
     def make_instances(self, encoded: Encoded, notes: Notes) -> list[Instance]:
-        """The training instances of an example for one epoch."""
+        """Makes the training instances of an example for one epoch."""

@@ -141,7 +141,7 @@ def test_annotators_that_do_not_need_each_other_keep_their_order() -> None:
 @pytest.mark.parametrize(
     ("annotators", "message"),
     [
-        ([Doubled()], "got doubled, which need sizes, made by none"),
+        ([Doubled()], "got doubled, which need sizes, computed by no annotator"),
         ([Sizes(needs=("doubled",)), Doubled()], "got sizes, doubled, which need each other"),
         ([Sizes(), Sizes(needs=("sizes",), name="x"), Doubled(needs=("y",), name="y")], "got y, which need each other"),
         ([Sizes(), Doubled(), Sizes()], "different names, got sizes, doubled, sizes"),
@@ -449,7 +449,7 @@ def test_values_of_another_run_are_taken_over_where_they_serve(
         return settings["m"] == 4
 
     taken = attached(annotator := Sizes(own={"m": 5}, accepts=accepts, due=lambda epoch: epoch == 2), **earlier)
-    assert "sizes: those of old/last.ckpt" in capsys.readouterr().out
+    assert "sizes: reused from old/last.ckpt" in capsys.readouterr().out
     assert _values(taken) == {id: {"sizes": note["sizes"]} for id, note in _values(runner).items()}
     taken.update(0)  # other settings than those of the values are no error: they were accepted
     assert not annotator.asked

@@ -109,7 +109,8 @@ def test_what_became_of_the_traces_is_reported(run: Run, capsys: pytest.CaptureF
     assert run("fit", *STAGES, "--evaluate", "false") == 0
     out = " ".join(capsys.readouterr().out.split())
     assert (
-        "cut: 12 of 20 traces shortened (60.0%), 4 kept in full (20.0%), 4 dropped without a valid prefix (20.0%)" in out
+        "cut: 12 of 20 traces shortened (60.0%), 4 kept in full (20.0%), 4 dropped without a valid prefix (20.0%)"
+        in out
     )
     assert "DPO: 12 pairs; 8 examples without two different traces" in out
 
@@ -307,14 +308,14 @@ def test_dpo_by_itself_takes_over_the_cuts(
         patch.setattr(Cuts, "annotate", lambda *_: pytest.fail("cut again"))
         assert run("fit", "--run", "dpo", *LONG, *alone) == 0
     out = " ".join(capsys.readouterr().out.split())
-    assert "cuts: those of" in out
+    assert "cuts: reused from" in out
     assert out.count("cut: 12 of 20 traces shortened") == 2  # by the first run, and of what the second took over
     assert annotation(tmp_path / "dpo", "cuts") == annotation(tmp_path / "sft", "cuts")
     other = ["--model.cutter", "FirstAnswer", "--model.cutter.init_args", "{}"]
     assert run("fit", "--run", "other", *LONG, *alone, *other) == 0  # another cutter cuts by itself
-    assert "cuts: those of" not in capsys.readouterr().out
+    assert "cuts: reused from" not in capsys.readouterr().out
     assert run("fit", "--run", "finer", *LONG, *alone, "--data.splitter", "Sentences") == 0  # so do other steps
-    assert "cuts: those of" not in capsys.readouterr().out
+    assert "cuts: reused from" not in capsys.readouterr().out
 
 
 def test_a_run_goes_on_with_the_traces_it_cut(run: Run, capsys: pytest.CaptureFixture[str]) -> None:

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from skipthinking.annotate.annotator import Annotator, Context, Drawing
-from skipthinking.files import parse_json
+from skipthinking.files import read_jsonl
 from skipthinking.records import DataError, Encoded, UserError
 
 __all__ = ["TokenWeights", "check_weights", "read_weights", "weight_drawing"]
@@ -106,21 +106,15 @@ def _lines(path: Path) -> Iterator[tuple[str, str, list[int], Floats]]:
             f"Expected token weights, got {str(path)!r}, which {what}. Fix model.weights, or leave it out to have "
             "them learned."
         )
-    with path.open("rb") as lines:
-        for number, line in enumerate(lines, 1):
-            yield f"{path}:{number}", *_parsed(line, f"{path}:{number}")
-
-
-def _parsed(line: bytes, place: str) -> tuple[str, list[int], Floats]:
-    try:
-        row = parse_json(line.decode("utf-8-sig"))
-        id, ids = str(row["id"]), list(row["ids"])
-        weights = np.asarray(row["weights"], dtype=np.float32)
-    except (ValueError, KeyError, TypeError) as error:
-        raise DataError(
-            f"Expected a row with id, ids and weights, got {type(error).__name__}: {error} ({place}). Learn the "
-            "weights again."
-        ) from error
-    if weights.shape != (len(ids),) or not ((weights >= 0) & (weights <= 1)).all():
-        raise DataError(f"Expected {len(ids)} weights from 0 to 1, got others ({place}). Learn the weights again.")
-    return id, ids, weights
+    for place, row in read_jsonl(path, "Learn the weights again."):
+        try:
+            id, ids = str(row["id"]), list(row["ids"])
+            weights = np.asarray(row["weights"], dtype=np.float32)
+        except (ValueError, KeyError, TypeError) as error:
+            raise DataError(
+                f"Expected a row with id, ids and weights, got {type(error).__name__}: {error} ({place}). Learn the "
+                "weights again."
+            ) from error
+        if weights.shape != (len(ids),) or not ((weights >= 0) & (weights <= 1)).all():
+            raise DataError(f"Expected {len(ids)} weights from 0 to 1, got others ({place}). Learn the weights again.")
+        yield place, id, ids, weights

@@ -64,8 +64,7 @@ class Skips(Annotator[list[int]]):
 
     def tokens(self, encoded: Encoded, notes: Notes) -> int:
         """Number of tokens of prompt and completion with all markers."""
-        markers = self.stages.markers(len(notes[self.chunks]))
-        return len(encoded.prompts[""]) + len(encoded.tokens) + sum(map(len, markers))
+        return self.chunks.tokens(encoded, notes)
 
     def annotate(self, rows: Sequence[Encoded], context: Context) -> Mapping[str, list[int]]:
         """Searches a block of examples of similar length."""
