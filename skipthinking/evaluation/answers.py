@@ -1,4 +1,4 @@
-"""One answer: how it is graded, and how long it takes."""
+"""Grading of a single answer, and latency of answers."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ _LATENCY_SECONDS = 120.0  # other ranks wait at a barrier, which NCCL ends after
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Completion:
-    """A student's text as its method reads it.
+    """A completion of the student as parsed by the method.
 
     Attributes:
         text: The part that is graded.
         stages: The stages of the completion, as (name, text) pairs.
-        skipped: Share of the teacher's chunks that the student left out; None where it names no stages.
+        skipped: Share of the teacher's chunks that the student left out; None if it names no stages.
     """
 
     text: str
@@ -34,13 +34,13 @@ class Completion:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class SearchContext:
-    """The student of a search, and how its answers are graded.
+    """The student that a search judges, and how its answers are graded.
 
     Attributes:
-        student: The student, frozen by whoever scores with it.
-        right: Whether a completion answers the example of that id correctly.
-        mentioned: Whether the last plausible answer in a text is that of the example; for searches that read text.
-        max_new_tokens: Most tokens of a completion.
+        student: The student; callers freeze it before scoring.
+        right: Whether completion tokens answer the example with the given id correctly.
+        mentioned: Whether the last plausible answer in a text equals the gold answer of the example with the given id.
+        max_new_tokens: Maximum number of tokens per completion.
     """
 
     student: Any
@@ -55,16 +55,16 @@ def grade(
     """Grades a completion.
 
     Args:
-        example: The question; with an empty gold answer nothing is correct.
-        text: The student's whole text.
-        completion: How its method reads it; all of it is graded by default.
-        new_tokens: Its tokens, EOS included.
-        finished: Whether EOS came.
+        example: The example; with an empty gold answer, no completion is correct.
+        text: Full text of the student.
+        completion: The text as parsed by the method; by default, the full text is graded.
+        new_tokens: Number of generated tokens, EOS included.
+        finished: Whether EOS was generated.
     """
-    read = completion or Completion(text=text)
+    parsed = completion or Completion(text=text)
     task = get_task(example.task)
-    strict = task.grader.strict(read.text, task.cue)
-    found = task.grade(read.text, example.answer) if example.answer else None
+    strict = task.grader.strict(parsed.text, task.cue)
+    result = task.grade(parsed.text, example.answer) if example.answer else None
     return Prediction(
         id=example.id,
         task=example.task,
@@ -72,26 +72,26 @@ def grade(
         gold=example.answer,
         completion=text,
         extracted=strict,
-        extracted_lenient=task.grader.last(read.text) if strict is None else strict,
-        correct=found is not None and found.correct,
-        correct_lenient=found is not None and found.correct_lenient,
+        extracted_lenient=task.grader.last(parsed.text) if strict is None else strict,
+        correct=result is not None and result.correct,
+        correct_lenient=result is not None and result.correct_lenient,
         new_tokens=new_tokens,
         finished=finished,
-        stages=read.stages,
-        skipped=read.skipped if strict is not None else None,
+        stages=parsed.stages,
+        skipped=parsed.skipped if strict is not None else None,
     )
 
 
 def latency(
     student: Any, prompts: Sequence[Tensor], max_new_tokens: int, most_seconds: float = _LATENCY_SECONDS
 ) -> float:
-    """Median seconds per answer at batch size 1, after one answer that is not counted.
+    """Median seconds per answer at batch size 1, after one answer as a warm-up.
 
     Args:
         student: The student.
         prompts: Prompt ids.
-        max_new_tokens: Most new tokens of an answer.
-        most_seconds: No further answer begins after this time.
+        max_new_tokens: Maximum number of new tokens per answer.
+        most_seconds: Time limit, after which no further answer starts.
     """
     seconds: list[float] = []
     with student.frozen():

@@ -20,8 +20,8 @@ _SEED = 2505
 def wilson(successes: int, trials: int, z: float = 1.959963984540054) -> tuple[float, float]:
     """Wilson's score interval of a proportion (95% by default).
 
-    Equals ``scipy.stats.binomtest(successes, trials).proportion_ci(method="wilson")``, whose import takes 0.6 s: three
-    times as long as `compare` or `summary` take to start.
+    Equals ``scipy.stats.binomtest(successes, trials).proportion_ci(method="wilson")``, but the import of scipy.stats
+    takes 0.6 s, three times the startup time of ``compare`` and ``summary``.
 
     >>> [round(x, 3) for x in wilson(19, 20)]
     [0.764, 0.991]
@@ -38,9 +38,9 @@ def wilson(successes: int, trials: int, z: float = 1.959963984540054) -> tuple[f
 def bootstrap(values_SN: NDArray[np.float64]) -> tuple[float, float]:
     """Percentile interval of the mean over runs and test examples.
 
-    Runs and examples are drawn with replacement, each example for all runs at once: the interval covers other examples
-    and other seeds. With few seeds it is too narrow: it counts (S - 1) / S of the variance between S seeds, so with one
-    seed none of it.
+    Runs and examples are drawn with replacement, the same examples for all runs, so the interval covers the variance
+    between examples and between seeds. With few seeds it is too narrow: it includes (S - 1) / S of the variance between
+    S seeds, so none of it with one seed.
     """
     return _percentiles(_means(values_SN, run_seed=1))
 
@@ -48,7 +48,7 @@ def bootstrap(values_SN: NDArray[np.float64]) -> tuple[float, float]:
 def paired_bootstrap(ours_SN: NDArray[np.float64], theirs_SN: NDArray[np.float64]) -> tuple[float, float]:
     """Percentile interval of the difference of two means over the same test examples.
 
-    A draw takes the same examples on both sides, but runs separately: two runs with the same seed are not paired.
+    Each draw uses the same examples on both sides, but draws runs separately: runs with equal seeds are not paired.
     """
     return _percentiles(_means(ours_SN, run_seed=1) - _means(theirs_SN, run_seed=2))
 
@@ -65,8 +65,9 @@ def _means(values_SN: NDArray[np.float64], run_seed: int) -> NDArray[np.float64]
 def _counts(size: int, stream: int) -> NDArray[np.float32]:
     """How often each of ``size`` items occurs in each of B draws of ``size`` items, shape (B, size)."""
     drawn_BN = np.random.default_rng((_SEED, stream)).integers(0, size, (DRAWS, size))
-    places = drawn_BN + size * np.arange(DRAWS)[:, None]
-    return np.bincount(places.ravel(), minlength=DRAWS * size).reshape(DRAWS, size).astype(np.float32)
+    # One bincount for all draws: item i of draw b is counted in bin b * size + i.
+    bins = drawn_BN + size * np.arange(DRAWS)[:, None]
+    return np.bincount(bins.ravel(), minlength=DRAWS * size).reshape(DRAWS, size).astype(np.float32)
 
 
 def _percentiles(means_B: NDArray[np.float64]) -> tuple[float, float]:

@@ -1,4 +1,4 @@
-"""What every method reports: pure functions over predictions, and a torchmetrics shell that syncs over ranks."""
+"""Scores of all methods: pure functions over predictions, and a torchmetrics Metric that syncs over ranks."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ __all__ = ["AnswerScores", "scores"]
 
 def scores(predictions: Sequence[Prediction]) -> dict[str, float]:
     """Accuracy (strict and lenient), no-answer rate and mean new tokens, with n and 95% intervals."""
-    metric = AnswerScores(sync_on_compute=False)  # the predictions are those of all ranks already
+    metric = AnswerScores(sync_on_compute=False)  # the predictions of all ranks are already gathered
     metric.update(predictions)
     values = {name: float(value) for name, value in metric.compute().items()}
     n = len(predictions)
@@ -32,7 +32,7 @@ def scores(predictions: Sequence[Prediction]) -> dict[str, float]:
 
 
 def by_group(predictions: Iterable[Prediction], group_of: Mapping[str, str]) -> dict[str, list[Prediction]]:
-    """Predictions by the group of their example id, in the order in which groups first come."""
+    """Predictions by the group of their example id; groups are in order of first occurrence."""
     groups: dict[str, list[Prediction]] = {}
     for prediction in predictions:
         groups.setdefault(group_of[prediction.id], []).append(prediction)
@@ -40,10 +40,10 @@ def by_group(predictions: Iterable[Prediction], group_of: Mapping[str, str]) -> 
 
 
 class AnswerScores(Metric):
-    """Shares and means over predictions; each counts once, on any number of ranks.
+    """Shares and means over predictions, on any number of ranks.
 
-    ``compute`` returns accuracy, accuracy_lenient, no_answer, unfinished (no EOS within the limit), new_tokens, and
-    where stages are named, skipped: the mean share of the teacher's chunks that the student left out.
+    ``compute`` returns accuracy, accuracy_lenient, no_answer, unfinished (no EOS within the limit), new_tokens, and, if
+    stages have names, skipped: the mean share of the teacher's chunks that the student left out.
     """
 
     full_state_update = False
@@ -52,7 +52,7 @@ class AnswerScores(Metric):
 
     def __init__(self, **settings: Any) -> None:
         super().__init__(**settings)
-        # Apple's GPUs know no float64, and float32 cannot count beyond 2^24.
+        # Apple's GPUs have no float64, and float32 cannot represent counts above 2^24 exactly.
         self.add_state("counts", default=torch.zeros(7, dtype=torch.int64), dist_reduce_fx="sum")
         self.add_state("shares", default=torch.zeros(()), dist_reduce_fx="sum")
 

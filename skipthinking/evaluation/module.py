@@ -1,4 +1,4 @@
-"""The half of a LightningModule that answers questions: validation, test, prediction."""
+"""The evaluation half of a LightningModule: validation, test and prediction."""
 
 from __future__ import annotations
 
@@ -22,16 +22,16 @@ __all__ = ["AnsweringModule"]
 
 
 class AnsweringModule(L.LightningModule):
-    """Generates and grades the answers of a student; every example counts once on any number of ranks.
+    """Generates and grades a student's answers; every example counts once on any number of ranks.
 
     Args:
         student: The student.
-        max_new_tokens: Most new tokens of an answer.
-        latency_examples: Test examples that are answered one at a time after a test, to measure latency.
+        max_new_tokens: Maximum number of new tokens per answer.
+        latency_examples: Number of test examples that are answered one at a time after a test, to measure latency.
     """
 
     prompt_prefixes: tuple[str, ...] = ("",)
-    """Texts before the question that training prompts come with; evaluation uses the first one."""
+    """Texts before the question in training prompts; evaluation uses the first one."""
 
     def __init__(self, student: Student, max_new_tokens: int, latency_examples: int) -> None:
         super().__init__()
@@ -45,16 +45,16 @@ class AnsweringModule(L.LightningModule):
 
     @property
     def data(self) -> RationaleDataModule:
-        """The data module of the running trainer."""
+        """The trainer's data module."""
         trainer: Any = self.trainer
         return trainer.datamodule
 
     def read_completion(self, completion: str, teacher: Encoded | None) -> Completion:
-        """Splits a completion into what is graded and its stages.
+        """Parses a completion: the part to grade, and its stages.
 
         Args:
             completion: The student's text.
-            teacher: The teacher's rationale for this question, where there is one.
+            teacher: The teacher's rationale for this question, if there is one.
         """
         return Completion(text=completion, stages=[("rationale", completion)])
 
@@ -73,7 +73,7 @@ class AnsweringModule(L.LightningModule):
         return predictions
 
     def on_validation_epoch_start(self) -> None:
-        """Forgets the predictions of the last evaluation."""
+        """Clears the predictions of the previous evaluation."""
         self.predictions = []
         self.scores.reset()
 
@@ -89,7 +89,7 @@ class AnsweringModule(L.LightningModule):
         self._evaluate(batch, [row for rows in self.data.test_sets.values() for row in rows])
 
     def predict_step(self, batch: EvalBatch, batch_idx: int) -> list[dict[str, Any]]:
-        """Answers a batch of questions; as plain dictionaries, because Lightning moves results between devices."""
+        """Answers a batch of questions; returns dictionaries, because Lightning cannot move frozen dataclasses."""
         return [asdict(prediction) for prediction in self._evaluate(batch, self.data.examples.get("predict", ()))]
 
     def _evaluate(self, batch: EvalBatch, examples: Sequence[Example]) -> list[Prediction]:
@@ -103,7 +103,7 @@ class AnsweringModule(L.LightningModule):
         self._log_scores("val")
 
     def on_test_epoch_end(self) -> None:
-        """Logs the scores over all ranks, and measures latency on the first one."""
+        """Logs the scores over all ranks, and measures latency on rank 0."""
         self._log_scores("test")
         if self.trainer.is_global_zero:
             self.latency = self._measure_latency()

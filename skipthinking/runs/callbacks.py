@@ -1,4 +1,4 @@
-"""What a run says and leaves: what it trains on, its results, its answers."""
+"""Callbacks that print and write reports of a run: training data, results, answers and annotations."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import os
 import time
 from collections.abc import Sequence
 from dataclasses import asdict
+from itertools import groupby
 from pathlib import Path
 from typing import Any, cast
 
@@ -25,10 +26,10 @@ __all__ = ["Annotations", "Answers", "Results", "StartReport"]
 
 
 class StartReport(Callback):
-    """Says once what the run trains on, and shows one instance with its targets marked."""
+    """Prints at the start what the run trains on, and one instance with its targets marked."""
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Prints the report; a resumed run first drops the log rows that it is going to repeat."""
+        """Prints the report; a resumed run first removes log rows of steps that it will repeat."""
         if not trainer.is_global_zero:
             return
         for logger in trainer.loggers:
@@ -51,21 +52,17 @@ class StartReport(Callback):
 
     @staticmethod
     def _marked(method: Any, instance: Any) -> str:
-        """The instance as text; every run of target tokens between guillemets."""
+        """The instance as text, with contiguous target tokens between guillemets: question«target»context."""
         decode = method.student.tokenizer.decode
-        edges = [
-            0,
-            *(i for i in range(1, len(instance.tokens)) if (instance.weights[i] > 0) != (instance.weights[i - 1] > 0)),
-        ]
         text = decode(instance.prompt.tolist())
-        for start, end in zip(edges, [*edges[1:], len(instance.tokens)], strict=True):
-            part = decode(instance.tokens[start:end].tolist())
-            text += f"«{part}»" if instance.weights[start] > 0 else part
+        for is_target, group in groupby(zip(instance.tokens, instance.weights, strict=True), lambda row: row[1] > 0):
+            part = decode([int(token) for token, _ in group])
+            text += f"«{part}»" if is_target else part
         return text
 
 
 class Results(Callback):
-    """Writes predictions.jsonl and summary.json after a test, and counts the wall time of training.
+    """Writes predictions.jsonl and summary.json after a test, and measures the wall time of training.
 
     Args:
         folder: The run folder.
@@ -76,18 +73,18 @@ class Results(Callback):
         self.seconds, self._since = 0.0, 0.0
 
     def state_dict(self) -> dict[str, Any]:
-        """The seconds trained so far."""
+        """Seconds of training so far."""
         return {"seconds": self._elapsed()}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Goes on counting."""
+        """Restores the seconds of training."""
         self.seconds = state_dict["seconds"]
 
     def _elapsed(self) -> float:
         return self.seconds + (time.monotonic() - self._since if self._since else 0.0)
 
     def on_fit_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Starts the clock, before what the first epoch searches for."""
+        """Starts the clock, before the annotators of the first epoch run."""
         self._since = time.monotonic()
 
     def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
@@ -95,13 +92,13 @@ class Results(Callback):
         self.seconds, self._since = self._elapsed(), 0.0
 
     def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """After ``validate``: predictions_val.jsonl."""
+        """Writes predictions_val.jsonl after the command ``validate``."""
         if trainer.is_global_zero and trainer.state.fn == "validate":
             method = cast("Distiller", pl_module)
             write_jsonl(self.folder / "predictions_val.jsonl", map(asdict, method.predictions))
 
     def on_test_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """After a test: predictions.jsonl with every example once, and summary.json."""
+        """Writes predictions.jsonl, with every example once, and summary.json."""
         if not trainer.is_global_zero:
             return
         method = cast("Distiller", pl_module)
@@ -130,14 +127,14 @@ class Results(Callback):
         if len(tasks) > 1:
             values["tasks"] = {task: scores(rows) for task, rows in tasks.items()}
         known = [(row.id, row.question) for row in data.test_sets[name]]
-        told = [len(data.teacher[key].tokens) for key in known if key in data.teacher]
-        if told:
-            values["teacher_tokens"] = sum(told) / len(told)
+        lengths = [len(data.teacher[key].tokens) for key in known if key in data.teacher]
+        if lengths:
+            values["teacher_tokens"] = sum(lengths) / len(lengths)
         return values
 
 
 class Answers(Callback):
-    """Shows the answers of ``predict``, stage by stage, and writes answers.jsonl when a file was asked.
+    """Prints the answers of ``predict`` by stages, and writes answers.jsonl if the questions come from a file.
 
     Args:
         folder: The run folder.
@@ -147,7 +144,7 @@ class Answers(Callback):
         self.folder = folder
 
     def on_predict_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Prints the first answers on the first rank, and writes all of them."""
+        """Prints the first 10 answers on rank 0, and writes all of them."""
         method = cast("Distiller", pl_module)
         data = method.data
         if data.annotating:
@@ -161,8 +158,8 @@ class Answers(Callback):
             console.print(row.question, style="bold", markup=False)
             for name, text in row.stages:
                 console.print(f"  {name:>9}  {text}", markup=False)
-            told = f"{row.new_tokens} new tokens" if row.new_tokens else "the question fills the student's context"
-            console.print(f"  {'answer':>9}  {row.extracted or row.extracted_lenient or 'none'} ({told})\n")
+            size = f"{row.new_tokens} new tokens" if row.new_tokens else "the question fills the student's context"
+            console.print(f"  {'answer':>9}  {row.extracted or row.extracted_lenient or 'none'} ({size})\n")
         if data.splits.questions:
             path = self.folder / "answers.jsonl"
             write_jsonl(path, map(asdict, rows))
@@ -180,7 +177,7 @@ class Annotations(Callback):
         self.folder = folder
 
     def on_predict_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Annotates on all ranks, writes on the first."""
+        """Runs the annotators on all ranks, and writes on rank 0."""
         data = cast("Distiller", pl_module).data
         if not data.annotating:
             return

@@ -18,10 +18,10 @@ _STEP_COLUMNS = ["id", "question", "chunk", "skipped", "step", "text", "tokens",
 
 
 class ChunkTables(Callback):
-    """Sends the chunks of some training rationales to W&B after training, for methods that have chunks: a row per step.
+    """Logs the chunks of some training rationales to W&B after training, for methods with chunks.
 
-    A row has the step's text, its mean token NLL in nats under the trained student, the number of its chunk, and
-    whether the answer was found not to need that chunk. Of long traces every step is one, and what was cut is skipped.
+    A row has the text of a step, its mean token NLL in nats under the trained student, the number of its chunk, and
+    whether that chunk is skipped. In long traces every step is a chunk, and removed steps are skipped.
 
     Args:
         rationales: Number of rationales.
@@ -33,7 +33,7 @@ class ChunkTables(Callback):
         self.rationales = rationales
 
     def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Scores them on all ranks, and sends them from the first."""
+        """Scores the rationales on all ranks, and logs the table on rank 0."""
         loggers = [logger for logger in trainer.loggers if isinstance(logger, WandbLogger)]
         method = cast("Distiller", pl_module)
         if not loggers or not method.data.runner.annotators:
@@ -52,10 +52,10 @@ class ChunkTables(Callback):
 
 
 class PredictionTables(Callback):
-    """Sends the answers of a test to W&B, a table per test set; by class path, see experiments/with/wandb.yaml.
+    """Logs the answers of a test to W&B, one table per test set; see experiments/with/wandb.yaml.
 
     Args:
-        rows: Most answers of a table.
+        rows: Maximum number of answers per table.
     """
 
     def __init__(self, rows: int = 500) -> None:
@@ -64,7 +64,7 @@ class PredictionTables(Callback):
         self.rows = rows
 
     def on_test_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Sends them, from the first rank."""
+        """Logs the tables on rank 0."""
         method = cast("Distiller", pl_module)
         answers = {row.id: row for row in method.predictions}
         for logger in trainer.loggers if trainer.is_global_zero else ():

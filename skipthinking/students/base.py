@@ -1,4 +1,4 @@
-"""The student: a causal or encoder-decoder transformer, and everything the framework asks of it."""
+"""The student: a causal or encoder-decoder transformer, with training losses, generation and export."""
 
 from __future__ import annotations
 
@@ -26,14 +26,14 @@ from skipthinking.students.sharding import gathered
 __all__ = ["Choose", "LoRA", "Student"]
 
 Choose = Callable[[list[int], Tensor, Tensor], Tensor]
-"""From the numbers of B prompts, their ids (B, L) and the scores (B, V) of the next token to other scores."""
+"""Maps indices of B prompts, their ids (B, L) and the next token's scores (B, V) to new scores (B, V)."""
 
-logging.getLogger("transformers").setLevel(logging.ERROR)  # its hints are not about anything a run can mend
+logging.getLogger("transformers").setLevel(logging.ERROR)  # its warnings are about nothing that a user can fix
 
 
 @dataclass(frozen=True, kw_only=True)
 class LoRA:
-    """Low-rank adaptation through peft; checkpoints then hold the adapter only.
+    """Low-rank adaptation (peft); checkpoints contain the adapter only.
 
     Attributes:
         r: Rank.
@@ -49,7 +49,7 @@ class LoRA:
 
 
 class Student(nn.Module, ABC):
-    """Settings of a model at first; :meth:`prepare` gives it a tokenizer and :meth:`build` its weights."""
+    """A model, initially its settings only; :meth:`prepare` creates the tokenizer, and :meth:`build` the weights."""
 
     model: Any
     tokenizer: Any
@@ -65,15 +65,15 @@ class Student(nn.Module, ABC):
     @property
     @abstractmethod
     def config(self) -> Any:
-        """The transformers config; needs no weights."""
+        """The transformers config; available before the weights."""
 
     @abstractmethod
     def make_tokenizer(self, texts: Sequence[str], words: Sequence[str]) -> Any:
-        """Loads the tokenizer, or trains it on the texts, with the words as tokens."""
+        """Loads the tokenizer, or trains it on the texts, with ``words`` as added tokens."""
 
     @abstractmethod
     def make_model(self, trained: bool) -> Any:
-        """Creates the model with its initial weights, in float32 if all of them are trained."""
+        """Creates the model with initial weights; if all weights are trained, in float32."""
 
     # ---------------------------------------------------------------------------------- life cycle
 
@@ -82,34 +82,34 @@ class Student(nn.Module, ABC):
 
     @property
     def has_tokenizer(self) -> bool:
-        """Whether the tokenizer is there already."""
+        """Whether :meth:`prepare` was called."""
         return self.tokenizer is not None
 
     @property
     def built(self) -> bool:
-        """Whether the weights are there already."""
+        """Whether :meth:`build` was called."""
         return self.model is not None
 
     def prepare(self, texts: Sequence[str] = (), words: Sequence[str] = ()) -> None:
-        """Makes the tokenizer.
+        """Creates the tokenizer; repeated calls do nothing.
 
         Args:
-            texts: Training texts, for students that train their own.
-            words: Texts that are single tokens of such a tokenizer.
+            texts: Training texts, for students that train a tokenizer.
+            words: Texts that become single tokens of a trained tokenizer.
         """
         if self.tokenizer is None:
             self.tokenizer = self.make_tokenizer(texts, words)
 
     def build(self, trained: bool = True) -> None:
-        """Makes the model; later calls do nothing.
+        """Creates the model; repeated calls do nothing.
 
         Args:
-            trained: Whether the student may be trained; without an adapter its weights are then in float32.
+            trained: Whether the student is trained; if so, weights without an adapter are in float32.
         """
         if self.model is not None:
             return
         with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(torch.initial_seed())  # the first weights follow from the seed, whatever was drawn before
+            torch.manual_seed(torch.initial_seed())  # initial weights depend only on the seed
             model = self.make_model(trained and self.lora is None)
             model.generation_config = self._greedy(model.generation_config)
             if self.gradient_checkpointing:
@@ -121,7 +121,7 @@ class Student(nn.Module, ABC):
         self.model = model
 
     def _greedy(self, hub: Any) -> Any:
-        """Greedy decoding with the hub's end tokens, and nothing else of its sampling settings."""
+        """Config of greedy decoding with the end tokens of the hub's config, without its sampling settings."""
         from transformers import GenerationConfig
 
         known = hub.eos_token_id if isinstance(hub.eos_token_id, list) else [hub.eos_token_id]
@@ -135,11 +135,11 @@ class Student(nn.Module, ABC):
         )
 
     def tokenizer_state(self) -> str | None:
-        """The trained tokenizer as JSON, for checkpoints; None where it comes from a name or folder."""
+        """The trained tokenizer as JSON, for checkpoints; None if it is loaded by name."""
         return None
 
     def restore_tokenizer(self, state: str | None) -> None:
-        """Takes the tokenizer of a checkpoint, if it holds one."""
+        """Restores the tokenizer of a checkpoint, if there is one."""
 
     # ----------------------------------------------------------------------------------- properties
 
@@ -150,10 +150,10 @@ class Student(nn.Module, ABC):
 
     @property
     def context_length(self) -> int:
-        """Most tokens of prompt and completion together; of an encoder-decoder student, of each by itself.
+        """Maximum number of tokens of prompt plus completion; of each separately for encoder-decoder students.
 
-        It is what the positions allow. The tokenizer's limit counts for encoder-decoder students, and if positions have
-        no limit.
+        It follows from the position embeddings. The tokenizer's limit applies to encoder-decoder students, and to
+        models without a limit on positions.
         """
         config = self.config.get_text_config(decoder=True)
         # T5's n_positions bounds nothing: its positions are relative.
@@ -165,13 +165,13 @@ class Student(nn.Module, ABC):
 
     @property
     def pad_id(self) -> int:
-        """What fills batches up; never looked at, so EOS serves where there is no padding token."""
+        """Id of padding tokens; EOS if the tokenizer has none, because padding is always masked."""
         pad = self.tokenizer.pad_token_id
         return int(self.tokenizer.eos_token_id if pad is None else pad)
 
     @property
     def device(self) -> torch.device:
-        """Where the weights are."""
+        """Device of the weights."""
         return next(self.parameters()).device
 
     # ----------------------------------------------------------------------------------------- use
@@ -179,13 +179,13 @@ class Student(nn.Module, ABC):
     def token_nll(self, batch: Batch, change: Callable[[Tensor], Tensor] | None = None) -> Tensor:
         """NLL of every token with weight > 0, in row-major order, float32, shape (N,).
 
-        Only target positions reach the vocabulary. A causal batch is right-padded, so its padding is behind every token
-        and needs no mask.
+        Only target positions are projected to the vocabulary. Causal batches are right-padded, so no token attends to
+        padding and no mask is needed.
 
         Args:
             batch: The batch.
-            change: Changes the input embeddings, shape (B, L, D), before the model sees them: those of prompt and
-                completion but for the last token; of an encoder-decoder student those of the prompt.
+            change: Maps the input embeddings, shape (B, L, D), to new ones before the model: of prompt and completion
+                without the last token for causal students, of the prompt for encoder-decoder students.
         """
         keep, targets, inputs = self._inputs(batch)
         if change is not None:
@@ -201,7 +201,7 @@ class Student(nn.Module, ABC):
         return measure_targets(self.model, *self._inputs(batch), measure)
 
     def _inputs(self, batch: Batch) -> tuple[Tensor, Tensor, dict[str, Any]]:
-        """Positions whose next token is a target, these tokens, and the model's inputs."""
+        """Mask of positions whose next token is a target, ids of the targets, and inputs of the model."""
         keep_BL = batch.weights_BL > 0
         if batch.prompts_BP is None:
             last = batch.tokens_BL.shape[1]
@@ -217,18 +217,18 @@ class Student(nn.Module, ABC):
         return keep_BL, batch.tokens_BL[keep_BL], inputs
 
     def disable_dropout(self) -> None:
-        """Sets every dropout probability to zero, for good; gradient checkpointing goes on."""
+        """Permanently sets every dropout probability to zero; unlike ``eval()``, keeps gradient checkpointing."""
         for module in self.modules():
             if isinstance(module, nn.Dropout):
                 module.p = 0.0
-            # Attention layers hand their probability to the kernel as a plain number.
+            # Attention layers store the probability as a float and pass it to the kernel.
             for name, value in vars(module).items():
                 if "dropout" in name and isinstance(value, float):
                     setattr(module, name, 0.0)
 
     @contextmanager
     def frozen(self) -> Iterator[None]:
-        """Evaluation mode with whole weights and without gradients; the mode of every layer is restored afterwards."""
+        """Evaluation mode with gathered weights and without gradients; restores the mode of every layer at the end."""
         modes = {module: module.training for module in self.modules()}
         self.eval()
         try:
@@ -243,25 +243,26 @@ class Student(nn.Module, ABC):
         self,
         prompts: Sequence[Tensor],
         max_new_tokens: int,
-        begun: Sequence[Tensor] | None = None,
+        prefixes: Sequence[Tensor] | None = None,
         choose: Choose | None = None,
     ) -> list[list[int]]:
         """Greedy completions, one per prompt: new ids up to and including EOS.
 
-        A prompt that leaves less room than ``max_new_tokens`` in the context is completed by itself, as far as it goes.
+        A prompt with less than ``max_new_tokens`` of remaining context is completed separately, up to the end of the
+        context.
 
         Args:
             prompts: Prompt ids.
-            max_new_tokens: Most new tokens of each.
-            begun: What of each completion is given already; it is not returned.
-            choose: Changes the scores before the best next token is taken; sampling is greedy search in noise.
+            max_new_tokens: Maximum number of new tokens per completion.
+            prefixes: Given starts of the completions, which are not returned.
+            choose: Changes the scores from which the best next token is chosen; added Gumbel noise makes it sampling.
         """
-        given = list(begun) if begun is not None else [torch.empty(0, dtype=torch.long)] * len(prompts)
+        given = list(prefixes) if prefixes is not None else [torch.empty(0, dtype=torch.long)] * len(prompts)
         if not self.encoder_decoder:
             prompts = [torch.cat([prompt.cpu(), part.cpu()]) for prompt, part in zip(prompts, given, strict=True)]
-        before = given if self.encoder_decoder else prompts  # what shares the context with the new tokens
+        before = given if self.encoder_decoder else prompts  # shares the context with the new tokens
         rooms = [min(max_new_tokens, self.context_length - len(ids)) for ids in before]
-        # A decoder has no room for padding in front: what is begun there goes by length.
+        # Decoder inputs cannot be left-padded, so encoder-decoder prompts are grouped by the length of their prefix.
         together: dict[int, list[int]] = {}
         for i, room in enumerate(rooms):
             if room == max_new_tokens:
@@ -271,45 +272,44 @@ class Student(nn.Module, ABC):
         for group in groups:
             parts = torch.stack([given[i] for i in group]) if self.encoder_decoder else None
             draw = [partial(choose, group)] if choose else []
-            made = self._generate([prompts[i] for i in group], rooms[group[0]], parts, draw)
-            for i, ids in zip(group, made, strict=True):
+            completions = self._generate([prompts[i] for i in group], rooms[group[0]], parts, draw)
+            for i, ids in zip(group, completions, strict=True):
                 out[i] = ids
         return out
 
     def _generate(
-        self, prompts: Sequence[Tensor], max_new_tokens: int, begun: Tensor | None, draw: list[Any]
+        self, prompts: Sequence[Tensor], max_new_tokens: int, prefixes: Tensor | None, draw: list[Any]
     ) -> list[list[int]]:
         width = max(map(len, prompts))
         ids = torch.full((len(prompts), width), self.pad_id, dtype=torch.long)
         mask = torch.zeros_like(ids)
         for i, prompt in enumerate(prompts):
-            place = slice(0, len(prompt)) if self.encoder_decoder else slice(width - len(prompt), width)
-            ids[i, place], mask[i, place] = prompt.cpu(), 1
+            span = slice(0, len(prompt)) if self.encoder_decoder else slice(width - len(prompt), width)
+            ids[i, span], mask[i, span] = prompt.cpu(), 1
         inputs = {"input_ids": ids.to(self.device), "attention_mask": mask.to(self.device)}
-        if begun is not None:
+        if prefixes is not None:
             start = torch.full((len(prompts), 1), self.config.decoder_start_token_id, dtype=torch.long)
-            inputs["decoder_input_ids"] = torch.cat([start, begun.cpu()], dim=1).to(self.device)
+            inputs["decoder_input_ids"] = torch.cat([start, prefixes.cpu()], dim=1).to(self.device)
             width = inputs["decoder_input_ids"].shape[1]
-        # Ranks answer different numbers of prompts; sharded weights are whole by now, so none has to wait for another.
-        made = self.model.generate(**inputs, max_new_tokens=max_new_tokens, logits_processor=draw, synced_gpus=False)
+        # Ranks have different numbers of prompts; sharded weights are gathered already, so ranks need not be in sync.
+        rows = self.model.generate(**inputs, max_new_tokens=max_new_tokens, logits_processor=draw, synced_gpus=False)
         ends = set(self.model.generation_config.eos_token_id)
-        return [until_end(row, ends) for row in made[:, width:].tolist()]
+        return [until_end(row, ends) for row in rows[:, width:].tolist()]
 
     def export(self, folder: Path, state: Mapping[str, Tensor] | None = None, marks: str | None = None) -> None:
-        """Writes model and tokenizer so that transformers' ``from_pretrained`` loads them; LoRA is merged.
+        """Writes model and tokenizer in the format of transformers' ``from_pretrained``; merges LoRA.
 
         Args:
-            folder: Where to.
-            state: All weights, where those of the model are sharded.
-            marks: Regular expression of what its completions have beside their text. It goes into config.json, for
-                who reads them.
+            folder: The output folder.
+            state: Full weights, if those of the model are sharded.
+            marks: Regular expression for non-text parts of completions, written to config.json as completion_marks.
         """
         if state is not None:
             self.model = None
             self.build()
             self.model.load_state_dict(state)
         model = copy.deepcopy(self.model).merge_and_unload() if self.lora else self.model
-        model.config.completion_marks = marks  # of nobody else: the model it began as may have had others
+        model.config.completion_marks = marks  # overwrites the marks of the initial model
         with replacing_folder(folder) as partial, _no_progress():
             model.save_pretrained(partial)
             self.tokenizer.save_pretrained(partial)
@@ -317,7 +317,7 @@ class Student(nn.Module, ABC):
 
 @contextmanager
 def _no_progress() -> Iterator[None]:
-    """Hides transformers' progress bars, which here take no time and tell nothing."""
+    """Hides the progress bars of transformers, because writing takes little time."""
     from transformers.utils import logging as hub_logging
 
     shown = hub_logging.is_progress_bar_enabled()
@@ -330,6 +330,7 @@ def _no_progress() -> Iterator[None]:
 
 
 def until_end(ids: list[int], ends: set[int]) -> list[int]:
+    """The ids up to and including the first end token."""
     for i, id in enumerate(ids):
         if id in ends:
             return ids[: i + 1]

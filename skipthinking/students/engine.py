@@ -261,7 +261,7 @@ class Engine:
                 texts = self.student.generate(
                     [torch.from_numpy(row.prompt) for row in part],
                     max(row.room for row in part),
-                    begun=[torch.from_numpy(row.prefix) for row in part],
+                    prefixes=[torch.from_numpy(row.prefix) for row in part],
                 )
                 for asked, text in zip(part, texts, strict=True):
                     place = int(asked.id)

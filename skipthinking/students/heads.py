@@ -1,10 +1,10 @@
 """Measures of target tokens only, for any transformers model with an output embedding (the head).
 
-The model runs unchanged; a hook on its head keeps the hidden states of the target positions and lets no other position
-reach the vocabulary. For large vocabularies the projection and the measure run in chunks, so that the logits of all
-targets never exist at once. (torch's own chunked ``linear_cross_entropy`` of 2.13 gives the same; for losses per token
-it took 3.4 times as long, 1.9 s against 0.57 s for 562 targets, 384 dimensions and 50257 tokens on 2 CPU cores, and it
-needs a weight where a head may be any module.)
+The model runs unchanged, but a hook on its head passes on only the hidden states of target positions. For large
+vocabularies projection and measure run in chunks, so that the logits of all targets never exist together. (The chunked
+``linear_cross_entropy`` of torch 2.13 gives the same result. For losses per token it took 3.4 times as long: 1.9 s
+instead of 0.57 s for 562 targets, 384 dimensions and 50257 tokens on 2 CPU cores. It also requires a weight matrix,
+but a head may be any module.)
 
 Shape suffixes: B instances, L positions, N target tokens, D hidden size, K numbers per token, V vocabulary.
 """
@@ -22,10 +22,10 @@ from skipthinking.students.measures import Measure
 
 __all__ = ["measure_targets"]
 
-CHUNK_ELEMENTS = 2**25  # logits that may exist at once: 128 MiB in float32
-# Whether the head's output is the model's is found at run time, once per head.
+CHUNK_ELEMENTS = 2**25  # maximum number of logits in memory: 128 MiB in float32
+# Heads whose output equals the model's logits, and heads whose output differs; tested once per head, at run time.
 _LAST: WeakSet[nn.Module] = WeakSet()
-_NOT_LAST: WeakSet[nn.Module] = WeakSet()  # the model adds a bias, scales or caps the logits after the head
+_NOT_LAST: WeakSet[nn.Module] = WeakSet()  # the model adds a bias to the logits, or scales or caps them
 
 
 def measure_targets(model: Any, keep_BL: Tensor, targets_N: Tensor, inputs: dict[str, Any], measure: Measure) -> Tensor:
@@ -49,7 +49,7 @@ def measure_targets(model: Any, keep_BL: Tensor, targets_N: Tensor, inputs: dict
         if not chunked:
             return (hidden_ND,)
         parts = zip(hidden_ND.split(rows), targets_N.split(rows), strict=True)
-        # Each part is computed again in the backward pass: one part's logits are alive at a time.
+        # The backward pass recomputes each part, so that only one part's logits are in memory.
         measured.extend(checkpoint(measure, module.forward, h, t, use_reentrant=False) for h, t in parts)
         return (hidden_ND[:1].detach(),)
 
@@ -64,7 +64,7 @@ def measure_targets(model: Any, keep_BL: Tensor, targets_N: Tensor, inputs: dict
             handle.remove()
     if chunked and head not in _LAST:
         (_LAST if torch.equal(probe[0].float(), logits_NV.float()) else _NOT_LAST).add(head)
-        if head in _NOT_LAST:  # the measure can't be taken inside the head: run once more, with all logits
+        if head in _NOT_LAST:  # the chunks measured other logits than the model's: repeat with all logits
             return measure_targets(model, keep_BL, targets_N, inputs, measure)
     return torch.cat(measured) if chunked else measure(_identity, logits_NV, targets_N)
 

@@ -1,4 +1,4 @@
-"""Students from the hub or from a local folder."""
+"""Pretrained students, from the hub or a local folder."""
 
 from __future__ import annotations
 
@@ -21,16 +21,15 @@ class Pretrained(Student):
 
     Args:
         name: Hub name or local folder.
-        lora: Train a low-rank adapter in place of all weights.
-        dtype: Type of weights that are not trained, such as those under an adapter; "auto" keeps the checkpoint's. All
-            weights of a student without an adapter are trained: they are loaded in float32 by "auto" (which holds a
-            bfloat16 checkpoint exactly), and "bfloat16" and "float16" are refused, since most steps would round to no
-            change (at a learning rate of 1e-5, 84% of the weights never move). trainer.precision=bf16-mixed computes in
-            bfloat16 on weights in float32.
-        gradient_checkpointing: Trade time for memory in the backward pass.
+        lora: Trains a low-rank adapter instead of all weights.
+        dtype: Type of weights that are not trained, such as the base of an adapter; "auto" keeps the checkpoint's type.
+            Without an adapter all weights are trained, so "auto" loads float32 (exact for a bfloat16 checkpoint), and
+            "bfloat16" and "float16" are rejected, because most updates would round to zero (at a learning rate of 1e-5,
+            84% of the weights never change). trainer.precision=bf16-mixed computes in bfloat16 on float32 weights.
+        gradient_checkpointing: Trades time for memory in the backward pass.
         attention: Attention implementation of transformers, for example "sdpa" or "flash_attention_2".
         revision: Branch, tag or commit on the hub.
-        trust_remote_code: Run model code from the hub.
+        trust_remote_code: Allows model code from the hub.
     """
 
     def __init__(
@@ -58,7 +57,7 @@ class Pretrained(Student):
         return self._config
 
     def make_tokenizer(self, texts: Sequence[str] = (), words: Sequence[str] = ()) -> Any:
-        """Loads the tokenizer that stands beside the model."""
+        """Loads the model's tokenizer."""
         from transformers import AutoTokenizer
 
         folder = Path(self.name)
@@ -73,7 +72,7 @@ class Pretrained(Student):
         """Loads the weights.
 
         Raises:
-            UserError: They are to be trained in a 16-bit type, or can't be loaded.
+            UserError: The weights are trained but have a 16-bit type, or cannot be loaded.
         """
         from transformers import AutoModelForCausalLM, AutoModelForSeq2SeqLM
 
@@ -88,11 +87,11 @@ class Pretrained(Student):
         dtype = "float32" if trained else self.dtype
         settings = {"dtype": dtype, "attn_implementation": self.attention, "output_loading_info": True}
         model, report = self._load(kind, **settings)
-        absent = sorted({*report["missing_keys"], *report["mismatched_keys"]}, key=str)
-        if absent:
+        missing = sorted({*report["missing_keys"], *report["mismatched_keys"]}, key=str)
+        if missing:
             raise UserError(
-                f"Expected all weights of {type(model).__name__} in {self.name!r}, got none that fit for {len(absent)} "
-                f"of them ({absent[0]}). Mend model.student.name."
+                f"Expected all weights of {type(model).__name__} in {self.name!r}, got none that fit for "
+                f"{len(missing)} of them ({missing[0]}). Fix model.student.name."
             )
         return model
 
@@ -104,6 +103,6 @@ class Pretrained(Student):
             reason = " ".join(str(error).split())
             raise UserError(
                 f"Expected {what}, got {self.name!r}: {reason[:300]} "
-                "Mend model.student.name, check the network, or fetch the model where there is one (hf download) and "
+                "Fix model.student.name, check the network, or fetch the model where there is one (hf download) and "
                 "give its folder."
             ) from error

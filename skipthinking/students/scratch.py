@@ -1,4 +1,4 @@
-"""Students from scratch: a small config, and a tokenizer trained on the task or taken from elsewhere."""
+"""Students from scratch: a randomly initialized model, and a tokenizer trained on the task or loaded by name."""
 
 from __future__ import annotations
 
@@ -19,19 +19,20 @@ _EOS = "<|end|>"
 _MISFITS = (ValueError, TypeError, KeyError, ArithmeticError, StrictDataclassError)
 
 
-def _reading(backend: Any) -> tuple[str, str]:
+def _splitting(backend: Any) -> tuple[str, str]:
+    """How a tokenizer splits text before it applies merges."""
     return repr(backend.normalizer), repr(backend.pre_tokenizer)
 
 
 def train_tokenizer(texts: Sequence[str], vocab_size: int, numbers: int, like: Any = None) -> Any:
-    """Trains a byte-level BPE tokenizer in which small whole numbers are single tokens.
+    """Trains a byte-level BPE tokenizer in which small integers are single tokens.
 
     Args:
         texts: Training texts.
-        vocab_size: Upper bound of the vocabulary, at least 512.
-        numbers: Whole numbers below this are single tokens, with and without a leading blank.
-        like: A tokenizer of the ``tokenizers`` library whose normalizer and pre-tokenizer are taken over. One that
-            splits digits overrules ``numbers``.
+        vocab_size: Maximum size of the vocabulary, at least 512.
+        numbers: Integers below this are single tokens, with and without a leading space.
+        like: A tokenizer of the ``tokenizers`` library whose normalizer and pre-tokenizer are used. If it splits
+            digits, ``numbers`` has no effect.
     """
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 
@@ -57,7 +58,7 @@ def train_tokenizer(texts: Sequence[str], vocab_size: int, numbers: int, like: A
 
 
 def _number_merges(numbers: int) -> list[list[str]]:
-    """Merges that make a token of every number below a bound, and of it with a leading blank (here Ġ)."""
+    """Merges that make a token of every integer below a bound, and of each after a space: ["1", "2"], ["Ġ", "12"]."""
     names = [str(number) for number in range(numbers)]
     known = set(names)
     cuts = [(name[:i], name[i:]) for name in names for i in range(1, len(name))]
@@ -65,7 +66,7 @@ def _number_merges(numbers: int) -> list[list[str]]:
 
 
 def _read_back(tokenizer: Any, architecture: str) -> Any:
-    """What transformers makes of an exported tokenizer: some architectures have a pre-tokenizer of their own."""
+    """Loads an exported tokenizer as transformers does; some architectures replace the pre-tokenizer."""
     from transformers import AutoConfig, AutoTokenizer
 
     with tempfile.TemporaryDirectory() as folder:
@@ -79,13 +80,13 @@ class FromScratch(Student):
 
     Args:
         architecture: ``model_type`` of transformers: llama, gpt2, qwen2, phi3, t5, ...
-        config: Settings of that architecture, for example ``{hidden_size: 128, num_hidden_layers: 3}``. The
-            vocabulary and the special tokens are filled in from the tokenizer.
-        tokenizer: Hub name or folder of a tokenizer; trained on the training set by default.
-        vocab_size: Upper bound of a trained tokenizer's vocabulary.
-        numbers: Whole numbers below this are single tokens of a trained tokenizer.
-        lora: Train a low-rank adapter in place of all weights.
-        gradient_checkpointing: Trade time for memory in the backward pass.
+        config: Settings of that architecture, for example ``{hidden_size: 128, num_hidden_layers: 3}``. Vocabulary size
+            and special tokens follow from the tokenizer.
+        tokenizer: Hub name or folder of a tokenizer; by default a tokenizer is trained on the training set.
+        vocab_size: Maximum vocabulary size of a trained tokenizer.
+        numbers: Integers below this are single tokens of a trained tokenizer.
+        lora: Trains a low-rank adapter instead of all weights.
+        gradient_checkpointing: Trades time for memory in the backward pass.
     """
 
     def __init__(
@@ -111,7 +112,7 @@ class FromScratch(Student):
 
     @property
     def config(self) -> Any:
-        """The config with the tokenizer's vocabulary; needs the tokenizer."""
+        """The config with the tokenizer's vocabulary size; requires the tokenizer."""
         if self._config is None:
             from transformers import AutoConfig
 
@@ -133,16 +134,16 @@ class FromScratch(Student):
         return self._config
 
     def make_tokenizer(self, texts: Sequence[str], words: Sequence[str] = ()) -> Any:
-        """Loads the named tokenizer, or trains one on the texts, with the words as tokens."""
+        """Loads the tokenizer by name, or trains one on the texts, with ``words`` as added tokens."""
         if self.tokenizer_name is not None:
             return Pretrained(self.tokenizer_name).make_tokenizer()
         trained = train_tokenizer(texts, self.vocab_size, self.numbers)
         try:
-            again = _read_back(trained, self.architecture).backend_tokenizer
+            loaded = _read_back(trained, self.architecture).backend_tokenizer
         except _MISFITS as error:
             raise self._misfit(str(error)) from error
-        if _reading(again) != _reading(trained.backend_tokenizer):
-            trained = train_tokenizer(texts, self.vocab_size, self.numbers, like=again)
+        if _splitting(loaded) != _splitting(trained.backend_tokenizer):
+            trained = train_tokenizer(texts, self.vocab_size, self.numbers, like=loaded)
         trained.add_tokens(list(words))
         return trained
 
@@ -159,7 +160,7 @@ class FromScratch(Student):
     def _misfit(self, why: str) -> UserError:
         return UserError(
             f"Expected a config of the {self.architecture!r} architecture, got {self.settings}: "
-            f"{' '.join(why.split())[:300]} Mend model.student.config."
+            f"{' '.join(why.split())[:300]} Fix model.student.config."
         )
 
     def tokenizer_state(self) -> str | None:
@@ -169,6 +170,6 @@ class FromScratch(Student):
         return None
 
     def restore_tokenizer(self, state: str | None) -> None:
-        """Takes a trained tokenizer from a checkpoint."""
+        """Restores a trained tokenizer from a checkpoint."""
         if self.tokenizer_name is None and state is not None:
             self.tokenizer = tokenizer_from_json(state, eos_token=_EOS, pad_token=_EOS)

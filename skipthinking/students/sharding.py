@@ -1,4 +1,4 @@
-"""Students too large for one device beside their gradients and optimizer state: FSDP, by the word ``fsdp2``."""
+"""FSDP2 for students whose weights, gradients and optimizer state do not fit on one device: strategy ``fsdp2``."""
 
 from __future__ import annotations
 
@@ -20,16 +20,16 @@ from skipthinking.records import UserError
 
 __all__ = ["Sharded", "WholeWeights", "check_strategy", "gathered", "whole_state"]
 
-_WHOLE: WeakSet[nn.Module] = WeakSet()  # what is gathered at the moment
+_GATHERED: WeakSet[nn.Module] = WeakSet()  # modules whose weights are currently gathered
 
 
 class Sharded(ModelParallelStrategy):
-    """FSDP2 (Zhao et al., arXiv 2304.11277, in the form of ``torch.distributed.fsdp.fully_shard``) over all processes.
+    """FSDP2 (Zhao et al., arXiv 2304.11277, as implemented by ``torch.distributed.fsdp.fully_shard``) on all processes.
 
-    Weights, gradients and optimizer state are spread over the ranks, and each block of layers is gathered while it is
-    computed. Whatever the student does beside training (answers, searches, scores) it does with whole weights, because
-    ranks have different numbers of batches there; one copy of the weights must fit on a device. Checkpoints hold whole
-    weights, as those of other strategies. It also runs on CPUs, where Lightning's own ``fsdp`` does not.
+    Weights, gradients and optimizer state are sharded over the ranks, and each block of layers is gathered while it is
+    computed. Everything but training (answers, annotations, scores) runs on gathered weights, because ranks have
+    different numbers of batches there; so one copy of the weights must fit on a device. Checkpoints contain full
+    weights, like those of other strategies. Unlike Lightning's ``fsdp``, it also runs on CPUs.
 
     Args:
         kwargs: See ModelParallelStrategy.
@@ -47,7 +47,7 @@ class Sharded(ModelParallelStrategy):
         """Shards the student before the optimizer sees its weights.
 
         Raises:
-            UserError: The method trains other weights too, whose gradients nothing would add up.
+            UserError: The method also trains weights outside of the student, whose gradients would not be reduced.
         """
         method: Any = self.lightning_module
         model = method.student.model
@@ -66,7 +66,7 @@ class Sharded(ModelParallelStrategy):
         super().setup(trainer)
 
     def load_checkpoint(self, checkpoint_path: Any, weights_only: bool | None = None) -> dict[str, Any]:
-        """Loads the shards of a checkpoint's weights, and leaves the whole ones in it for the method to look at."""
+        """Loads the shards of a checkpoint's weights; returns the checkpoint with full weights, for the method."""
         state = read_checkpoint(str(checkpoint_path), "--ckpt_path")["state_dict"]
         assert self.lightning_module is not None
         check_shapes(state, self.lightning_module.state_dict())
@@ -77,10 +77,10 @@ StrategyRegistry.register("fsdp2", Sharded, description="FSDP2 over all processe
 
 
 def check_strategy(strategy: Any) -> None:
-    """Refuses other ways to shard weights.
+    """Rejects strategies other than :class:`Sharded` that shard weights.
 
     Raises:
-        UserError: It is one: answers and searches would wait for each other forever, or gradients would not be summed.
+        UserError: With this strategy, evaluation would deadlock, or gradients would not be summed.
     """
     if isinstance(strategy, (FSDPStrategy, DeepSpeedStrategy, ModelParallelStrategy)) and type(strategy) is not Sharded:
         raise UserError(
@@ -91,28 +91,28 @@ def check_strategy(strategy: Any) -> None:
 
 @contextmanager
 def gathered(module: nn.Module) -> Iterator[None]:
-    """Whole weights on every rank, for what ranks do not do in step; all ranks enter together.
+    """Gathers the full weights on every rank, for work that ranks do independently; all ranks must enter together.
 
-    Nothing happens where nothing is sharded, or inside of another such block.
+    Does nothing if no module is sharded, or within another such block.
     """
-    parts = [part for part in module.modules() if isinstance(part, FSDPModule) and part not in _WHOLE]
+    parts = [part for part in module.modules() if isinstance(part, FSDPModule) and part not in _GATHERED]
     for part in parts:
-        _WHOLE.add(part)
+        _GATHERED.add(part)
         part.set_reshard_after_forward(False, recurse=False)
         part.unshard()
     try:
         yield
     finally:
-        for place, part in enumerate(parts):
-            _WHOLE.remove(part)
-            part.set_reshard_after_forward(place > 0, recurse=False)  # the root keeps its weights for the backward pass
+        for i, part in enumerate(parts):
+            _GATHERED.remove(part)
+            part.set_reshard_after_forward(i > 0, recurse=False)  # the root keeps its weights for the backward pass
             part.reshard()
 
 
 def whole_state(module: nn.Module) -> dict[str, Tensor] | None:
-    """The whole state of a sharded module on the first rank, on the CPU; None where nothing is sharded.
+    """The full state of a sharded module, on the CPU of rank 0; None if the module is not sharded.
 
-    All ranks call it together.
+    All ranks must call it together.
     """
     if not isinstance(module, FSDPModule):
         return None
@@ -121,19 +121,19 @@ def whole_state(module: nn.Module) -> dict[str, Tensor] | None:
 
 
 class WholeWeights(Callback):
-    """Gathers the student for validation, test, and prediction."""
+    """Gathers the student's weights for validation, test and prediction."""
 
     def __init__(self) -> None:
         self._held = ExitStack()
 
     def on_validation_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Gathers."""
+        """Gathers the weights."""
         student: Any = pl_module.student
         self._held.enter_context(torch.no_grad())
         self._held.enter_context(gathered(student))
 
     def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Lets go."""
+        """Shards the weights again."""
         self._held.close()
 
     on_test_start = on_predict_start = on_validation_start

@@ -166,7 +166,7 @@ def test_a_trace_is_the_encoded_example_in_parts(world: World) -> None:
         assert trace.completion(len(trace.steps)).tolist() == whole.tolist()
         assert np.concatenate([*trace.steps, trace.answer]).tolist() == row.tokens.tolist()
         assert world.codec.decode(trace.answer[: trace.phrase].tolist()) == "Therefore, the answer is"
-        asked = world.codec.decode(trace.asked(2).tolist())
+        asked = world.codec.decode([*trace.prefix(2), *trace.answer_cue])
         paragraphs = world.by_id[row.id].rationale.split("\n\n")
         assert asked == "\n\n".join(paragraphs[:2]) + "! Therefore, the answer is"
 
