@@ -242,11 +242,11 @@ class RationaleDataModule(L.LightningDataModule):
             if self.runner.lacks(encoded):
                 too_long.append(encoded.id)
                 continue
-            made = method.make_instances(encoded, self.runner.notes(encoded, epoch))
-            fitting = [row for row in made if context_needed(row, encoder_decoder=sides) <= limit]
-            if len(fitting) < len(made):
+            candidates = method.make_instances(encoded, self.runner.notes(encoded, epoch))
+            fitting = [row for row in candidates if context_needed(row, encoder_decoder=sides) <= limit]
+            if len(fitting) < len(candidates):
                 too_long.append(encoded.id)
-                if any(row.reference is not None for row in made):
+                if any(row.reference is not None for row in candidates):
                     fitting = []  # a preference pair needs both sides
             instances += fitting
         if too_long and len(too_long) == len(self.encoded) and not instances:
@@ -286,7 +286,7 @@ class RationaleDataModule(L.LightningDataModule):
         settings.reload_dataloaders_every_n_epochs = 1  # each epoch has its own instances
         if any(isinstance(callback, GradientAccumulationScheduler) for callback in settings.callbacks):
             raise UserError(
-                "Expected one accumulation for the whole run, got a GradientAccumulationScheduler: the loss is "
+                "Expected one accumulation for the full run, got a GradientAccumulationScheduler: the loss is "
                 "normalized over planned optimizer steps. Use trainer.accumulate_grad_batches."
             )
         epoch = trainer.current_epoch
