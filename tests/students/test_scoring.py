@@ -11,7 +11,7 @@ import torch
 from skipthinking.data.batches import instance_length
 from skipthinking.ranks import by_length, gather
 from skipthinking.records import Instance
-from skipthinking.students import FromScratch, LoRA, heads, measures
+from skipthinking.students import FromScratch, LoRA, Student, heads, measures
 from skipthinking.students.scoring import score
 
 TEXTS = [f"Ann has {n} apples and buys {2 * n} more. Therefore, the answer is {3 * n}." for n in range(40)]
@@ -166,7 +166,7 @@ def test_frozen_puts_mixed_modes_back() -> None:
         module.train()
         list(module.modules())[chosen].training = False
         modes = [part.training for part in module.modules()]
-        with frozen(module):
+        with Student.frozen(module):
             assert not any(part.training for part in module.modules())
             assert not torch.is_grad_enabled()
         assert [part.training for part in module.modules()] == modes
@@ -175,7 +175,7 @@ def test_frozen_puts_mixed_modes_back() -> None:
 
 def test_frozen_puts_modes_back_after_an_error() -> None:
     module = torch.nn.Sequential(torch.nn.Dropout(), torch.nn.Dropout().eval())
-    with pytest.raises(RuntimeError, match="inside"), frozen(module):
+    with pytest.raises(RuntimeError, match="inside"), Student.frozen(module):
         raise RuntimeError("inside")
     assert [part.training for part in module.modules()] == [True, True, False]
     assert torch.is_grad_enabled()
