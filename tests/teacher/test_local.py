@@ -229,7 +229,7 @@ def test_a_model_out_of_reach_is_told(tmp_path: Path, capsys: pytest.CaptureFixt
     assert _teach(path, tmp_path / "nowhere", tmp_path) == 2
     told = capsys.readouterr().err.splitlines()[-1]
     assert "nowhere" in told
-    assert "Mend client.name" in told
+    assert "Fix client.name" in told
     assert [entry.name for entry in tmp_path.iterdir()] == ["q.jsonl"]
     with pytest.raises(UserError, match="batch_size"):
         Local("x", batch_size=0)
