@@ -26,9 +26,9 @@ from skipthinking.students.sharding import gathered
 __all__ = ["Choose", "LoRA", "Student"]
 
 Choose = Callable[[list[int], Tensor, Tensor], Tensor]
-"""From the numbers of B prompts, their ids (B, L) and the scores (B, V) of the next token to other scores."""
+"""Maps the indices of B prompts, their ids so far (B, L) and the scores (B, V) of the next token to new scores."""
 
-logging.getLogger("transformers").setLevel(logging.ERROR)  # its hints are not about anything a run can mend
+logging.getLogger("transformers").setLevel(logging.ERROR)  # its hints are about nothing that a run can change
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -49,7 +49,7 @@ class LoRA:
 
 
 class Student(nn.Module, ABC):
-    """Settings of a model at first; :meth:`prepare` gives it a tokenizer and :meth:`build` its weights."""
+    """A model with its tokenizer: :meth:`prepare` makes the tokenizer, then :meth:`build` the weights."""
 
     model: Any
     tokenizer: Any
@@ -69,7 +69,7 @@ class Student(nn.Module, ABC):
 
     @abstractmethod
     def make_tokenizer(self, texts: Sequence[str], words: Sequence[str]) -> Any:
-        """Loads the tokenizer, or trains it on the texts, with the words as tokens."""
+        """Loads the tokenizer, or trains it on the texts, with each word as one token."""
 
     @abstractmethod
     def make_model(self, trained: bool) -> Any:
@@ -82,12 +82,12 @@ class Student(nn.Module, ABC):
 
     @property
     def has_tokenizer(self) -> bool:
-        """Whether the tokenizer is there already."""
+        """Whether the tokenizer has been made."""
         return self.tokenizer is not None
 
     @property
     def built(self) -> bool:
-        """Whether the weights are there already."""
+        """Whether the weights have been made."""
         return self.model is not None
 
     def prepare(self, texts: Sequence[str] = (), words: Sequence[str] = ()) -> None:
@@ -109,7 +109,7 @@ class Student(nn.Module, ABC):
         if self.model is not None:
             return
         with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(torch.initial_seed())  # the first weights follow from the seed, whatever was drawn before
+            torch.manual_seed(torch.initial_seed())  # initial weights depend on the seed alone, not on earlier draws
             model = self.make_model(trained and self.lora is None)
             model.generation_config = self._greedy(model.generation_config)
             if self.gradient_checkpointing:
@@ -121,7 +121,7 @@ class Student(nn.Module, ABC):
         self.model = model
 
     def _greedy(self, hub: Any) -> Any:
-        """Greedy decoding with the hub's end tokens, and nothing else of its sampling settings."""
+        """Greedy decoding with the hub's end tokens, and none of its sampling settings."""
         from transformers import GenerationConfig
 
         known = hub.eos_token_id if isinstance(hub.eos_token_id, list) else [hub.eos_token_id]
@@ -135,7 +135,7 @@ class Student(nn.Module, ABC):
         )
 
     def tokenizer_state(self) -> str | None:
-        """The trained tokenizer as JSON, for checkpoints; None where it comes from a name or folder."""
+        """The trained tokenizer as JSON, for checkpoints; None if it comes from a name or folder."""
         return None
 
     def restore_tokenizer(self, state: str | None) -> None:
@@ -165,7 +165,7 @@ class Student(nn.Module, ABC):
 
     @property
     def pad_id(self) -> int:
-        """What fills batches up; never looked at, so EOS serves where there is no padding token."""
+        """Fills batches up; it is never attended to, so EOS serves if the tokenizer has no padding token."""
         pad = self.tokenizer.pad_token_id
         return int(self.tokenizer.eos_token_id if pad is None else pad)
 
@@ -179,13 +179,13 @@ class Student(nn.Module, ABC):
     def token_nll(self, batch: Batch, change: Callable[[Tensor], Tensor] | None = None) -> Tensor:
         """NLL of every token with weight > 0, in row-major order, float32, shape (N,).
 
-        Only target positions reach the vocabulary. A causal batch is right-padded, so its padding is behind every token
-        and needs no mask.
+        Only target positions reach the vocabulary. A causal batch is right-padded, so no token sees its padding and it
+        needs no mask.
 
         Args:
             batch: The batch.
             change: Changes the input embeddings, shape (B, L, D), before the model sees them: those of prompt and
-                completion but for the last token; of an encoder-decoder student those of the prompt.
+                completion except the last token; of an encoder-decoder student, those of the prompt.
         """
         keep, targets, inputs = self._inputs(batch)
         if change is not None:
@@ -248,20 +248,20 @@ class Student(nn.Module, ABC):
     ) -> list[list[int]]:
         """Greedy completions, one per prompt: new ids up to and including EOS.
 
-        A prompt that leaves less room than ``max_new_tokens`` in the context is completed by itself, as far as it goes.
+        A prompt that leaves less room than ``max_new_tokens`` in the context is completed separately, up to the limit.
 
         Args:
             prompts: Prompt ids.
             max_new_tokens: Most new tokens of each.
-            begun: What of each completion is given already; it is not returned.
-            choose: Changes the scores before the best next token is taken; sampling is greedy search in noise.
+            begun: Start of each completion that is given already; it is not returned.
+            choose: Changes the scores before the best next token is taken; sampling is greedy decoding of noisy scores.
         """
         given = list(begun) if begun is not None else [torch.empty(0, dtype=torch.long)] * len(prompts)
         if not self.encoder_decoder:
             prompts = [torch.cat([prompt.cpu(), part.cpu()]) for prompt, part in zip(prompts, given, strict=True)]
         before = given if self.encoder_decoder else prompts  # what shares the context with the new tokens
         rooms = [min(max_new_tokens, self.context_length - len(ids)) for ids in before]
-        # A decoder has no room for padding in front: what is begun there goes by length.
+        # The decoder input of an encoder-decoder can't be left-padded, so starts of equal length go together.
         together: dict[int, list[int]] = {}
         for i, room in enumerate(rooms):
             if room == max_new_tokens:
@@ -290,7 +290,7 @@ class Student(nn.Module, ABC):
             start = torch.full((len(prompts), 1), self.config.decoder_start_token_id, dtype=torch.long)
             inputs["decoder_input_ids"] = torch.cat([start, begun.cpu()], dim=1).to(self.device)
             width = inputs["decoder_input_ids"].shape[1]
-        # Ranks answer different numbers of prompts; sharded weights are whole by now, so none has to wait for another.
+        # Ranks answer different numbers of prompts; sharded weights are gathered by now, so no rank waits for another.
         made = self.model.generate(**inputs, max_new_tokens=max_new_tokens, logits_processor=draw, synced_gpus=False)
         ends = set(self.model.generation_config.eos_token_id)
         return [until_end(row, ends) for row in made[:, width:].tolist()]
@@ -299,17 +299,17 @@ class Student(nn.Module, ABC):
         """Writes model and tokenizer so that transformers' ``from_pretrained`` loads them; LoRA is merged.
 
         Args:
-            folder: Where to.
-            state: All weights, where those of the model are sharded.
-            marks: Regular expression of what its completions have beside their text. It goes into config.json, for
-                who reads them.
+            folder: Destination; replaced as one.
+            state: All weights, if those of the model are sharded.
+            marks: Regular expression of markers in its completions that are no part of their text. It is written into
+                config.json for whoever decodes them.
         """
         if state is not None:
             self.model = None
             self.build()
             self.model.load_state_dict(state)
         model = copy.deepcopy(self.model).merge_and_unload() if self.lora else self.model
-        model.config.completion_marks = marks  # of nobody else: the model it began as may have had others
+        model.config.completion_marks = marks  # replaces those of the model that this one was trained from
         with replacing_folder(folder) as partial, _no_progress():
             model.save_pretrained(partial)
             self.tokenizer.save_pretrained(partial)
@@ -317,7 +317,7 @@ class Student(nn.Module, ABC):
 
 @contextmanager
 def _no_progress() -> Iterator[None]:
-    """Hides transformers' progress bars, which here take no time and tell nothing."""
+    """Hides transformers' progress bars: these take no time."""
     from transformers.utils import logging as hub_logging
 
     shown = hub_logging.is_progress_bar_enabled()

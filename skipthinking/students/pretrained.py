@@ -58,7 +58,7 @@ class Pretrained(Student):
         return self._config
 
     def make_tokenizer(self, texts: Sequence[str] = (), words: Sequence[str] = ()) -> Any:
-        """Loads the tokenizer that stands beside the model."""
+        """Loads the tokenizer saved with the model."""
         from transformers import AutoTokenizer
 
         folder = Path(self.name)
@@ -92,7 +92,7 @@ class Pretrained(Student):
         if absent:
             raise UserError(
                 f"Expected all weights of {type(model).__name__} in {self.name!r}, got none that fit for {len(absent)} "
-                f"of them ({absent[0]}). Mend model.student.name."
+                f"of them ({absent[0]}). Fix model.student.name."
             )
         return model
 
@@ -104,6 +104,6 @@ class Pretrained(Student):
             reason = " ".join(str(error).split())
             raise UserError(
                 f"Expected {what}, got {self.name!r}: {reason[:300]} "
-                "Mend model.student.name, check the network, or fetch the model where there is one (hf download) and "
+                "Fix model.student.name, check the network, or fetch the model where there is one (hf download) and "
                 "give its folder."
             ) from error

@@ -1,4 +1,4 @@
-"""Students from scratch: a small config, and a tokenizer trained on the task or taken from elsewhere."""
+"""Students from scratch: a small config, and a tokenizer trained on the task or loaded by name."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def train_tokenizer(texts: Sequence[str], vocab_size: int, numbers: int, like: A
         texts: Training texts.
         vocab_size: Upper bound of the vocabulary, at least 512.
         numbers: Whole numbers below this are single tokens, with and without a leading blank.
-        like: A tokenizer of the ``tokenizers`` library whose normaliser and pre-tokenizer are taken over. One that
+        like: A tokenizer of the ``tokenizers`` library whose normalizer and pre-tokenizer are used. One that
             splits digits overrules ``numbers``.
     """
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
@@ -57,7 +57,7 @@ def train_tokenizer(texts: Sequence[str], vocab_size: int, numbers: int, like: A
 
 
 def _number_merges(numbers: int) -> list[list[str]]:
-    """Merges that make a token of every number below a bound, and of it with a leading blank (here Ġ)."""
+    """Merges that make one token of every number below a bound, with and without a leading blank (here Ġ)."""
     names = [str(number) for number in range(numbers)]
     known = set(names)
     cuts = [(name[:i], name[i:]) for name in names for i in range(1, len(name))]
@@ -65,7 +65,7 @@ def _number_merges(numbers: int) -> list[list[str]]:
 
 
 def _read_back(tokenizer: Any, architecture: str) -> Any:
-    """What transformers makes of an exported tokenizer: some architectures have a pre-tokenizer of their own."""
+    """An exported tokenizer as transformers loads it: some architectures bring their own pre-tokenizer."""
     from transformers import AutoConfig, AutoTokenizer
 
     with tempfile.TemporaryDirectory() as folder:
@@ -75,7 +75,7 @@ def _read_back(tokenizer: Any, architecture: str) -> Any:
 
 
 class FromScratch(Student):
-    """A randomly initialised model of any transformers architecture.
+    """A randomly initialized model of any transformers architecture.
 
     Args:
         architecture: ``model_type`` of transformers: llama, gpt2, qwen2, phi3, t5, ...
@@ -147,7 +147,7 @@ class FromScratch(Student):
         return trained
 
     def make_model(self, trained: bool) -> Any:
-        """Initialises the weights from the global seed."""
+        """Initializes the weights from the global seed."""
         from transformers import AutoModelForCausalLM, AutoModelForSeq2SeqLM
 
         kind: Any = AutoModelForSeq2SeqLM if self.encoder_decoder else AutoModelForCausalLM
@@ -159,7 +159,7 @@ class FromScratch(Student):
     def _misfit(self, why: str) -> UserError:
         return UserError(
             f"Expected a config of the {self.architecture!r} architecture, got {self.settings}: "
-            f"{' '.join(why.split())[:300]} Mend model.student.config."
+            f"{' '.join(why.split())[:300]} Fix model.student.config."
         )
 
     def tokenizer_state(self) -> str | None:

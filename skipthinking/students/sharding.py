@@ -1,4 +1,4 @@
-"""Students too large for one device beside their gradients and optimiser state: FSDP, by the word ``fsdp2``."""
+"""FSDP for students whose gradients and optimizer state do not fit on one device: ``--trainer.strategy fsdp2``."""
 
 from __future__ import annotations
 
@@ -20,16 +20,16 @@ from skipthinking.records import UserError
 
 __all__ = ["Sharded", "WholeWeights", "check_strategy", "gathered", "whole_state"]
 
-_WHOLE: WeakSet[nn.Module] = WeakSet()  # what is gathered at the moment
+_WHOLE: WeakSet[nn.Module] = WeakSet()  # modules whose weights are gathered at the moment
 
 
 class Sharded(ModelParallelStrategy):
     """FSDP2 (Zhao et al., arXiv 2304.11277, in the form of ``torch.distributed.fsdp.fully_shard``) over all processes.
 
-    Weights, gradients and optimiser state are spread over the ranks, and each block of layers is gathered while it is
-    computed. Whatever the student does beside training (answers, searches, scores) it does with whole weights, because
-    ranks have different numbers of batches there; one copy of the weights must fit on a device. Checkpoints hold whole
-    weights, as those of other strategies. It also runs on CPUs, where Lightning's own ``fsdp`` does not.
+    Weights, gradients and optimizer state are spread over the ranks, and each block of layers is gathered while it is
+    computed. Everything but training (answers, searches, scores) is done with unsharded weights, because ranks have
+    different numbers of batches there; one copy of the weights must fit on a device. Checkpoints hold unsharded
+    weights, like those of other strategies. It also runs on CPUs, where Lightning's own ``fsdp`` does not.
 
     Args:
         kwargs: See ModelParallelStrategy.
@@ -47,7 +47,7 @@ class Sharded(ModelParallelStrategy):
         """Shards the student before the optimizer sees its weights.
 
         Raises:
-            UserError: The method trains other weights too, whose gradients nothing would add up.
+            UserError: The method also trains other weights, whose gradients would not be summed over ranks.
         """
         method: Any = self.lightning_module
         model = method.student.model
@@ -66,7 +66,7 @@ class Sharded(ModelParallelStrategy):
         super().setup(trainer)
 
     def load_checkpoint(self, checkpoint_path: Any, weights_only: bool | None = None) -> dict[str, Any]:
-        """Loads the shards of a checkpoint's weights, and leaves the whole ones in it for the method to look at."""
+        """Loads each rank's shards of a checkpoint; returns it with its weights unsharded, for the method."""
         state = read_checkpoint(str(checkpoint_path), "--ckpt_path")["state_dict"]
         assert self.lightning_module is not None
         check_shapes(state, self.lightning_module.state_dict())
@@ -77,10 +77,11 @@ StrategyRegistry.register("fsdp2", Sharded, description="FSDP2 over all processe
 
 
 def check_strategy(strategy: Any) -> None:
-    """Refuses other ways to shard weights.
+    """Refuses other strategies that shard weights.
 
     Raises:
-        UserError: It is one: answers and searches would wait for each other forever, or gradients would not be summed.
+        UserError: Under such a strategy ranks would wait for each other forever in answers and searches, or gradients
+            would not be summed.
     """
     if isinstance(strategy, (FSDPStrategy, DeepSpeedStrategy, ModelParallelStrategy)) and type(strategy) is not Sharded:
         raise UserError(
@@ -91,9 +92,9 @@ def check_strategy(strategy: Any) -> None:
 
 @contextmanager
 def gathered(module: nn.Module) -> Iterator[None]:
-    """Whole weights on every rank, for what ranks do not do in step; all ranks enter together.
+    """Unsharded weights on every rank, for work that ranks do not do in step; all ranks enter together.
 
-    Nothing happens where nothing is sharded, or inside of another such block.
+    Does nothing if nothing is sharded, or inside another such block.
     """
     parts = [part for part in module.modules() if isinstance(part, FSDPModule) and part not in _WHOLE]
     for part in parts:
@@ -110,7 +111,7 @@ def gathered(module: nn.Module) -> Iterator[None]:
 
 
 def whole_state(module: nn.Module) -> dict[str, Tensor] | None:
-    """The whole state of a sharded module on the first rank, on the CPU; None where nothing is sharded.
+    """The unsharded state of a sharded module on the first rank, on the CPU; None if nothing is sharded.
 
     All ranks call it together.
     """

@@ -553,7 +553,7 @@ def opened(name: str | Path, **settings: Any) -> None:
 
 def test_what_cannot_be_loaded_is_named(tmp_path: Path) -> None:
     folder = Path(tiny.saved(tiny.scratch("llama"), tmp_path / "whole"))
-    with pytest.raises(UserError, match=r"a local folder or a hub name in reach, got '.*nowhere'.*Mend model\.student"):
+    with pytest.raises(UserError, match=r"a local folder or a hub name in reach, got '.*nowhere'.*Fix model\.student"):
         opened(tmp_path / "nowhere")
     with pytest.raises(UserError, match=r"a hub name in reach, got 'someone/no-such-model'.*check the network"):
         opened("someone/no-such-model")
@@ -630,7 +630,7 @@ def test_first_weights_depend_on_the_seed_alone(lora: LoRA | None) -> None:
 )
 def test_config_that_no_model_has_is_refused(architecture: str, more: dict[str, Any]) -> None:
     student = FromScratch(architecture, {**tiny.CONFIGS["llama"], **more}, vocab_size=600)
-    with pytest.raises(UserError, match=rf"'{architecture}'.*Mend model\.student\.config"):
+    with pytest.raises(UserError, match=rf"'{architecture}'.*Fix model\.student\.config"):
         tiny.ready(student)
 
 
