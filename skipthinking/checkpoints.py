@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pickle
 from collections.abc import Mapping
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -36,6 +37,12 @@ class SafeCheckpointIO(TorchCheckpointIO):
                 raise
 
 
+@lru_cache(maxsize=1)
+def _load(path: str, size: int, changed: int) -> Any:
+    """A file that did not change is read once: a run asks for its tokenizer, its weights and its annotations."""
+    return torch.load(path, weights_only=True, map_location="cpu", mmap=True)
+
+
 def read_checkpoint(path: str | Path, option: str) -> dict[str, Any]:
     """Reads a checkpoint; its tensors stay on disk until they are used.
 
@@ -50,7 +57,8 @@ def read_checkpoint(path: str | Path, option: str) -> dict[str, Any]:
         what = "is a folder" if Path(path).is_dir() else "does not exist"
         raise UserError(f"Expected a checkpoint file, got {str(path)!r}, which {what}. Fix {option}.")
     try:
-        checkpoint = torch.load(path, weights_only=True, map_location="cpu", mmap=True)
+        status = Path(path).stat()
+        checkpoint = _load(str(path), status.st_size, status.st_mtime_ns)
         if not isinstance(checkpoint, dict):
             raise TypeError(type(checkpoint).__name__)
         own = checkpoint["skipthinking"]

@@ -1,4 +1,4 @@
-"""Callbacks that end a run at a chosen optimizer step, for use by class path."""
+"""Callbacks that end or spoil a run at a chosen optimizer step, for use by class path."""
 
 from __future__ import annotations
 
@@ -37,6 +37,22 @@ class Interrupt(Callback):
             raise PulledPlugError
         signals = {"kill": signal.SIGKILL, "ctrl_c": signal.SIGINT, "terminate": signal.SIGTERM}
         os.kill(os.getpid(), {**signals, "requeue": signal.SIGUSR1}[self.how])
+
+
+class SpoilGradient(Callback):
+    """Gives one weight, the last norm's first, a gradient that is not finite, in a step whose loss is finite.
+
+    Args:
+        step: The step.
+    """
+
+    def __init__(self, step: int) -> None:
+        self.step = step
+
+    def on_after_backward(self, trainer: Any, module: Any) -> None:
+        """Spoils."""
+        if trainer.global_step == self.step:
+            next(weight for name, weight in module.named_parameters() if "ln_f" in name).grad[0] = float("inf")
 
 
 class AskParent(Callback):

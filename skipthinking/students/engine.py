@@ -202,9 +202,9 @@ class Engine:
         drafts: Sequence[Tokens],
         rooms: Sequence[int],
     ) -> list[Completion]:
-        if behind := [row for row, context in enumerate(self._contexts) if self._cached[row] < len(context)]:
-            new = [self._contexts[row][self._cached[row] :] for row in behind]
-            cache.read(behind, new, [self._cached[row] for row in behind], list(map(len, new)), greedy)
+        if unread := [row for row, context in enumerate(self._contexts) if self._cached[row] < len(context)]:
+            new = [self._contexts[row][self._cached[row] :] for row in unread]
+            cache.read(unread, new, [self._cached[row] for row in unread], list(map(len, new)), greedy)
             self._cached = list(map(len, self._contexts))
         # A prefix's last token is read again, because it predicts the first one after it.
         before = [length - 1 for length in lengths]

@@ -148,7 +148,7 @@ class FromScratch(Student):
         return trained
 
     def make_model(self, trained: bool) -> Any:
-        """Initialises the weights from the global seed."""
+        """Initializes the weights from the global seed."""
         from transformers import AutoModelForCausalLM, AutoModelForSeq2SeqLM
 
         kind: Any = AutoModelForSeq2SeqLM if self.encoder_decoder else AutoModelForCausalLM

@@ -25,9 +25,9 @@ from skipthinking.methods.skip_thinking.skips import search_skips
 from skipthinking.methods.skip_thinking.stages import Stages
 from skipthinking.methods.skip_thinking.verifiers import Likelihood
 from skipthinking.records import Encoded
-from skipthinking.students import FromScratch
+from skipthinking.students import FromScratch, measures
 from skipthinking.students.engine import Engine
-from skipthinking.students.scoring import score_tokens
+from skipthinking.students.scoring import score
 from skipthinking.tasks import generate
 
 MARKER = " [{}]"
@@ -111,10 +111,8 @@ def test_chunk_search_equals_scoring_each_chunking_separately(world: World) -> N
 
     def losses(encoded: Any, chunks: Any) -> Any:
         whole = [instance(row.id, row.prompts[""], [row.tokens], {0}) for row in encoded]
-        scores = score_tokens(world.student, whole, what=None)
-        return {
-            row.id: np.array([scores[row.id].nll[i:j].sum(dtype=np.float64) for i, j in row.steps]) for row in encoded
-        }
+        scores = score(world.student, whole, measures.nll)
+        return {row.id: np.array([scores[row.id][i:j].sum(dtype=np.float64) for i, j in row.steps]) for row in encoded}
 
     def plain() -> dict[str, Any]:
         """Runs a forward pass for each of the 84 ways to split 10 steps into 4 chunks."""
@@ -124,7 +122,7 @@ def test_chunk_search_equals_scoring_each_chunking_separately(world: World) -> N
             for cut in combinations(range(1, 10), 3):
                 spans = tuple(pairwise([0, *cut, 10]))
                 whole = [instance(row.id, row.prompts[""], [row.tokens], {0})]
-                nll = score_tokens(world.student, whole, what=None)[row.id].nll.astype(np.float64)
+                nll = score(world.student, whole, measures.nll)[row.id][:, 0].astype(np.float64)
                 found.append((np.mean([nll[row.steps[i][0] : row.steps[j - 1][1]].mean() for i, j in spans]), spans))
             best[row.id] = min(found)[1]
         return best
@@ -239,8 +237,8 @@ def test_a_refresh_costs_a_fraction_of_an_epoch_and_grows_with_examples_and_step
             instance(row.id, row.prompts[""], world.stages.tokens(row, chunks[row.id]), range(len(chunks[row.id]) + 1))
             for row in encoded
         ]
-        scores = score_tokens(world.student, whole, what=None)
-        return {row.id: np.ones(len(row.steps)) * scores[row.id].nll.sum() for row in encoded}
+        scores = score(world.student, whole, measures.nll)
+        return {row.id: np.ones(len(row.steps)) * scores[row.id].sum() for row in encoded}
 
     def refresh(rows: Any) -> tuple[float, float]:
         """Returns seconds, and token-forwards per example."""

@@ -9,7 +9,16 @@ import numpy as np
 import pytest
 import torch
 
-from skipthinking.data.batches import Batch, Counts, PlannedBatches, ResumableLoader, collate, count, instance_length
+from skipthinking.data.batches import (
+    Batch,
+    Counts,
+    PlannedBatches,
+    ResumableLoader,
+    collate,
+    context_needed,
+    count,
+    instance_length,
+)  # fmt: skip
 from skipthinking.data.planning import Plan, plan_epoch
 from skipthinking.records import Instance
 
@@ -330,3 +339,15 @@ def test_pairs_are_counted_over_the_step_and_references_follow_their_rows() -> N
     plain = collate(instances(3), pad_id=PAD, encoder_decoder=False)
     assert plain.pairs == 0
     assert not plain.references_B.any()
+
+
+@pytest.mark.parametrize(("prompt", "tokens"), [(7, 3), (3, 7), (5, 5)])
+def test_a_causal_student_needs_room_for_both_sides_together_and_t5_for_the_longer_one(
+    prompt: int, tokens: int
+) -> None:
+    row = Instance(
+        id="a", prompt=np.zeros(prompt, dtype=np.int64), tokens=np.zeros(tokens, dtype=np.int64),
+        weights=np.ones(tokens, dtype=np.float32),
+    )  # fmt: skip
+    assert context_needed(row, encoder_decoder=False) == 10
+    assert context_needed(row, encoder_decoder=True) == max(prompt, tokens)

@@ -26,7 +26,8 @@ from skipthinking.methods.skip_thinking.chunks import (
 from skipthinking.methods.skip_thinking.stages import Stages
 from skipthinking.records import Encoded, Example, Span, UserError
 from skipthinking.students import FromScratch
-from skipthinking.students.scoring import score_tokens
+from skipthinking.students.measures import nll as nll_of
+from skipthinking.students.scoring import score
 from skipthinking.tasks import generate, get_task, task_names
 
 
@@ -134,10 +135,10 @@ def test_built_in_tasks_are_cut_better_from_average_to_exact(task: str) -> None:
     student.prepare([f"{row.question} {row.rationale}" for row in rows])
     student.build()
     encoded = list(Codec(tokenizer=student.tokenizer, template=Plain(), splitter=Sentences()).encode(rows))
-    scores = score_tokens(student, [instance(row.id, row.prompts[""], [row.tokens], {0}) for row in encoded], what=None)
+    scores = score(student, [instance(row.id, row.prompts[""], [row.tokens], {0}) for row in encoded], nll_of)
     for row in encoded:
         assert len(row.steps) > 4
-        nll = np.array([scores[row.id].nll[i:j].sum(dtype=np.float64) for i, j in row.steps])
+        nll = np.array([scores[row.id][i:j].sum(dtype=np.float64) for i, j in row.steps])
         tokens = np.array([end - first for first, end in row.steps])
         cuts = [
             SearchChunks(4, search="exact").search([row], {}, lambda *_, nll=nll, row=row: {row.id: nll})[row.id],

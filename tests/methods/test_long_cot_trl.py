@@ -14,7 +14,8 @@ from skipthinking.data.batches import collate
 from skipthinking.methods import LongCoT
 from skipthinking.records import Instance
 from skipthinking.students import FromScratch
-from skipthinking.students.scoring import score_tokens
+from skipthinking.students.measures import nll
+from skipthinking.students.scoring import score
 
 trl = pytest.importorskip("trl", reason="trl is not installed")
 
@@ -54,7 +55,7 @@ def test_the_loss_is_that_of_trl(beta: float, sft_weight: float, tmp_path: Path)
     frozen = copy.deepcopy(student)
     frozen.model = reference
     flat = [side for pair in pairs for side in pair]
-    values = [-float(score_tokens(frozen, [side], what=None)[side.id].nll.sum(dtype=np.float64)) for side in flat]
+    values = [-float(score(frozen, [side], nll)[side.id].sum(dtype=np.float64)) for side in flat]
     referenced = [Instance(**{**_fields(side), "reference": value}) for side, value in zip(flat, values, strict=True)]
     method = LongCoT(student=student, beta=beta, sft_weight=sft_weight)
     method.log = lambda *_, **__: None  # type: ignore[method-assign]

@@ -8,10 +8,11 @@ import numpy as np
 import pytest
 import torch
 
-from skipthinking.ranks import gather
+from skipthinking.data.batches import instance_length
+from skipthinking.ranks import by_length, gather
 from skipthinking.records import Instance
-from skipthinking.students import FromScratch, LoRA, heads, measures
-from skipthinking.students.scoring import frozen, score, score_tokens
+from skipthinking.students import FromScratch, LoRA, Student, heads, measures
+from skipthinking.students.scoring import score
 
 TEXTS = [f"Ann has {n} apples and buys {2 * n} more. Therefore, the answer is {3 * n}." for n in range(40)]
 # Much dropout, so that scoring in training mode would be another number.
@@ -67,7 +68,7 @@ def plain_scores(student: Any, rows: list[Instance], of_shares: Any = None) -> d
 def assert_same(found: dict[str, Any], expected: dict[str, list[float]]) -> None:
     assert found.keys() == expected.keys()
     for id, nll in expected.items():
-        np.testing.assert_allclose(found[id].nll, nll, rtol=1e-5, atol=1e-5)
+        np.testing.assert_allclose(found[id][:, 0], nll, rtol=1e-5, atol=1e-5)
 
 
 # One token: every instance by itself. 40: a few at a time. 8192: all at once.
@@ -76,9 +77,9 @@ def assert_same(found: dict[str, Any], expected: dict[str, list[float]]) -> None
 def test_scores_are_those_of_one_by_one(architecture: str, batch_tokens: int) -> None:
     student = student_of(architecture)
     rows = instances(student)
-    found = score_tokens(student, rows, batch_tokens=batch_tokens)
+    found = score(student, rows, batch_tokens=batch_tokens)
     assert_same(found, plain_scores(student, rows))
-    assert {scores.nll.dtype for scores in found.values()} == {np.dtype(np.float32)}
+    assert {scores.dtype for scores in found.values()} == {np.dtype(np.float32)}
 
 
 @pytest.mark.parametrize("chunk", [heads.CHUNK_ELEMENTS, 1200], ids=["all logits", "two rows of logits"])
@@ -109,28 +110,31 @@ def test_batches_hold_no_more_tokens_than_allowed() -> None:
     student.model.register_forward_pre_hook(
         lambda module, args, kwargs: sizes.append(kwargs["input_ids"].shape), with_kwargs=True
     )
-    score_tokens(student, rows, batch_tokens=60)
+    score(student, rows, batch_tokens=60)
     assert len(sizes) > 2
     assert sum(rows_ for rows_, _ in sizes) == len(rows)
     assert any(rows_ > 1 for rows_, _ in sizes)
     assert all(rows_ * (width + 1) <= 60 for rows_, width in sizes)  # the last token is not an input
     sizes.clear()
-    score_tokens(student, rows, batch_tokens=1)  # a longer instance comes by itself
+    score(student, rows, batch_tokens=1)  # a longer instance comes by itself
     assert [rows_ for rows_, _ in sizes] == [1] * len(rows)
 
 
 def test_order_of_instances_does_not_matter() -> None:
     student = student_of("gpt2")
     rows = instances(student)
-    assert_same(score_tokens(student, rows[::-1], batch_tokens=40), plain_scores(student, rows))
-    assert score_tokens(student, []) == {}
+    assert_same(score(student, rows[::-1], batch_tokens=40), plain_scores(student, rows))
+    assert score(student, []) == {}
 
 
 @pytest.mark.parametrize("ranks", [2, 4, 11])  # 11: more than there are instances
 def test_ranks_share_the_instances(ranks: int) -> None:
     student = student_of("gpt2")
     rows = instances(student)
-    parts = [score_tokens(student, rows, rank=rank, ranks=ranks, batch_tokens=40) for rank in range(ranks)]
+    groups = by_length(rows, instance_length, 40)
+    parts = [
+        {id: nll for group in groups[rank::ranks] for id, nll in score(student, group).items()} for rank in range(ranks)
+    ]
     assert sum(map(len, parts)) == len(rows)  # nothing twice
     assert_same({id: nll for part in parts for id, nll in part.items()}, plain_scores(student, rows))
 
@@ -147,7 +151,7 @@ def test_student_and_generator_are_left_as_they_were(architecture: str) -> None:
     trained = {name: parameter.requires_grad for name, parameter in student.named_parameters()}
     weights = {name: value.clone() for name, value in student.state_dict().items()}
     state = torch.get_rng_state()
-    score_tokens(student, instances(student), batch_tokens=40)
+    score(student, instances(student), batch_tokens=40)
     assert torch.equal(torch.get_rng_state(), state)
     assert {name: module.training for name, module in student.named_modules()} == modes
     assert {name: parameter.requires_grad for name, parameter in student.named_parameters()} == trained
@@ -162,7 +166,7 @@ def test_frozen_puts_mixed_modes_back() -> None:
         module.train()
         list(module.modules())[chosen].training = False
         modes = [part.training for part in module.modules()]
-        with frozen(module):
+        with Student.frozen(module):
             assert not any(part.training for part in module.modules())
             assert not torch.is_grad_enabled()
         assert [part.training for part in module.modules()] == modes
@@ -171,7 +175,7 @@ def test_frozen_puts_mixed_modes_back() -> None:
 
 def test_frozen_puts_modes_back_after_an_error() -> None:
     module = torch.nn.Sequential(torch.nn.Dropout(), torch.nn.Dropout().eval())
-    with pytest.raises(RuntimeError, match="inside"), frozen(module):
+    with pytest.raises(RuntimeError, match="inside"), Student.frozen(module):
         raise RuntimeError("inside")
     assert [part.training for part in module.modules()] == [True, True, False]
     assert torch.is_grad_enabled()

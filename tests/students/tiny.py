@@ -127,7 +127,7 @@ def plain_nll(student: Any, row: Instance) -> Tensor:
 
 @torch.no_grad()
 def plain_greedy(student: Any, prompt: Tensor, limit: int, ends: Sequence[int] = ()) -> list[int]:
-    """The likeliest token again and again: the whole sequence is read anew for each, without padding or cache."""
+    """The likeliest token again and again: the complete sequence is read again for each, without padding or cache."""
     ends, made = set(ends) or {student.tokenizer.eos_token_id}, []
     while len(made) < limit and not (made and made[-1] in ends):
         if student.encoder_decoder:

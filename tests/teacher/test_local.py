@@ -229,7 +229,7 @@ def test_a_model_that_cannot_be_loaded_is_named(tmp_path: Path, capsys: pytest.C
     assert _teach(path, tmp_path / "nowhere", tmp_path) == 2
     message = capsys.readouterr().err.splitlines()[-1]
     assert "nowhere" in message
-    assert "client.name" in message
+    assert "Fix client.name" in message
     assert "model.student" not in message
     assert [entry.name for entry in tmp_path.iterdir()] == ["q.jsonl"]
     with pytest.raises(UserError, match="batch_size"):

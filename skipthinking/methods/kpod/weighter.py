@@ -82,6 +82,7 @@ class KeypointWeighter(Distiller):
         self.warmup_epochs, self.ramp_epochs, self.train_predictor = warmup_epochs, ramp_epochs, train_predictor
         self.generator: MaskGenerator | None = None
         self._rows: dict[str, Encoded] = {}
+        self._written = False
 
     def configure_model(self) -> None:
         """Builds the student and the generator."""
@@ -244,9 +245,15 @@ class KeypointWeighter(Distiller):
 
     def on_train_end(self) -> None:
         """Writes the weights of training and validation examples into the run folder."""
+        self._written = True
         rows = self.data.annotation_rows()
         if self.trainer.is_global_zero:
             write_jsonl(Path(self.trainer.default_root_dir) / "annotations.jsonl", rows)
+
+    def on_fit_end(self) -> None:
+        """Writes them for a run that was killed after its last step too: resumed, it has no training to end."""
+        if not self._written:
+            self.on_train_end()
 
 
 class LearnedWeights(Annotator[NDArray[np.float32]]):
