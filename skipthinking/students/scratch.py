@@ -41,8 +41,9 @@ def train_tokenizer(texts: Sequence[str], vocab_size: int, numbers: int, like: A
     if like and like.normalizer:
         tokenizer.normalizer = like.normalizer
     tokenizer.decoder = decoders.ByteLevel()
+    first = _number_merges(numbers)
     trainer = trainers.BpeTrainer(
-        vocab_size=vocab_size - len(_number_merges(numbers)),
+        vocab_size=vocab_size - len(first),
         special_tokens=[_EOS],
         initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
         show_progress=False,
@@ -50,7 +51,6 @@ def train_tokenizer(texts: Sequence[str], vocab_size: int, numbers: int, like: A
     tokenizer.train_from_iterator(texts, trainer)
     state = json.loads(tokenizer.to_str())
     vocab, merges = state["model"]["vocab"], state["model"]["merges"]
-    first = _number_merges(numbers)
     for pair in first:
         vocab.setdefault("".join(pair), len(vocab))
     state["model"]["merges"] = first + [pair for pair in merges if pair not in first]

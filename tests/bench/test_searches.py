@@ -162,7 +162,7 @@ def test_rollouts_from_drafts_equal_plain_generation(world: World) -> None:
     def plain() -> dict[str, list[int]]:
         ids = list(prompts)
         texts = world.student.generate(
-            [torch.from_numpy(prompts[id]) for id in ids], 200, begun=[torch.from_numpy(begun[id]) for id in ids]
+            [torch.from_numpy(prompts[id]) for id in ids], 200, prefixes=[torch.from_numpy(begun[id]) for id in ids]
         )
         return {id: text[: 200 - len(begun[id])] for id, text in zip(ids, texts, strict=True)}
 

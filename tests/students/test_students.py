@@ -284,7 +284,7 @@ def test_the_limit_of_an_encoder_decoder_holds_for_each_side_by_itself() -> None
     student.model.generation_config.eos_token_id = [-1]  # none, so that answers run to the limit
     (prompt,) = tiny.prompts(student, [12])  # a full encoder leaves the decoder all of its positions
     begun = torch.arange(5, 9)
-    (full,), (rest,) = student.generate([prompt], 20), student.generate([prompt], 20, begun=[begun])
+    (full,), (rest,) = student.generate([prompt], 20), student.generate([prompt], 20, prefixes=[begun])
     assert (len(full), len(rest)) == (12, 8)
     assert full == tiny.plain_greedy(student, prompt, 12, [-1])
     rows = [Instance(id="a", prompt=prompt.numpy(), tokens=np.array(full), weights=np.ones(12, dtype=np.float32))]

@@ -152,25 +152,20 @@ def select(costs: Floats, clusters: Ints, budget: float, diversity: float) -> ND
     values = np.concatenate([[0.0], np.cumsum(costs[taken] + gains[taken])])
     best, prefix, extra = values[-1], len(taken), -1
     for cluster in np.unique(clusters[open_]):
-        inside = np.sort(costs[open_][clusters[open_] == cluster])
+        ranked = open_[clusters[open_] == cluster]
+        ranked = ranked[np.argsort(costs[ranked], kind="stable")]  # selectable questions of the cluster, cheapest first
         count = np.concatenate([[0], np.cumsum(clusters[taken] == cluster)])
         # Rank of the most expensive question that fits after each prefix; gains grow with cost, so it adds most.
-        largest = np.searchsorted(inside, budget - ends, side="right") - 1
+        largest = np.searchsorted(costs[ranked], budget - ends, side="right") - 1
         bonus = diversity * (np.sqrt(count + 1) - np.sqrt(count))
-        extended = np.where(largest >= count, values + inside[np.maximum(largest, 0)] + bonus, -np.inf)
+        extended = np.where(largest >= count, values + costs[ranked[np.maximum(largest, 0)]] + bonus, -np.inf)
         if extended.max() > best:
             best, prefix = float(extended.max()), int(extended.argmax())
-            extra = int(_ranked(costs, clusters, open_, int(cluster))[largest[prefix]])
+            extra = int(ranked[largest[prefix]])
     chosen[taken[:prefix]] = True
     if extra >= 0:
         chosen[extra] = True
     return chosen
-
-
-def _ranked(costs: Floats, clusters: Ints, open_: Ints, cluster: int) -> Ints:
-    """Selectable questions of a cluster, cheapest first."""
-    inside = open_[clusters[open_] == cluster]
-    return inside[np.argsort(costs[inside], kind="stable")]
 
 
 def _densest_first(costs: Floats, clusters: Ints, open_: Ints, diversity: float) -> tuple[Ints, Floats]:

@@ -130,13 +130,7 @@ class SearchChunks(Chunker):
     def search(
         self, encoded: Sequence[Encoded], chunks: Mapping[str, Sequence[Span]], step_losses: StepLossesOf
     ) -> dict[str, tuple[Span, ...]]:
-        """New chunks for every example.
-
-        Args:
-            encoded: The examples.
-            chunks: Current chunks of the examples, which place the stage markers in the student's input.
-            step_losses: Runs the student and returns the summed NLL of every step.
-        """
+        """New chunks of least J for every example, from one pass of the student; arguments as in Chunker.search."""
         losses = step_losses(encoded, chunks)
         return {row.id: self._best(row, losses[row.id]) for row in encoded}
 

@@ -15,7 +15,7 @@ from skipthinking.evaluation.answers import Completion
 from skipthinking.methods.base import Distiller
 from skipthinking.methods.skip_thinking.chunks import Chunks, StageLosses, StepLosses
 from skipthinking.methods.skip_thinking.stages import Stages
-from skipthinking.records import Encoded, Instance, Span, UserError
+from skipthinking.records import Encoded, Instance, UserError
 
 __all__ = ["CWT"]
 
@@ -70,17 +70,19 @@ class CWT(Distiller):
         if self.current_epoch == 0 and self.chunker.searches and not searches:
             say("chunk search: none falls into the epochs of this run, so chunks stay of average length")
 
-    def make_instances(self, encoded: Encoded, notes: Notes) -> list[Instance]:
-        """One instance: question and earlier stages -> the drawn stage, or question -> all stages."""
-        chunks = notes[self.chunks]
-        losses = notes.get(self.stage_losses) if self.stage_losses else None
-        stage = notes.draw_stage(len(chunks) + 1, encoded.id, None if losses is None else losses.tolist())
-        return [self.stage_instance(encoded, chunks, stage)]
+    def kept_chunks(self, encoded: Encoded, notes: Notes) -> list[int] | None:
+        """Indices of the chunks that an example keeps in an epoch; None for all chunks."""
+        return None
 
-    def stage_instance(self, encoded: Encoded, chunks: Sequence[Span], stage: int | None) -> Instance:
-        """The instance whose target is the given stage, or every stage (None)."""
+    def make_instances(self, encoded: Encoded, notes: Notes) -> list[Instance]:
+        """One instance: question and earlier kept stages -> the drawn stage, or question -> all kept stages."""
+        chunks, kept = notes[self.chunks], self.kept_chunks(encoded, notes)
         stages = self.stages.tokens(encoded, chunks)
-        return instance(encoded.id, encoded.prompts[""], stages, range(len(stages)) if stage is None else {stage})
+        shown = list(range(len(stages))) if kept is None else [*kept, len(stages) - 1]
+        losses = notes.get(self.stage_losses) if self.stage_losses else None
+        drawn = notes.draw_stage(len(shown), encoded.id, None if losses is None else losses[shown].tolist())
+        targets = range(len(shown)) if drawn is None else {drawn}
+        return [instance(encoded.id, encoded.prompts[""], [stages[m] for m in shown], targets)]
 
     def read_completion(self, completion: str, teacher: Encoded | None) -> Completion:
         """Removes the markers, whose numbers are not answers, and splits the completion into the named stages."""

@@ -9,7 +9,6 @@ from typing import Any, Literal
 import numpy as np
 
 from skipthinking.annotate.annotator import Annotator, Notes
-from skipthinking.data.instances import instance
 from skipthinking.data.module import RationaleDataModule
 from skipthinking.methods.skip_thinking.cwt import CWT
 from skipthinking.methods.skip_thinking.skips import Skips
@@ -120,33 +119,13 @@ class STT(CWT):
         return everything if replayed else notes[self.skips]
 
     def make_instances(self, encoded: Encoded, notes: Notes) -> list[Instance]:
-        """One instance of the kept stages: question and earlier kept stages -> the drawn one, or all kept stages."""
+        """CWT's instance of the kept stages; after random gaps, the name of the next stage is not a target."""
+        (result,) = super().make_instances(encoded, notes)
         kept, chunks = self.kept_chunks(encoded, notes), notes[self.chunks]
-        if kept is None:
-            return super().make_instances(encoded, notes)
-        losses = notes.get(self.stage_losses) if self.stage_losses else None
-        shown = [*kept, len(chunks)]
-        stage = notes.draw_stage(len(shown), encoded.id, None if losses is None else losses[shown].tolist())
-        return [self.kept_instance(encoded, chunks, kept, stage, gaps=notes.epoch < self.warmup_epochs)]
-
-    def kept_instance(
-        self, encoded: Encoded, chunks: Sequence[Any], kept: Sequence[int], stage: int | None, *, gaps: bool
-    ) -> Instance:
-        """The instance whose target is one of the kept stages, or all of them.
-
-        Args:
-            encoded: The example.
-            chunks: Chunks of the example.
-            kept: Indices of the kept chunks; the answer stage always follows.
-            stage: Position of the target among the kept stages; None for all.
-            gaps: Whether gaps are random, so that the name of a stage after a gap is not a target.
-        """
-        stages, shown = self.stages.tokens(encoded, chunks), [*kept, len(chunks)]
-        targets = range(len(shown)) if stage is None else {stage}
-        result = instance(encoded.id, encoded.prompts[""], [stages[m] for m in shown], targets)
-        if gaps:
+        if kept is not None and notes.epoch < self.warmup_epochs:
+            stages, shown = self.stages.tokens(encoded, chunks), [*kept, len(chunks)]
             starts = np.cumsum([0, *(len(stages[m]) for m in shown[:-1])])
             for m, before, start in zip(shown, [-1, *shown], starts, strict=False):
                 if m != before + 1:  # after a gap
                     result.weights[start : start + self.stages.opening(m, len(chunks))] = 0
-        return result
+        return [result]
