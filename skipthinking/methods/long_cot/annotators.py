@@ -110,12 +110,12 @@ class Cuts(Annotator[int | None]):
             before = self.method.warmup_epochs + self.method.sft_epochs
             end = f"End the run with SFT (trainer.max_epochs={before}), or choose" if before else "Choose"
             raise UserError(f"Expected shortened traces for DPO, got none of {len(kept)}. {end} another model.cutter.")
-        gone = 1 - sum(row.steps[steps - 1][1] for row, steps in kept) / sum(row.steps[-1][1] for row, _ in kept)
+        removed = 1 - sum(row.steps[steps - 1][1] for row, steps in kept) / sum(row.steps[-1][1] for row, _ in kept)
         n = len(rows)
         return (
             f"cut: {short:,} of {n:,} traces shortened ({short / n:.1%}), {len(kept) - short:,} kept in full "
             f"({(len(kept) - short) / n:.1%}), {n - len(kept):,} dropped without a "
-            f"valid prefix ({(n - len(kept)) / n:.1%}); {gone:.1%} of the thinking tokens of the others removed"
+            f"valid prefix ({(n - len(kept)) / n:.1%}); {removed:.1%} of the thinking tokens of the others removed"
         )
 
     def encode(self, value: int | None) -> NDArray[Any]:
