@@ -27,7 +27,6 @@ class StepEntropies(Annotator[NDArray[np.float64]]):
     def annotate(self, rows: Sequence[Encoded], context: Context) -> Mapping[str, NDArray[np.float64]]:
         """One pass of the student over the rationales."""
         scores = score_rationales(context.student, rows, entropy)
-        # reduceat sums from each step's first token to the next step's: [1, 2, 3, 4] at [0, 3] -> [6, 4].
         return {row.id: np.add.reduceat(scores[row.id][:, 0], [start for start, _ in row.steps]) for row in rows}
 
 
