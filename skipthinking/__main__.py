@@ -18,7 +18,7 @@ TOOLS = {
 TRAINING = ("fit", "validate", "test", "predict", "annotate")
 HELP = """usage: python -m skipthinking COMMAND [--config FILE] [options]
 
-Distil chain-of-thought rationales into small language models that reason better and answer sooner.
+Distill chain-of-thought rationales into small language models that reason better and answer sooner.
 
 training commands (options: COMMAND --help):
   fit        train a student, test it, and export it

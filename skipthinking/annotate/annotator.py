@@ -149,8 +149,12 @@ class Annotator(ABC, Generic[Value]):
         return epoch == 0
 
     def settings(self) -> Mapping[str, Any]:
-        """All settings that the values depend on, besides data, student and the annotations of ``needs``."""
-        return {}
+        """All settings that the values depend on, besides data, student and the annotations of ``needs``.
+
+        By default all attributes that are numbers, strings, or None.
+        """
+        plain = (bool, int, float, str, type(None))
+        return {name: value for name, value in vars(self).items() if isinstance(value, plain)}
 
     def initial(self, encoded: Encoded) -> Value | None:
         """The value before the first run, computed without the student; None if there is none."""
@@ -191,8 +195,8 @@ class Annotator(ABC, Generic[Value]):
         return encoded.length
 
     def encode(self, value: Value) -> NDArray[Any]:
-        """Converts a value to a one-dimensional array, for disk and checkpoint."""
-        return np.asarray(value, dtype=self.dtype).reshape(-1)
+        """Converts a value to a one-dimensional array of finite numbers, for disk and checkpoint."""
+        return np.atleast_1d(np.asarray(value, dtype=self.dtype))
 
     def decode(self, array: NDArray[Any]) -> Value:
         """Converts an array back to the value, the inverse of :meth:`encode`; by default returns the array."""

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import inspect
 import json
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 from torch import nn
 from tqdm import tqdm
@@ -117,7 +120,7 @@ class Runner:
             else:
                 final = annotator.once and result.epoch < 0  # values of start_from
                 due = annotator.due(epoch) and result.epoch != epoch and not final
-                if not due:
+                if not due:  # else new values follow at once, with the settings as they now are
                     self._check_settings(annotator, result)
             if due:
                 self._run(annotator, epoch)
@@ -126,20 +129,30 @@ class Runner:
         """Runs every annotator without final values, whether or not it is due, for the command ``annotate``."""
         self._check_examples()
         for annotator in self.annotators:
+            if annotator.name in self._results:
+                self._check_settings(annotator, self._results[annotator.name])
             final = annotator.name in self._results or (annotator.name in self._initial and not annotator.uses_student)
             if not (final or annotator.for_display or annotator.for_training):
                 self._run(annotator, -1)
 
     def _run(self, annotator: Annotator[Any], epoch: int) -> None:
         notes = {row.id: self.notes(row, epoch) for row in self.rows}
-        rows = [row for row in self.rows if annotator.tokens(row, notes[row.id]) <= self._limit]
+        rows = [row for row in self.rows if self._fits(annotator, row, notes[row.id])]
         path = self._folder / "annotations" / f"{annotator.name}.jsonl"
         with self._student.frozen():
             context = Context(student=self._student, codec=self._codec, notes=notes, seed=self._seed)
             if annotator.uses_student:
                 key = fingerprint(rows, self._dependencies(annotator), self._module)
                 journal = Journal(path, key, rank())
-                lists = remembered(path, key, lambda: self._find(annotator, rows, context, journal))
+                computed: list[bool] = []
+
+                def compute() -> dict[str, list[Any]]:
+                    computed.append(True)
+                    return self._find(annotator, rows, context, journal)
+
+                lists = remembered(path, key, compute)
+                if not computed:
+                    say(f"{annotator.name}: read from {path}, found for the same data, settings and weights")
             else:
                 lists = self._find(annotator, rows, context, None)
         column = Column.of({id: np.asarray(value, dtype=annotator.dtype) for id, value in lists.items()})
@@ -165,7 +178,7 @@ class Runner:
 
         def search(block: Sequence[Encoded]) -> dict[str, list[Any]]:
             values = annotator.annotate(block, context)
-            return {row.id: annotator.encode(values[row.id]).tolist() for row in block}
+            return {row.id: _encoded(annotator, row.id, values) for row in block}
 
         bar = tqdm(
             total=sum(map(len, mine)), desc=annotator.title or annotator.name, delay=2, leave=False, disable=rank() > 0
@@ -178,12 +191,23 @@ class Runner:
         # Decoded in the order of rows, so that ``finish`` sees the same order on every process.
         decoded = {row.id: annotator.decode(np.asarray(lists[row.id], dtype=annotator.dtype)) for row in rows}
         finished = annotator.finish(decoded, rows, context)
-        return {row.id: annotator.encode(finished[row.id]).tolist() for row in rows}
+        return {row.id: _encoded(annotator, row.id, finished) for row in rows}
+
+    def _fits(self, annotator: Annotator[Any], row: Encoded, notes: Notes) -> bool:
+        """Whether the student can read a row; T5 reads prompt and completion on two sides."""
+        total, prompt = annotator.tokens(row, notes), max(map(len, row.prompts.values()))
+        return (max(prompt, total - prompt) if self._student.encoder_decoder else total) <= self._limit
 
     def _dependencies(self, annotator: Annotator[Any]) -> dict[str, Any]:
         needed = [*annotator.needs, annotator.name]
+        kind, device = type(annotator), self._student.device.type
         return {
+            "annotator": f"{kind.__module__}.{kind.__qualname__}",
+            "source": _source(kind),  # who develops a search must not see the values of its last version
             "settings": _plain(annotator.settings()),
+            "seed": self._seed,
+            "student": str(self._student.config),
+            "precision": str(torch.get_autocast_dtype(device)) if torch.is_autocast_enabled(device) else "",
             "needs": {name: self._results[name].column.digest() for name in needed if name in self._results},
         }
 
@@ -227,7 +251,7 @@ class Runner:
         context = Context(student=self._student, codec=self._codec, notes=notes, seed=self._seed)
         for annotator in self.annotators:
             if annotator.for_display:
-                readable = [row for row in rows if annotator.tokens(row, notes[row.id]) <= self._limit]
+                readable = [row for row in rows if self._fits(annotator, row, notes[row.id])]
                 with self._student.frozen():
                     lists = self._find(annotator, readable, context, None)
                 values = {id: annotator.decode(np.asarray(v, dtype=annotator.dtype)) for id, v in lists.items()}
@@ -282,8 +306,6 @@ class Runner:
                     self._report(annotator, rows, context)
 
     def _own_digests(self) -> Any:
-        import torch
-
         if self._digests is None:
             self._digests = digests(self.rows)
         return torch.from_numpy(self._digests)
@@ -310,8 +332,42 @@ class Runner:
             )
 
 
+def _encoded(annotator: Annotator[Any], id: str, values: Mapping[str, Any]) -> list[Any]:
+    """The encoded value of one example, as JSON has it.
+
+    Raises:
+        UserError: There is none, or it is not a one-dimensional array of finite numbers.
+    """
+    name = f"{type(annotator).__name__} ({annotator.name})"
+    try:
+        array = annotator.encode(values[id])
+    except (KeyError, TypeError, ValueError) as error:
+        raise UserError(
+            f"Expected a value of {name} for example {id!r}, got {type(error).__name__}: {error}. Return a value per "
+            "example id from annotate."
+        ) from error
+    if array.ndim != 1 or not np.isfinite(array).all():
+        what = f"shape {array.shape}" if array.ndim != 1 else str(array[~np.isfinite(array)][0])
+        raise UserError(
+            f"Expected a one-dimensional array of finite numbers of {name} for example {id!r}, got {what}. Fix its "
+            "annotate, or define encode and decode."
+        )
+    listed: list[Any] = array.tolist()
+    return listed
+
+
+def _source(kind: type) -> str:
+    try:
+        return inspect.getsource(kind)
+    except (OSError, TypeError):  # a class that was typed into an interpreter
+        return ""
+
+
 def _in_order(annotators: Sequence[Annotator[Any]]) -> list[Annotator[Any]]:
-    names = [annotator.name for annotator in annotators]
+    names = [str(getattr(annotator, "name", "")) for annotator in annotators]
+    wrong = [name for name in names if not re.fullmatch(r"[A-Za-z]\w*", name)]
+    if wrong:
+        raise UserError(f"Expected annotators with names of letters, digits and _, got {wrong[0]!r}. Rename it.")
     if len(set(names)) < len(names):
         raise UserError(f"Expected annotators with different names, got {', '.join(names)}. Rename one.")
     ordered: list[Annotator[Any]] = []

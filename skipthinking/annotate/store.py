@@ -140,10 +140,10 @@ def remembered(path: Path, key: str, make: Callable[[], dict[str, Any]]) -> dict
         return known
     values = make()
     if rank() == 0:
-        for part in path.parent.glob(_PARTS.format(path.stem, "*")):
-            part.unlink()
         body = "".join(json.dumps({"id": id, "value": value}) + "\n" for id, value in values.items())
         write_text(path, json.dumps({"key": key, "checksum": _checksum(body)}) + "\n" + body)
+        for part in path.parent.glob(_PARTS.format(path.stem, "*")):  # only now: a full disk must not lose a search
+            part.unlink()
     return values
 
 

@@ -15,7 +15,7 @@ from lightning.pytorch.callbacks import GradientAccumulationScheduler
 from torch.utils.data import DataLoader, Dataset
 from tqdm import tqdm
 
-from skipthinking.annotate.runner import Runner
+from skipthinking.annotate.runner import Runner, say
 from skipthinking.annotate.sampling import StageSampling
 from skipthinking.checkpoints import read_checkpoint
 from skipthinking.data.batches import EvalBatch, PlannedBatches, ResumableLoader, context_needed, instance_length
@@ -123,6 +123,7 @@ class RationaleDataModule(L.LightningDataModule):
         self.teacher: dict[tuple[str, str], Encoded] = {}
         self.without_rationale = 0
         self.first: Instance | None = None
+        self._too_long = 0  # examples left out of the last epoch
 
     def load(self, stage: str) -> None:
         """Reads all sources of a Trainer stage (fit, validate, test or predict); repeated calls do nothing.
@@ -254,8 +255,16 @@ class RationaleDataModule(L.LightningDataModule):
                 f"Expected training examples of at most {limit} tokens, got {len(self.encoded)} and all are longer. "
                 "Raise data.max_length or use a student with a longer context."
             )
+        if not instances:
+            raise DataError(
+                f"Expected training instances, got none in epoch {epoch}: {type(method).__name__}.make_instances "
+                f"returned nothing for {len(self.encoded)} examples."
+            )
         if self.first is None:
             self._report_kept(len(too_long), limit)
+        elif len(too_long) != self._too_long:
+            say(f"epoch {epoch}: {len(too_long)} examples left out, longer than {limit} tokens")
+        self._too_long = len(too_long)
         return instances
 
     def annotation_rows(self) -> list[dict[str, Any]]:

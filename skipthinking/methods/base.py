@@ -78,7 +78,7 @@ class Distiller(AnsweringModule, ABC):
     def __setattr__(self, name: str, value: Any) -> None:
         """Raises TypeError for an attribute with the name of a hook, because it would shadow the hook."""
         if name in self.HOOKS:
-            raise TypeError(f"{type(self).__name__}.{name} is a hook of Distiller. Give the setting another name.")
+            raise UserError(f"{type(self).__name__}.{name} is a hook of Distiller. Give the setting another name.")
         super().__setattr__(name, value)
 
     # --------------------------------------------------------------------------------------- hooks
@@ -97,7 +97,8 @@ class Distiller(AnsweringModule, ABC):
 
         Called once, after codec and chunker are set.
         """
-        return [value for value in vars(self).values() if isinstance(value, Annotator)]
+        attributes = [own if isinstance(own, (list, tuple)) else [own] for own in vars(self).values()]
+        return [value for own in attributes for value in own if isinstance(value, Annotator)]
 
     def micro_batch_loss(self, nll_N: Tensor, batch: Batch) -> Tensor:
         """The micro-batch's share of the step's loss, given the NLL of its N target tokens, shape (N,)."""

@@ -9,6 +9,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from itertools import pairwise, permutations
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -36,6 +37,7 @@ class Sizes(Annotator[float]):
     def __init__(self, **own: Any) -> None:
         self.asked: list[str] = []
         self.own: dict[str, Any] = {}
+        self.killed_at = -1
         for name, value in own.items():
             setattr(self, name, value)
 
@@ -43,6 +45,8 @@ class Sizes(Annotator[float]):
         return self.own
 
     def annotate(self, rows: Sequence[Encoded], context: Context) -> Mapping[str, float]:
+        if len(self.asked) == self.killed_at:
+            raise KeyboardInterrupt
         self.asked += [row.id for row in rows]
         return {row.id: len(row.tokens) / 3 for row in rows}
 
@@ -312,13 +316,7 @@ def test_what_needs_no_student_is_not_cached(attached: Any, tmp_path: Path) -> N
 
 
 def test_a_killed_search_goes_on_where_it_was(attached: Any, tmp_path: Path) -> None:
-    class Killed(Sizes):
-        def annotate(self, rows: Sequence[Encoded], context: Context) -> Mapping[str, float]:
-            if len(self.asked) == 4:
-                raise KeyboardInterrupt
-            return super().annotate(rows, context)
-
-    killed = Killed()
+    killed = Sizes(killed_at=4)
     with pytest.raises(KeyboardInterrupt):
         attached(killed).update(0)
     (journal,) = (tmp_path / "annotations").iterdir()
@@ -478,6 +476,99 @@ def test_rows_longer_than_the_limit_are_left_out(attached: Any, rows: list[Encod
     assert set(annotator.asked) == fitting
     assert {row.id for row in rows if not runner.lacks(row)} == fitting
     assert {id for id, note in _values(runner).items() if "sizes" in note} == fitting
+
+
+def test_t5_needs_room_for_each_side(attached: Any, student: Any, rows: list[Encoded]) -> None:
+    """A row fits if its longer side does; a causal student has both in one row."""
+    sides = {row.id: max(len(row.prompts[""]), len(row.tokens)) for row in rows}
+    limit = sorted(sides.values())[3]
+    assert limit < min(row.length for row in rows)
+    t5 = SimpleNamespace(encoder_decoder=True, frozen=student.frozen, config=student.config, device=student.device)
+    runner = attached(annotator := Sizes(), limit=limit, student=t5)
+    runner.update(0)
+    assert set(annotator.asked) == {id for id, side in sides.items() if side <= limit}
+    causal = attached(annotator := Sizes(), limit=limit)
+    causal.update(0)
+    assert not annotator.asked
+
+
+# ---------------------------------------------------------------------------------- wrong annotators
+
+
+@pytest.mark.parametrize(
+    ("value", "told"),
+    [
+        (float("nan"), "nan"),
+        ([1.0, float("inf")], "inf"),
+        (None, "nan"),
+        ([[1.0], [2.0]], r"shape \(2, 1\)"),
+        ("three", "ValueError"),
+        ([[1.0], [2.0, 3.0]], "ValueError"),
+    ],
+)
+def test_a_value_that_cannot_be_kept_is_refused_with_annotator_and_example(
+    value: Any, told: str, attached: Any, tmp_path: Path
+) -> None:
+    class Wrong(Sizes):
+        def annotate(self, rows: Sequence[Encoded], context: Context) -> Mapping[str, Any]:
+            return {row.id: value if row.id == "e3" else 1.0 for row in rows}
+
+    with pytest.raises(UserError, match=rf"Wrong \(sizes\) for example 'e3', got .*{told}"):
+        attached(Wrong()).update(0)
+    assert not (tmp_path / "annotations" / "sizes.jsonl").exists()
+
+
+def test_an_example_without_a_value_is_named(attached: Any) -> None:
+    class Forgetful(Sizes):
+        def annotate(self, rows: Sequence[Encoded], context: Context) -> Mapping[str, float]:
+            return {row.id: 1.0 for row in rows if row.id != "e2"}
+
+    with pytest.raises(UserError, match=r"Forgetful .*'e2'"):
+        attached(Forgetful()).update(0)
+
+
+@pytest.mark.parametrize("name", ["../evil", "a/b", "a.b", "", "1st"])
+def test_a_name_is_no_path(name: str) -> None:
+    with pytest.raises(UserError, match="letters, digits and _"):
+        Runner([type("Named", (Sizes,), {"name": name})()])
+
+
+def test_plain_attributes_are_settings_by_default() -> None:
+    class Plain_(Annotator[float]):
+        name = "plain"
+
+        def __init__(self) -> None:
+            self.scale, self.how, self.none, self.rows = 2, "a", None, [1]
+
+        def annotate(self, rows: Sequence[Encoded], context: Context) -> Mapping[str, float]:
+            return {}
+
+    assert Plain_().settings() == {"scale": 2, "how": "a", "none": None}
+
+
+@pytest.mark.parametrize("change", ["seed", "config", "code"])
+def test_values_are_found_again_for_another_seed_config_or_code(change: str, attached: Any, student: Any) -> None:
+    attached(Sizes()).update(0)
+    other: dict[str, Any] = {}
+    if change == "seed":
+        other["seed"] = 1
+    if change == "config":  # with the very same weights
+        other["student"] = SimpleNamespace(
+            encoder_decoder=False, frozen=student.frozen, device=student.device, config="another number of heads"
+        )
+
+    class Same(Sizes):
+        """Another class."""
+
+    attached(annotator := (Same() if change == "code" else Sizes()), **other).update(0)
+    assert len(annotator.asked) == 6
+
+
+def test_values_from_the_disk_are_announced(attached: Any, capsys: pytest.CaptureFixture[str]) -> None:
+    attached(Sizes()).update(0)
+    assert "read from" not in capsys.readouterr().out
+    attached(Sizes()).update(0)
+    assert "sizes: read from" in capsys.readouterr().out
 
 
 # ------------------------------------------------------------------------------- annotate and draw

@@ -164,7 +164,7 @@ def test_a_setting_with_the_name_of_a_hook_is_refused() -> None:
                 super().__init__(**kwargs)
                 setattr(self, name, 0.5)
 
-        with pytest.raises(TypeError, match=hook):
+        with pytest.raises(UserError, match=hook):
             Shadowing(hook, student=FromScratch())
     assert Shadowing("share", student=FromScratch()).share == 0.5  # a name that is no hook
 

@@ -103,8 +103,8 @@ def _lines(path: Path) -> Iterator[tuple[str, str, list[int], Floats]]:
     if not path.is_file():
         what = "is a folder" if path.is_dir() else "does not exist"
         raise UserError(
-            f"Expected token weights, got {str(path)!r}, which {what}. Fix model.weights, or leave it out to have "
-            "them learned."
+            f"Expected token weights, got {str(path)!r}, which {what}. Fix model.weights, or leave it out "
+            "and run `fit`, which learns them."
         )
     for place, row in read_jsonl(path, "Learn the weights again."):
         try:

@@ -125,7 +125,12 @@ class SearchChunks(Chunker):
 
     def settings(self) -> dict[str, Any]:
         """All settings that the result of a search depends on, besides data and student."""
-        return {"n_chunks": self.n_chunks, "search": self.how, "min_improvement": self.min_improvement}
+        return {
+            "n_chunks": self.n_chunks,
+            "search": self.how,
+            "min_improvement": self.min_improvement,
+            "by": self._average.by,
+        }
 
     def search(
         self, encoded: Sequence[Encoded], chunks: Mapping[str, Sequence[Span]], step_losses: StepLossesOf
