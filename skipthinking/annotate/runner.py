@@ -140,7 +140,7 @@ class Runner:
         rows = [row for row in self.rows if self._fits(annotator, row, notes[row.id])]
         path = self._folder / "annotations" / f"{annotator.name}.jsonl"
         with self._student.frozen():
-            context = Context(student=self._student, codec=self._codec, notes=notes, seed=self._seed)
+            context = self._context(notes)
             if annotator.uses_student:
                 key = fingerprint(rows, self._dependencies(annotator), self._module)
                 journal = Journal(path, key, rank())
@@ -157,13 +157,10 @@ class Runner:
                 lists = self._find(annotator, rows, context, None)
         column = Column.of({id: np.asarray(value, dtype=annotator.dtype) for id, value in lists.items()})
         self._results[annotator.name] = _Result(column=column, settings=_plain(annotator.settings()), epoch=epoch)
-        self._report(annotator, rows, context)
+        _report(annotator, column, rows, context)
 
-    def _report(self, annotator: Annotator[Any], rows: Sequence[Encoded], context: Context) -> None:
-        column = self._results[annotator.name].column
-        line = annotator.report({id: annotator.decode(column[id]) for id in column}, rows, context)
-        if line:
-            say(line)
+    def _context(self, notes: Mapping[str, Notes]) -> Context:
+        return Context(student=self._student, codec=self._codec, notes=notes, seed=self._seed)
 
     def _find(
         self, annotator: Annotator[Any], rows: Sequence[Encoded], context: Context, journal: Journal | None
@@ -172,7 +169,8 @@ class Runner:
         if annotator.block_tokens is None:
             blocks = [list(rows)] if rows else []
         else:
-            blocks = by_length(rows, lambda row: annotator.tokens(row, context.notes[row.id]), annotator.block_tokens)
+            sizes = {row.id: annotator.tokens(row, context.notes[row.id]) for row in rows}  # once: a trace is joined
+            blocks = by_length(rows, lambda row: sizes[row.id], annotator.block_tokens)
         mine = blocks[rank() :: ranks()]
         lists: dict[str, list[Any]] = {}
 
@@ -248,16 +246,14 @@ class Runner:
             }
             for row in rows
         }
-        context = Context(student=self._student, codec=self._codec, notes=notes, seed=self._seed)
+        context = self._context(notes)
         for annotator in self.annotators:
             if annotator.for_display:
                 readable = [row for row in rows if self._fits(annotator, row, notes[row.id])]
                 with self._student.frozen():
                     lists = self._find(annotator, readable, context, None)
-                values = {id: annotator.decode(np.asarray(v, dtype=annotator.dtype)) for id, v in lists.items()}
-                line = annotator.report(values, readable, context)
-                if line:
-                    say(line)
+                column = Column.of({id: np.asarray(value, dtype=annotator.dtype) for id, value in lists.items()})
+                values = _report(annotator, column, readable, context)
             else:
                 values = {id: note[annotator] for id, note in notes.items() if annotator.name in note.values}
             for row in rows:
@@ -289,8 +285,7 @@ class Runner:
 
     def _take_over(self, earlier: Mapping[str, Any], name: str) -> None:
         """Reuses values of another run if its examples are the same and the annotators accept its settings."""
-        known = _examples(earlier)
-        if not _same(self.rows, self._own_digests(), known):
+        if self._strange(_examples(earlier)):
             return
         results = dict(_read_state(earlier))
         for annotator in self.annotators:
@@ -302,21 +297,23 @@ class Runner:
                 if annotator.once:
                     rows = [row for row in self.rows if row.id in result.column]
                     notes = {row.id: self.notes(row, 0) for row in rows}
-                    context = Context(student=self._student, codec=self._codec, notes=notes, seed=self._seed)
-                    self._report(annotator, rows, context)
+                    _report(annotator, result.column, rows, self._context(notes))
 
     def _own_digests(self) -> Any:
         if self._digests is None:
             self._digests = digests(self.rows)
         return torch.from_numpy(self._digests)
 
+    def _strange(self, known: Mapping[str, bytes]) -> list[str]:
+        """Ids of the examples that a checkpoint does not know, or knows with other tokens or steps."""
+        pairs = zip(self.rows, map(bytes, self._own_digests().numpy()), strict=True)
+        return [row.id for row, digest in pairs if known.get(row.id) != digest]
+
     def _check_examples(self) -> None:
         saved, self._saved_examples = self._saved_examples, None
         if saved is None:
             return
-        mine = self._own_digests().numpy()
-        strange = [row.id for row, digest in zip(self.rows, mine, strict=True) if saved.get(row.id) != digest.tobytes()]
-        if strange:
+        if strange := self._strange(saved):
             self._saved_examples = saved
             raise UserError(
                 f"Expected the examples of the checkpoint, got {len(strange)} of {len(self.rows)} that are new or have "
@@ -330,6 +327,15 @@ class Runner:
                 f"Expected the {annotator.name} settings of the checkpoint, {result.settings}, got {now}. Set them "
                 "back, or start a new run."
             )
+
+
+def _report(annotator: Annotator[Any], column: Column, rows: Sequence[Encoded], context: Context) -> dict[str, Any]:
+    """Prints an annotator's line on its outcome, if it has one, and returns the decoded values."""
+    values = {id: annotator.decode(column[id]) for id in column}
+    line = annotator.report(values, rows, context)
+    if line:
+        say(line)
+    return values
 
 
 def _encoded(annotator: Annotator[Any], id: str, values: Mapping[str, Any]) -> list[Any]:
@@ -405,10 +411,6 @@ def _plain(settings: Mapping[str, Any]) -> dict[str, Any]:
 def _examples(state: Mapping[str, Any]) -> dict[str, bytes]:
     ids = Column.unpack_ids(state["examples"])
     return dict(zip(ids, map(bytes, state["digests"].numpy()), strict=True))
-
-
-def _same(rows: Sequence[Encoded], own: Any, known: Mapping[str, bytes]) -> bool:
-    return all(known.get(row.id) == bytes(digest) for row, digest in zip(rows, own.numpy(), strict=True))
 
 
 def _read_state(state: Mapping[str, Any]) -> Iterator[tuple[str, _Result]]:

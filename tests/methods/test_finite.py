@@ -29,7 +29,10 @@ def test_the_tensor_and_the_step_are_named(bad: float) -> None:
 
 
 def test_finite_gradients_pass() -> None:
-    check_gradients(_module([1.0, -2.0]))
+    module = _module([1.0, -2.0])
+    before = [p.grad.clone() for _, p in module.named_parameters()]
+    check_gradients(module)
+    assert all(torch.equal(p.grad, was) for (_, p), was in zip(module.named_parameters(), before, strict=True))
 
 
 def test_a_step_that_the_loss_scaler_skips_is_reported(capsys: pytest.CaptureFixture[str]) -> None:
