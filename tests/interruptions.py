@@ -22,7 +22,7 @@ class Interrupt(Callback):
     Args:
         step: The number of the optimizer step.
         how: ``crash`` raises, ``kill`` sends SIGKILL, ``ctrl_c`` SIGINT, ``terminate``
-            SIGTERM, ``requeue`` SIGUSR1.
+            SIGTERM, ``requeue`` SIGUSR1, ``stop`` asks Lightning to stop, as ``max_time`` does.
         rank: The process that ends the run.
     """
 
@@ -35,8 +35,27 @@ class Interrupt(Callback):
             return
         if self.how == "crash":
             raise PulledPlugError
+        if self.how == "stop":
+            trainer.should_stop = True
+            return
         signals = {"kill": signal.SIGKILL, "ctrl_c": signal.SIGINT, "terminate": signal.SIGTERM}
         os.kill(os.getpid(), {**signals, "requeue": signal.SIGUSR1}[self.how])
+
+
+class InterruptTest(Callback):
+    """Sends this process SIGTERM while it tests.
+
+    Args:
+        rank: The process that gets the signal.
+    """
+
+    def __init__(self, rank: int = 0) -> None:
+        self.rank = rank
+
+    def on_test_batch_start(self, trainer: Any, *args: Any) -> None:
+        """Sends the signal."""
+        if trainer.global_rank == self.rank:
+            os.kill(os.getpid(), signal.SIGTERM)
 
 
 class SpoilGradient(Callback):

@@ -129,6 +129,21 @@ def test_two_ranks_are_one_of_twice_the_batch_and_count_each_example_once(
         assert ours[name] == theirs[name]
 
 
+def test_a_run_of_one_process_goes_on_with_two_and_is_the_same_run(
+    spawn: Callable[..., Any], run: Callable[..., int], tmp_path: Path, one: One
+) -> None:
+    """Stopped within an epoch; the steps that are left have the same examples, in two halves."""
+    if one.kind not in ("MultiTask", "CWT"):
+        pytest.skip("one plan by count is enough")
+    words = ["--run", "two", "--evaluate", "false"]
+    stop = ["--trainer.callbacks+=interruptions.Interrupt", "--trainer.callbacks.step", 3,
+            "--trainer.callbacks.how", "stop"]  # fmt: skip
+    assert run("fit", *KINDS[one.kind], *words, *_batches(one.kind, 2, tmp_path), *stop) == 0
+    resumed = spawn("fit", *KINDS[one.kind], *words, *_batches(one.kind, 1, tmp_path), *DDP, "--ckpt_path", "last")
+    assert resumed.returncode == 0, resumed.stderr
+    one.assert_close(tmp_path / "two")
+
+
 def test_two_ranks_are_two_accumulated_batches_of_as_many_tokens(
     run: Callable[..., int], spawn: Callable[..., Any], tmp_path: Path
 ) -> None:

@@ -15,6 +15,7 @@ import torch
 from conftest import TINY
 from interruptions import PulledPlugError
 
+from skipthinking.data.module import RationaleDataModule
 from skipthinking.methods.skip_thinking.skips import Skips
 
 # All that could break a resume: dropout, stages sampled by the student's loss, accumulation, a smaller last batch.
@@ -96,6 +97,67 @@ def test_resume_after_kill_9_changes_no_bit(
     _assert_same(tmp_path / "tiny", oracle)
 
 
+@pytest.fixture(scope="module")
+def fixed_oracle(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run without interruption whose schedule does not depend on max_steps."""
+    from skipthinking.__main__ import main
+
+    folder = tmp_path_factory.mktemp("fixed_oracle")
+    assert main(["fit", "--config", str(TINY), "--runs_dir", str(folder), *map(str, HARD), *FIXED]) == 0
+    return folder / "tiny"
+
+
+FIXED = ["--model.scheduler.total_steps", str(STEPS)]
+STOP = ["--trainer.callbacks+=interruptions.Interrupt", "--trainer.callbacks.how", "stop", "--trainer.callbacks.step"]
+
+
+@pytest.mark.parametrize("limit", ["--trainer.max_steps", STOP])
+@pytest.mark.parametrize("step", [1, 4, 7, 10])
+def test_a_run_that_a_limit_ends_goes_on_within_its_epoch_and_changes_no_bit(
+    limit: str | list[str], step: int, fixed_oracle: Path, run: Callable[..., int], tmp_path: Path
+) -> None:
+    words = limit if isinstance(limit, list) else [limit]
+    assert run("fit", *HARD, *FIXED, *words, step, "--evaluate", "false") == 0
+    saved = torch.load(tmp_path / "tiny" / "checkpoints" / "last.ckpt", weights_only=True)
+    assert (saved["epoch"], saved["global_step"]) == (step // 4, step)
+    assert run("fit", *HARD, *FIXED, "--ckpt_path", "last") == 0
+    _assert_same(tmp_path / "tiny", fixed_oracle)
+
+
+@pytest.mark.parametrize("change", [
+    ["--data.batch_size", 6],
+    ["--data.batch_size", 2, "--trainer.accumulate_grad_batches", 1],
+    ["--data.batch_tokens", 150],
+    ["--data.bucket", "false"],
+])  # fmt: skip
+@pytest.mark.parametrize("step", [2, 7])
+def test_an_epoch_that_goes_on_in_other_batches_has_every_example_once(
+    step: int, change: list[Any], oracle: Path, run: Callable[..., int], tmp_path: Path
+) -> None:
+    with pytest.raises(PulledPlugError):
+        run("fit", *HARD, "--checkpoint_every", 1, "--trainer.callbacks+=interruptions.Interrupt",
+            "--trainer.callbacks.step", step)  # fmt: skip
+    assert run("fit", *HARD, *change, "--ckpt_path", "last", "--trainer.max_epochs", 2, "--evaluate", "false") == 0
+
+    def tokens(folder: Path) -> dict[str, float]:
+        with (folder / "metrics.csv").open(newline="") as lines:
+            rows = [row for row in csv.DictReader(lines) if row["epoch"] == str(step // 4)]
+        names = ("train/target_tokens", "train/context_tokens")
+        return {name: max(float(row[name]) for row in rows if row[name]) for name in names}
+
+    assert tokens(tmp_path / "tiny") == tokens(oracle)
+
+
+def test_an_epoch_goes_on_only_with_the_examples_that_it_began_with(
+    run: Callable[..., int], capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A method without annotators has nothing else that knows the examples."""
+    assert run("fit", "--trainer.max_steps", 2, "--evaluate", "false") == 0
+    assert run("fit", "--data.val_size", 6, "--ckpt_path", "last") == 2
+    assert "error: Expected the 20 training instances that epoch 0 began with, got 18" in capsys.readouterr().err
+    assert run("fit", "--ckpt_path", "last", "--evaluate", "false") == 0
+
+
 def test_ctrl_c_keeps_a_checkpoint_and_says_how_to_resume(
     oracle: Path, run: Callable[..., int], spawn: Callable[..., Any], tmp_path: Path
 ) -> None:
@@ -118,6 +180,31 @@ def test_sigterm_is_no_success_and_the_run_can_resume(
     assert torch.load(tmp_path / "tiny" / "checkpoints" / "last.ckpt", weights_only=True)["global_step"] == 5
     assert run("fit", *HARD, "--ckpt_path", "last") == 0
     _assert_same(tmp_path / "tiny", oracle)
+
+
+TERMINATE = ["--trainer.callbacks+=interruptions.InterruptTest"]
+
+
+def test_sigterm_ends_a_test_and_the_run_goes_on_with_it(
+    oracle: Path, run: Callable[..., int], tmp_path: Path, capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    assert run("fit", *HARD, *TERMINATE) == 143
+    assert "stopped in test. Go on: the same command with --ckpt_path last." in capsys.readouterr().err
+    assert not (tmp_path / "tiny" / "summary.json").exists()
+    with monkeypatch.context() as patch:  # a finished run has no next epoch to plan
+        patch.setattr(RationaleDataModule, "instances", lambda self, epoch: pytest.fail(f"epoch {epoch}"))
+        assert run("fit", *HARD, "--ckpt_path", "last") == 0
+    _assert_same(tmp_path / "tiny", oracle)
+    assert run("test", *HARD, *TERMINATE) == 143
+    assert "stopped in test. Start the same command again." in capsys.readouterr().err
+
+
+def test_sigterm_ends_a_test_of_several_processes(run: Callable[..., int], spawn: Callable[..., Any]) -> None:
+    assert run("fit", "--trainer.max_epochs", 1, "--evaluate", "false") == 0
+    stopped = spawn("test", *TERMINATE, "--trainer.devices", 2, "--trainer.strategy", "ddp")
+    assert stopped.returncode == 143, stopped.stderr
+    assert "Start the same command again." in stopped.stderr
 
 
 @pytest.fixture

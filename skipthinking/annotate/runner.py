@@ -313,11 +313,15 @@ class Runner:
         saved, self._saved_examples = self._saved_examples, None
         if saved is None:
             return
-        if strange := self._strange(saved):
+        strange, lost = self._strange(saved), saved.keys() - {row.id for row in self.rows}
+        if strange or lost:
             self._saved_examples = saved
+            new = f"{len(strange)} of {len(self.rows)} that are new or have other steps"
+            missing = f"{len(lost)} of its {len(saved)} missing"
+            what = " and ".join([new] * bool(strange) + [missing] * bool(lost))
             raise UserError(
-                f"Expected the examples of the checkpoint, got {len(strange)} of {len(self.rows)} that are new or have "
-                f"other steps, such as {strange[0]!r}. Keep data and data.splitter unchanged, or start a new run."
+                f"Expected the examples of the checkpoint, got {what}, such as {(strange or sorted(lost))[0]!r}. Keep "
+                "data, data.template and data.splitter unchanged, or start a new run."
             )
 
     def _check_settings(self, annotator: Annotator[Any], result: _Result) -> None:

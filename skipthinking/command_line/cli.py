@@ -9,6 +9,7 @@ import os
 import re
 import shlex
 import sys
+import tempfile
 import warnings
 from pathlib import Path
 from typing import Any
@@ -351,7 +352,7 @@ def main(args: list[str] | None = None) -> int:
     warnings.filterwarnings("ignore", category=PossibleUserWarning)  # hints on workers and logging intervals
     warnings.filterwarnings("ignore", message="Be aware that when using `ckpt_path`")  # another --checkpoint_every
     warnings.filterwarnings("ignore", message="The dirpath has changed from")  # a run folder that was moved
-    warnings.filterwarnings("ignore", message="Total length of `list` across ranks is zero")  # no validation set
+    warnings.filterwarnings("ignore", message="Total length of `.*` across ranks is zero")  # no validation set
     warnings.filterwarnings("ignore", message="fan_in_fan_out is set to")  # peft puts it right itself
     warnings.filterwarnings("ignore", message=".*gradient_checkpointing.* is deprecated")  # peft's use, and ours
     warnings.filterwarnings("ignore", message=".*LeafSpec.*is deprecated")  # between lightning and torch
@@ -367,12 +368,14 @@ def main(args: list[str] | None = None) -> int:
     except OSError as error:
         if error.errno not in _DISK:
             raise
-        return _fail(f"Expected to be able to write, got {error}. Free some space or choose another --runs_dir.")
+        return _fail(
+            f"Expected to be able to write, got {error}. Free some space, or choose another --runs_dir, or another "
+            f"folder for temporary files by the variable TMPDIR (now {tempfile.gettempdir()})."
+        )
     except (KeyboardInterrupt, SystemExit) as stop:
         if isinstance(stop, KeyboardInterrupt) or isinstance(stop.__context__, KeyboardInterrupt):
             return 130  # Lightning exits with 1 after Ctrl-C
         if isinstance(stop, SIGTERMException):
-            print("stopped by SIGTERM. Go on: the same command with --ckpt_path last.", file=sys.stderr, flush=True)
             return 143  # and with 0 after this
         raise
     finally:

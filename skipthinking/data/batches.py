@@ -211,16 +211,16 @@ class PlannedBatches(Dataset[Batch]):
 
 
 class _From(Sampler[int]):
-    """Yields indices from ``start`` on."""
+    """Yields all indices of a plan that follows ``offset`` other batches, which count for the length."""
 
-    def __init__(self, length: int) -> None:
-        self.length, self.start = length, 0
+    def __init__(self, count: int, offset: int) -> None:
+        self.count, self.offset = count, offset
 
     def __len__(self) -> int:
-        return self.length
+        return self.offset + self.count
 
     def __iter__(self) -> Iterator[int]:
-        return iter(range(self.start, self.length))
+        return iter(range(self.count))
 
 
 def _only(items: list[Any]) -> Any:
@@ -228,37 +228,28 @@ def _only(items: list[Any]) -> Any:
 
 
 class ResumableLoader(DataLoader[Any]):
-    """A loader of micro-batches whose position Lightning saves and restores within an epoch.
+    """A loader of the micro-batches that are left of an epoch; its length is that of the full epoch.
 
     Args:
-        batches: The batches of one epoch.
-        epoch: The epoch of the batches; after loading a state of another epoch, the loader starts at its first batch.
+        batches: The batches that are left.
+        offset: Number of batches before them.
         num_workers: Worker processes that build batches ahead.
     """
 
-    def __init__(self, batches: PlannedBatches, epoch: int, num_workers: int = 0) -> None:
-        self._done, self._epoch = 0, epoch
-        self._places = _From(len(batches))
+    def __init__(self, batches: PlannedBatches, offset: int = 0, num_workers: int = 0) -> None:
         super().__init__(
             batches,
             batch_size=1,
-            sampler=self._places,
+            sampler=_From(len(batches), offset),
             collate_fn=_only,
             num_workers=num_workers,
             pin_memory=torch.cuda.is_available(),
             generator=torch.Generator(),  # a base seed from the global generator would differ after a resume
         )
 
-    def __iter__(self) -> Any:
-        self._done = self._places.start
-        for batch in super().__iter__():
-            self._done += 1
-            yield batch
-
     def state_dict(self) -> dict[str, int]:
-        """The epoch, and the number of batches already yielded."""
-        return {"epoch": self._epoch, "batches": self._done}
+        """Nothing: the data module saves the position. Lightning warns of loaders without this method."""
+        return {}
 
     def load_state_dict(self, state: dict[str, int]) -> None:
-        """Continues after the yielded batches, if they belong to this epoch."""
-        self._done = self._places.start = state["batches"] if state["epoch"] == self._epoch else 0
+        """Nothing."""

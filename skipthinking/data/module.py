@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 from collections import Counter
 from collections.abc import Sequence
@@ -18,10 +19,11 @@ from tqdm import tqdm
 from skipthinking.annotate.runner import Runner, say
 from skipthinking.annotate.sampling import StageSampling
 from skipthinking.checkpoints import read_checkpoint
-from skipthinking.data.batches import EvalBatch, PlannedBatches, ResumableLoader, context_needed, instance_length
+from skipthinking.data.batches import EvalBatch, PlannedBatches, ResumableLoader, context_needed
 from skipthinking.data.chunkers import AverageChunks, Chunker
 from skipthinking.data.encoding import Codec, Plain, Template
-from skipthinking.data.planning import padding_share, plan_epoch
+from skipthinking.data.planning import Plan, Planning
+from skipthinking.data.position import Epoch, align_progress, micro_batches_done
 from skipthinking.data.protocol import Method
 from skipthinking.data.sources import Source
 from skipthinking.data.splits import Splits
@@ -124,6 +126,8 @@ class RationaleDataModule(L.LightningDataModule):
         self.without_rationale = 0
         self.first: Instance | None = None
         self._too_long = 0  # examples left out of the last epoch
+        self.epoch: Epoch | None = None
+        self._position: dict[str, Any] | None = None  # of a checkpoint, until its epoch is planned
 
     def load(self, stage: str) -> None:
         """Reads all sources of a Trainer stage (fit, validate, test or predict); repeated calls do nothing.
@@ -298,46 +302,55 @@ class RationaleDataModule(L.LightningDataModule):
                 "Expected one accumulation for the full run, got a GradientAccumulationScheduler: the loss is "
                 "normalized over planned optimizer steps. Use trainer.accumulate_grad_batches."
             )
-        epoch = trainer.current_epoch
+        if trainer.fit_loop.done:  # a finished run, resumed: no search for an epoch that does not begin
+            return ResumableLoader(PlannedBatches([], Plan(steps=[]), rank=0, pad_id=0, encoder_decoder=False, terms=1))
+        number = trainer.current_epoch
         with trainer.precision_plugin.forward_context():  # annotators run in training precision
-            instances = self.instances(epoch)
-        lengths = np.array([instance_length(instance) for instance in instances])
-        group = 2 if instances and instances[0].reference is not None else 1  # preference pairs share a micro-batch
-        plan = plan_epoch(
-            lengths.reshape(-1, group).max(axis=1), seed=self.seed, epoch=epoch, batch_size=self.batch_size,
-            batch_tokens=None if self.batch_tokens is None else max(1, self.batch_tokens // group),
-            ranks=trainer.world_size, accumulate=trainer.accumulate_grad_batches, bucket=self.bucket,
-        ).spread(group)  # fmt: skip
+            instances = self.instances(number)
+        planning = Planning(
+            seed=self.seed, batch_size=self.batch_size, batch_tokens=self.batch_tokens, bucket=self.bucket,
+            ranks=trainer.world_size, accumulate=trainer.accumulate_grad_batches,
+        )  # fmt: skip
+        position, self._position = self._position, None
+        resumed = position is not None and position["epoch"] == number
+        self.epoch = epoch = Epoch(number, instances, planning, position if resumed else None)
+        if resumed:
+            align_progress(trainer, epoch.offset)
         if self.first is None:
-            targets = sum(int(np.count_nonzero(instance.weights)) for instance in instances)
-            micro = [batch for step in plan.steps for row in step for batch in row]
-            self.report.append(
-                f"epoch {epoch}: {len(instances)} instances, {targets:,} target and {int(lengths.sum()) - targets:,} "
-                f"context tokens, {len(plan.steps)} optimizer steps, {padding_share(micro, lengths):.1%} padding"
-            )
+            self.report.append(epoch.describe())
             self.first = instances[0]
         batches = PlannedBatches(
-            instances, plan, rank=trainer.global_rank, pad_id=method.student.pad_id,
+            instances, epoch.plan, rank=trainer.global_rank, pad_id=method.student.pad_id,
             encoder_decoder=method.student.encoder_decoder, terms=len(method.term_weights),
         )  # fmt: skip
-        return ResumableLoader(batches, epoch, self.num_workers)
+        return ResumableLoader(batches, epoch.offset, self.num_workers)
 
     def state_dict(self) -> dict[str, Any]:
-        """The annotations, so that a resumed run does not compute them again."""
-        return {"annotations": self.runner.state_dict()}
+        """The annotations and the position in the epoch, so that a resumed run repeats and loses nothing."""
+        assert self.trainer is not None
+        position = None if self.epoch is None else self.epoch.position(micro_batches_done(self.trainer))
+        return {"annotations": self.runner.state_dict(), "position": position, "ids": self._ids()}
+
+    def _ids(self) -> str:
+        return hashlib.blake2b("\n".join(row.id for row in self.encoded).encode(), digest_size=16).hexdigest()
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Restores the annotations, if training examples are loaded.
+        """Restores annotations and position, if training examples are loaded.
 
         Raises:
-            UserError: The checkpoint is from an earlier version with another format of annotations.
+            UserError: The checkpoint is from an earlier version.
         """
-        if self.encoded and "annotations" not in state_dict:
+        if not self.encoded:
+            return
+        if "position" not in state_dict:
             raise UserError(
-                "Expected a checkpoint of this version, got one of an earlier version, whose annotations have another "
-                "form. Finish that run with its own version; this one tests and exports its student."
+                "Expected a checkpoint of this version, got one of an earlier version, which has no position in the "
+                "epoch. Finish that run with its own version; this one tests and exports its student."
             )
-        self.runner.load_state_dict(state_dict.get("annotations", {}) if self.encoded else {})
+        self.runner.load_state_dict(state_dict["annotations"])
+        self._position = state_dict["position"]
+        if state_dict["ids"] != self._ids():
+            say("note: the training examples differ from those of the checkpoint; later epochs train on these")
 
     # ------------------------------------------------------------------------------------ evaluation
 

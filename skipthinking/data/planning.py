@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
 from skipthinking.records import UserError
 
-__all__ = ["Plan", "padding_share", "plan_epoch"]
+__all__ = ["Plan", "Planning", "padding_share", "plan_epoch"]
 
 _WINDOW = 64  # number of steps per window that is sorted by length; larger windows pad less, but shuffle less
 
@@ -42,6 +42,42 @@ class Plan:
         ]
         return Plan(steps=steps)
 
+    def select(self, indices: Sequence[int] | NDArray[np.int64]) -> Plan:
+        """Converts a plan of positions in ``indices`` to a plan of those indices.
+
+        >>> Plan(steps=[[[[1, 0]]]]).select([5, 7]).steps
+        [[[[7, 5]]]]
+        """
+        steps = [[[[int(indices[i]) for i in micro] for micro in row] for row in step] for step in self.steps]
+        return Plan(steps=steps)
+
+    def rows(self) -> int:
+        """Number of micro-batches of every rank."""
+        return sum(map(len, self.steps))
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Planning:
+    """The settings that decide a plan, besides the lengths and the epoch; see :func:`plan_epoch`."""
+
+    seed: int
+    batch_size: int
+    batch_tokens: int | None = None
+    ranks: int = 1
+    accumulate: int = 1
+    bucket: bool = True
+
+    def plan(self, lengths: NDArray[np.int64], epoch: int) -> Plan:
+        """The plan of an epoch."""
+        return plan_epoch(lengths, epoch=epoch, **asdict(self))
+
+    def same_steps(self, other: Planning) -> bool:
+        """Whether both settings put the same instances into every optimizer step, if not into every micro-batch."""
+        if self.batch_tokens is not None or other.batch_tokens is not None:
+            return self == other
+        mine, theirs = (each.batch_size * each.ranks * each.accumulate for each in (self, other))
+        return (self.seed, self.bucket, mine) == (other.seed, other.bucket, theirs)
+
 
 def plan_epoch(
     lengths: NDArray[np.int64],
@@ -58,9 +94,8 @@ def plan_epoch(
 
     Without ``batch_tokens``, the instances of an optimizer step depend only on ``batch_size * ranks * accumulate``, so
     that one process with 2B, two processes with B, and two accumulated micro-batches of B take the same step. Lengths
-    are
-    bucketed: within a window of steps, instances are sorted by length before they are split into steps, and then the
-    steps are shuffled.
+    are bucketed: within a window of steps, instances are sorted by length before they are split into steps, and then
+    the steps are shuffled.
 
     Args:
         lengths: Token length of every instance, shape (N,).

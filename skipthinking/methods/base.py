@@ -20,10 +20,11 @@ from skipthinking.data.batches import Batch
 from skipthinking.data.chunkers import AverageChunks, Chunker
 from skipthinking.data.encoding import Codec
 from skipthinking.data.module import RationaleDataModule
+from skipthinking.data.position import reopen_epoch
 from skipthinking.evaluation.module import AnsweringModule
 from skipthinking.losses import weighted_likelihood
 from skipthinking.methods.finite import check_gradients, check_loss
-from skipthinking.methods.schedules import begin_epoch, begin_run, optimizers, steps_of_epoch
+from skipthinking.methods.schedules import begin_epoch, begin_run, optimizers, resume_epoch, steps_of_epoch
 from skipthinking.records import Encoded, Instance, UserError
 from skipthinking.students import Student
 from skipthinking.students.weights import check_adapter, load_start, trained_only
@@ -153,6 +154,7 @@ class Distiller(AnsweringModule, ABC):
         """Passes the length of the run to the schedule."""
         self.steps_per_epoch = self.steps_per_epoch or steps_of_epoch(self.trainer)
         begin_run(self.trainer, self.steps_per_epoch)
+        resume_epoch(self.trainer, self.steps_per_epoch)
 
     def on_train_epoch_start(self) -> None:
         """Passes the length of the epoch to the schedule."""
@@ -207,6 +209,7 @@ class Distiller(AnsweringModule, ABC):
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Adds method, tokenizer and token counts; with LoRA, drops the weights that are not trained."""
+        reopen_epoch(self.trainer, checkpoint)
         checkpoint["state_dict"] = trained_only(self, self.student, checkpoint["state_dict"])
         checkpoint.setdefault("skipthinking", {}).update(
             method=type(self).__name__,

@@ -12,9 +12,10 @@ from torch import nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR, ReduceLROnPlateau
 
+from skipthinking.data.position import micro_batches_done
 from skipthinking.records import UserError
 
-__all__ = ["Warmup", "begin_epoch", "begin_run", "optimizers", "steps_of_epoch"]
+__all__ = ["Warmup", "begin_epoch", "begin_run", "optimizers", "resume_epoch", "steps_of_epoch"]
 
 
 class Warmup(LambdaLR):
@@ -49,9 +50,9 @@ class Warmup(LambdaLR):
         self.warmup, self.decay, self.floor = warmup, decay, floor
         self.total_steps = total_steps
         self._run_length: int | None = None
-        # First step of the epoch, its position in the schedule, and schedule steps per optimizer step. With epochs of
-        # 10 and 5 steps: (0, 0.0, 1.0), then (10, 10.0, 2.0).
-        self._epoch = (0, 0.0, 1.0)
+        # First step of the epoch, its position in the schedule, schedule steps per optimizer step, and steps of the
+        # epoch. With epochs of 10 and 5 steps: (0, 0.0, 1.0, 10), then (10, 10.0, 2.0, 5).
+        self._epoch = (0, 0.0, 1.0, 0)
         super().__init__(optimizer, self._factor)
 
     def set_run_length(self, steps: int | None) -> None:
@@ -79,12 +80,26 @@ class Warmup(LambdaLR):
             first: Optimizer steps of the first epoch; the length of the run is a multiple of it.
         """
         if self.total_steps is None:
-            self._epoch = (self.last_epoch, float(epoch * first), first / steps)
+            self._epoch = (self.last_epoch, float(epoch * first), first / steps, steps)
+
+    def resume_epoch(self, epoch: int, steps: int, done: int, first: int) -> None:
+        """Spreads the rest of an epoch over another number of steps, after a resume with another batch size.
+
+        Args:
+            epoch: Number of the epoch.
+            steps: Optimizer steps of the epoch, those before the resume included.
+            done: Optimizer steps of the epoch before the resume.
+            first: Optimizer steps of the first epoch.
+        """
+        start, position, stride, before = self._epoch
+        if self.total_steps is None and before not in (0, steps) and done < steps:
+            position += (self.last_epoch - start) * stride
+            self._epoch = (self.last_epoch, position, ((epoch + 1) * first - position) / (steps - done), steps)
 
     def _factor(self, step: int) -> float:
         total = self.total_steps or self._run_length or 1
         rise = self.warmup * total
-        start, position, stride = self._epoch
+        start, position, stride, _ = self._epoch
         position += (step - start) * stride
         if position < rise:
             return (position + 1) / (rise + 1)
@@ -147,6 +162,13 @@ def begin_epoch(trainer: L.Trainer, steps_per_epoch: int) -> None:
     if epochs > 0 and not 0 < steps < steps_per_epoch * epochs:
         for schedule in _warmups(trainer):
             schedule.begin_epoch(trainer.current_epoch, steps_of_epoch(trainer), steps_per_epoch)
+
+
+def resume_epoch(trainer: L.Trainer, steps_per_epoch: int) -> None:
+    """Passes the present length of a resumed epoch to Warmup schedules."""
+    done = micro_batches_done(trainer) // trainer.accumulate_grad_batches
+    for schedule in _warmups(trainer):
+        schedule.resume_epoch(trainer.current_epoch, steps_of_epoch(trainer), done, steps_per_epoch)
 
 
 def _warmups(trainer: L.Trainer) -> list[Warmup]:

@@ -12,6 +12,7 @@ from typing import Any
 
 import lightning as L
 from lightning.pytorch.callbacks import Callback
+from lightning.pytorch.utilities.exceptions import SIGTERMException
 
 from skipthinking.runs.folder import last_checkpoint
 from skipthinking.runs.slurm import requeue
@@ -28,7 +29,8 @@ class Interrupts(Callback):
 
     Several processes must save the same step. In a SLURM job all of them get the signal, and they agree on the step by
     one all-reduce of a flag per step. Outside of a job, and for Ctrl-C, they do not, and the last regular checkpoint
-    counts. Between epochs, where searches run, a run stops at once: the previous epoch ended with a checkpoint.
+    counts. Between epochs, where searches run, a run stops at once: the previous epoch ended with a checkpoint. So do
+    test, validate, predict and annotate, where Lightning ignores SIGTERM.
 
     Args:
         folder: The run folder.
@@ -38,18 +40,13 @@ class Interrupts(Callback):
         self.path = last_checkpoint(folder)
         self.asked = self.saved = self.requeue = False
         self.within = False  # an epoch
-        self._before: dict[int, Any] = {}
+        self._outer: dict[int, Any] = {}  # handlers before the command, and before training
+        self._inner: dict[int, Any] = {}
 
     def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
-        """Handles SIGUSR1, before Lightning does, and before data workers start and inherit the handler."""
-        if threading.current_thread() is not threading.main_thread():
-            return
-
-        process = os.getpid()
+        """Handles SIGUSR1 and SIGTERM, before Lightning does, and before data workers start and inherit a handler."""
 
         def ask(number: int, frame: Any) -> None:
-            if os.getpid() != process:
-                return  # a data worker
             self.requeue = True
             if self.within:
                 self.asked = True
@@ -58,16 +55,20 @@ class Interrupts(Callback):
                 requeue()
             raise KeyboardInterrupt
 
-        self._before.setdefault(signal.SIGUSR1, signal.signal(signal.SIGUSR1, ask))
+        def end(number: int, frame: Any) -> None:
+            if not self.within:  # else Lightning's handler, which runs before this one, has noted it
+                raise SIGTERMException
+
+        _handle(self._outer, signal.SIGUSR1, ask)
+        _handle(self._outer, signal.SIGTERM, end)
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Handles Ctrl-C, or SIGTERM among several processes, which in Lightning's handler wait for each other."""
-        if threading.current_thread() is not threading.main_thread():
-            return
-        if trainer.world_size > 1:
-            if "SLURM_JOB_ID" in os.environ:
-                self._before[signal.SIGTERM] = signal.signal(signal.SIGTERM, self._leave(os.getpid()))
-            return
+
+        def leave(number: int, frame: Any) -> None:
+            if not self.within:
+                raise KeyboardInterrupt
+            self.asked = True
 
         def ask(number: int, frame: Any) -> None:
             if self.asked or not self.within:
@@ -75,19 +76,27 @@ class Interrupts(Callback):
             self.asked = True
             print("\nstopping after this step; Ctrl-C again stops at once", file=sys.stderr, flush=True)
 
-        self._before[signal.SIGINT] = signal.signal(signal.SIGINT, ask)
+        if trainer.world_size == 1:
+            _handle(self._inner, signal.SIGINT, ask)
+        elif "SLURM_JOB_ID" in os.environ:
+            _handle(self._inner, signal.SIGTERM, leave)
 
-    def _leave(self, process: int) -> Callable[[int, Any], None]:
-        def ask(number: int, frame: Any) -> None:
-            if os.getpid() != process:  # a data worker, which the signal ends
-                signal.signal(number, signal.SIG_DFL)
-                os.kill(os.getpid(), number)
-            elif not self.within:
-                raise KeyboardInterrupt
-            else:
-                self.asked = True
+    def _on_answering_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Handles SIGTERM among several processes outside of training, where Lightning ignores it."""
+        launcher = trainer.strategy.launcher
 
-        return ask
+        def end(number: int, frame: Any) -> None:
+            if launcher is not None:
+                launcher.kill(number)
+            raise SIGTERMException
+
+        if trainer.state.fn != "fit":
+            if trainer.received_sigterm:
+                raise SIGTERMException
+            if trainer.world_size > 1:
+                _handle(self._inner, signal.SIGTERM, end)
+
+    on_test_start = on_validation_start = on_predict_start = _on_answering_start
 
     def on_train_batch_end(self, trainer: L.Trainer, *args: Any) -> None:
         """Saves once an optimizer step is complete."""
@@ -123,19 +132,44 @@ class Interrupts(Callback):
             raise KeyboardInterrupt
 
     def on_exception(self, trainer: L.Trainer, pl_module: L.LightningModule, exception: BaseException) -> None:
-        """Prints how to resume."""
+        """Prints how to go on."""
         self.within = False
-        self.on_train_end(trainer, pl_module)
-        if isinstance(exception, KeyboardInterrupt) and trainer.is_global_zero and trainer.state.fn == "fit":
+        _restore(self._inner)
+        if not isinstance(exception, (KeyboardInterrupt, SIGTERMException)) or not trainer.is_global_zero:
+            return
+        how, task = "Start the same command again.", trainer.state.fn
+        if task == "fit" or trainer.global_step:  # a test after training
             how = "Go on: the same command with --ckpt_path last." if self.path.exists() else "No checkpoint yet."
-            print(f"stopped at step {trainer.global_step}. {how}", file=sys.stderr, flush=True)
+        where = f"at step {trainer.global_step}" if task is None or task == "fit" else f"in {task.value}"
+        print(f"stopped {where}. {how}", file=sys.stderr, flush=True)
 
     def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Restores the handlers of Ctrl-C and SIGTERM."""
-        for number in self._before.keys() & {signal.SIGINT, signal.SIGTERM}:
-            signal.signal(number, self._before.pop(number))
+        """Restores the handlers of before training."""
+        _restore(self._inner)
 
     def teardown(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
-        """Restores the handler of SIGUSR1."""
-        if signal.SIGUSR1 in self._before:
-            signal.signal(signal.SIGUSR1, self._before.pop(signal.SIGUSR1))
+        """Restores the handlers of before the command."""
+        _restore(self._inner)
+        _restore(self._outer)
+
+
+def _handle(before: dict[int, Any], number: signal.Signals, handler: Callable[[int, Any], None]) -> None:
+    """Installs a handler for this process only: SIGTERM ends data workers, which inherit handlers."""
+    if threading.current_thread() is not threading.main_thread():
+        return
+    process = os.getpid()
+
+    def own(given: int, frame: Any) -> None:
+        if os.getpid() == process:
+            handler(given, frame)
+        elif given == signal.SIGTERM:
+            signal.signal(given, signal.SIG_DFL)
+            os.kill(os.getpid(), given)
+
+    previous = signal.signal(number, own)
+    before.setdefault(number, previous)
+
+
+def _restore(before: dict[int, Any]) -> None:
+    while before:
+        signal.signal(*before.popitem())

@@ -420,6 +420,15 @@ def test_other_examples_are_refused(change: str, attached: Any, rows: list[Encod
     attached(Sizes(), rows=rows[::-1], state=_saved(runner)).update(0)  # the order plays no role
 
 
+def test_fewer_examples_are_refused(attached: Any, rows: list[Encoded]) -> None:
+    runner = attached(Sizes())
+    runner.update(0)
+    fewer = attached(annotator := Sizes(), rows=rows[1:], state=_saved(runner))
+    with pytest.raises(UserError, match=f"got 1 of its 6 missing, such as '{rows[0].id}'"):
+        fewer.update(1)
+    assert not annotator.asked
+
+
 def test_changed_settings_are_refused_where_values_would_stay(attached: Any) -> None:
     runner = attached(Sizes(own={"how": "a", "span": (1, 2)}))
     runner.update(0)

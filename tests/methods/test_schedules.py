@@ -178,3 +178,30 @@ def test_epochs_take_equal_shares_whatever_their_steps(decay: str) -> None:
     assert found[4:6] == pytest.approx(expected[4:8:2])
     assert found[6::2] == pytest.approx(expected[8:12])
     assert by.param_groups[0]["lr"] / 2.0 == pytest.approx(expected[12])
+
+
+@pytest.mark.parametrize("total_steps", [None, 12])
+@each_decay
+def test_an_epoch_that_goes_on_in_other_steps_ends_at_the_same_rate(decay: str, total_steps: int | None) -> None:
+    """The second of three epochs of 4 steps goes on after one step: with 6 steps in place of 3, or with one."""
+    expected = factors(12, warmup=0.25, decay=decay, total_steps=12)
+    for left in (3, 6, 1):
+        by = optimizer(2.0)
+        schedule, found = Warmup(by, warmup=0.25, decay=decay, total_steps=total_steps), []  # type: ignore[arg-type]
+        schedule.set_run_length(12)
+        for epoch, steps in enumerate((4, 1 + left, 4)):
+            schedule.begin_epoch(epoch, 4, first=4)
+            for step in range(steps):
+                if epoch == 1 and step >= 1:
+                    schedule.resume_epoch(epoch, steps, done=step, first=4)  # again at every later stop
+                found.append(by.param_groups[0]["lr"] / 2.0)
+                by.step()
+                schedule.step()
+        assert found[:5] == expected[:5]
+        if total_steps is None:
+            assert found[5 + left :] == pytest.approx(expected[8:12])
+            assert found[5] == pytest.approx(expected[5], abs=1e-9)
+        else:
+            assert found[: min(12, len(found))] == expected[: min(12, len(found))]
+        if left == 3:
+            assert found == expected[:12]  # to the last bit where nothing changed

@@ -1,0 +1,153 @@
+"""The position in an epoch, so that a run goes on with every instance that is left, each once, under any batch size.
+
+A position counts optimizer steps, not batches. Together with the settings that the steps were planned with, it tells
+which instances they had: plans are pure functions. A resumed run with the same settings continues the plan; with
+another batch size, accumulation or number of processes it plans the instances that are left.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import asdict, replace
+from typing import Any
+
+import lightning as L
+import numpy as np
+
+from skipthinking.data.batches import instance_length
+from skipthinking.data.planning import Plan, Planning, padding_share
+from skipthinking.records import Instance, UserError
+
+__all__ = ["Epoch", "align_progress", "micro_batches_done", "reopen_epoch"]
+
+
+class Epoch:
+    """The instances of an epoch, and the plan of those that are left.
+
+    Args:
+        number: Number of the epoch.
+        instances: All instances of the epoch; pairs of a preference are neighbors.
+        planning: The settings of the plan.
+        position: The result of :meth:`position` in a checkpoint of this epoch; None for its beginning.
+
+    Attributes:
+        plan: The plan of the instances that are left.
+        offset: Micro-batches of every rank before the plan, in units of the present accumulation.
+
+    Raises:
+        UserError: The epoch of the position had other instances.
+    """
+
+    def __init__(
+        self, number: int, instances: Sequence[Instance], planning: Planning, position: dict[str, Any] | None = None
+    ) -> None:
+        size = 2 if instances and instances[0].reference is not None else 1  # a pair shares a micro-batch
+        if planning.batch_tokens is not None:
+            planning = replace(planning, batch_tokens=max(1, planning.batch_tokens // size))
+        self.number, self.instances, self.planning = number, instances, planning
+        lengths = np.array([instance_length(instance) for instance in instances], dtype=np.int64)
+        lengths = lengths.reshape(-1, size).max(axis=1)
+        left, plan = np.arange(len(lengths)), None
+        self._stretches: list[dict[str, Any]] = []  # settings of earlier plans, and the steps taken with them
+        self._taken = 0  # steps of the present plan before its remaining ones
+        if position is not None:
+            self._check(position)
+            for stretch in position["stretches"]:
+                earlier = Planning(**{name: value for name, value in stretch.items() if name != "steps"})
+                steps, last = stretch["steps"], stretch is position["stretches"][-1]
+                if last and planning.same_steps(earlier):
+                    plan, self._taken = (
+                        Plan(steps=planning.plan(lengths[left], number).select(left).steps[steps:]),
+                        steps,
+                    )
+                else:
+                    self._stretches.append(stretch)
+                    done = earlier.plan(lengths[left], number).select(left).steps[:steps]
+                    left = np.setdiff1d(left, [i for step in done for row in step for micro in row for i in micro])
+        if plan is None:
+            plan = planning.plan(lengths[left], number).select(left)
+        self.plan = plan.spread(size)
+        before = self._taken + sum(stretch["steps"] for stretch in self._stretches)
+        self.offset = before * planning.accumulate
+
+    def position(self, micro_batches: int) -> dict[str, Any]:
+        """The position after a number of micro-batches of every rank in this epoch, in plain types for a checkpoint.
+
+        Micro-batches of an optimizer step that is not complete are not counted: its gradients are not in a checkpoint.
+        """
+        done = micro_batches - self.offset
+        steps = len(self.plan.steps) if done >= self.plan.rows() else max(0, done) // self.planning.accumulate
+        return {
+            "epoch": self.number,
+            "instances": self._digest(),
+            "count": len(self.instances),
+            "stretches": [*self._stretches, {**asdict(self.planning), "steps": self._taken + steps}],
+        }
+
+    def describe(self) -> str:
+        """A line for the start report: instances, tokens, steps and padding of what is left of the epoch."""
+        lengths = np.array([instance_length(instance) for instance in self.instances])
+        micro = [batch for step in self.plan.steps for row in step for batch in row]
+        left = [self.instances[i] for batch in micro for i in batch]
+        targets = sum(int(np.count_nonzero(instance.weights)) for instance in left)
+        contexts = sum(map(instance_length, left)) - targets
+        done = f"; {len(self.instances) - len(left)} instances were trained on before" if self.offset else ""
+        if self._stretches:
+            now = self.planning
+            done += (
+                f" in other batches; the rest has batch_size={now.batch_size}, batch_tokens={now.batch_tokens}, "
+                f"accumulation {now.accumulate} and {now.ranks} process(es)"
+            )
+        return (
+            f"epoch {self.number}: {len(left)} instances, {targets:,} target and {contexts:,} context tokens, "
+            f"{len(self.plan.steps)} optimizer steps, {padding_share(micro, lengths):.1%} padding{done}"
+        )
+
+    def _digest(self) -> str:
+        """A hash of the instances as far as plans and losses depend on their identity: ids, terms and lengths."""
+        digest = hashlib.blake2b(digest_size=16)
+        for row in self.instances:
+            digest.update(f"{row.id}\0{row.term} {len(row.prompt)} {len(row.tokens)}\0".encode())
+        return digest.hexdigest()
+
+    def _check(self, position: dict[str, Any]) -> None:
+        if position["instances"] != self._digest():
+            raise UserError(
+                f"Expected the {position['count']} training instances that epoch {self.number} began with, got "
+                f"{len(self.instances)}, not all of them the same. Go on with the data and the settings that it began "
+                "with (the log and config.yaml of the run have them), or start a new run."
+            )
+
+
+def micro_batches_done(trainer: L.Trainer) -> int:
+    """Micro-batches of this epoch that have been trained on, of every rank."""
+    return int(_progress(trainer).processed)
+
+
+def _progress(trainer: L.Trainer) -> Any:
+    return trainer.fit_loop.epoch_loop.batch_progress.current
+
+
+def align_progress(trainer: L.Trainer, offset: int) -> None:
+    """Moves Lightning's count of micro-batches to the start of a plan: it counts in units of the old accumulation."""
+    progress = _progress(trainer)
+    shift = offset - progress.processed
+    for name in ("ready", "started", "processed", "completed"):
+        setattr(progress, name, getattr(progress, name) + shift)
+
+
+def reopen_epoch(trainer: L.Trainer, checkpoint: dict[str, Any]) -> None:
+    """Marks an epoch in a checkpoint as unfinished if max_steps, max_time or an early stop ended it.
+
+    Lightning counts such an epoch as finished before it saves, so that a resumed run would lose the rest of it.
+    """
+    loop = trainer.fit_loop
+    now: Any = loop.epoch_progress.current
+    if now.processed < now.started or loop.epoch_loop._num_ready_batches_reached():
+        return
+    progress = checkpoint["loops"]["fit_loop"]["epoch_progress"]
+    for counts in (progress["total"], progress["current"]):
+        counts["processed"] -= 1
+        counts["completed"] = min(counts["completed"], counts["processed"])
+    checkpoint["epoch"] -= 1
