@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP = $(VENV)/.installed
 
-.PHONY: help quickstart results test lint bench clean
+.PHONY: help quickstart results test lint bench campaign clean
 .DEFAULT_GOAL := help
 
 help:  ## list the targets
@@ -26,6 +26,9 @@ lint: $(VENV)/.tested  ## check style and types
 
 bench: $(VENV)/.tested  ## measure speed and memory against plain references in the same run
 	HF_HUB_OFFLINE=1 $(BIN)/python -m pytest tests/bench -s
+
+campaign: $(VENV)/.tested  ## stop 50 runs at random moments and compare how they end
+	HF_HUB_OFFLINE=1 $(BIN)/python -m pytest tests/campaigns -s -x
 
 clean:  ## remove the environment; runs/ stays
 	rm -rf $(VENV) *.egg-info
