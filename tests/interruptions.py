@@ -42,6 +42,34 @@ class Interrupt(Callback):
         os.kill(os.getpid(), {**signals, "requeue": signal.SIGUSR1}[self.how])
 
 
+class SaveAt(Callback):
+    """Saves a checkpoint in a hook, as users' callbacks may, and crashes once the step is logged.
+
+    Args:
+        hook: Name of the hook.
+        call: Which of its calls, from 1.
+        path: The file.
+    """
+
+    def __init__(self, hook: str, call: int, path: str) -> None:
+        calls, saved = 0, False
+        crash = "on_train_batch_start", "on_train_epoch_end", "on_train_end"
+
+        def act(name: str, trainer: Any) -> None:
+            nonlocal calls, saved
+            if saved and name in crash:
+                raise PulledPlugError
+            calls += name == hook
+            if name == hook and calls == call:
+                trainer.save_checkpoint(path)
+                saved = True
+                if name in crash or name == "on_before_optimizer_step":
+                    raise PulledPlugError
+
+        for name in {hook, *crash}:
+            setattr(self, name, lambda trainer, *args, name=name: act(name, trainer))
+
+
 class InterruptTest(Callback):
     """Sends this process SIGTERM while it tests.
 

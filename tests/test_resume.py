@@ -124,6 +124,33 @@ def test_a_run_that_a_limit_ends_goes_on_within_its_epoch_and_changes_no_bit(
     _assert_same(tmp_path / "tiny", fixed_oracle)
 
 
+# 7 micro-batches in 4 steps per epoch: (2, 2, 2, 1).
+PLACES = [
+    ("on_train_epoch_start", 1), ("on_train_epoch_start", 2), ("on_train_batch_start", 4), ("on_train_batch_start", 8),
+    ("on_before_optimizer_step", 3), ("on_before_optimizer_step", 5), ("on_train_batch_end", 1),
+    ("on_train_batch_end", 2), ("on_train_batch_end", 7), ("on_train_batch_end", 10), ("on_validation_start", 1),
+    ("on_validation_end", 2), ("on_train_epoch_end", 1), ("on_train_epoch_end", 2), ("on_train_end", 1),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("hook", "call"), PLACES)
+@pytest.mark.parametrize("words", [[], ["--trainer.max_steps", STEPS]], ids=["epochs", "steps"])
+def test_a_checkpoint_of_any_hook_resumes_without_losing_or_repeating_anything(
+    words: list[Any], hook: str, call: int, fixed_oracle: Path, run: Callable[..., int], tmp_path: Path
+) -> None:
+    """Twice, so that the counts of a resumed run are right as well."""
+    words, saved = [*FIXED, *words, "--evaluate", "false"], tmp_path / "saved.ckpt"
+    save = ["--trainer.callbacks+=interruptions.SaveAt", "--trainer.callbacks.path", saved]
+    with pytest.raises(PulledPlugError):
+        run("fit", *HARD, *words, *save, "--trainer.callbacks.hook", hook, "--trainer.callbacks.call", call)
+    if hook != "on_train_end":
+        with pytest.raises(PulledPlugError):
+            run("fit", *HARD, *words, *save, "--trainer.callbacks.hook", "on_train_batch_end",
+                "--trainer.callbacks.call", 3, "--ckpt_path", saved)  # fmt: skip
+    assert run("fit", *HARD, *FIXED, "--ckpt_path", saved) == 0
+    _assert_same(tmp_path / "tiny", fixed_oracle)
+
+
 @pytest.mark.parametrize("change", [
     ["--data.batch_size", 6],
     ["--data.batch_size", 2, "--trainer.accumulate_grad_batches", 1],

@@ -46,7 +46,7 @@ from skipthinking.records import UserError
 from skipthinking.report.run_folders import flat
 from skipthinking.report.summary import print_summary
 from skipthinking.runs.callbacks import Annotations, Answers, Results, StartReport
-from skipthinking.runs.folder import RunConfig, checkpoints, last_checkpoint, release_folders
+from skipthinking.runs.folder import LastCheckpoint, RunConfig, last_checkpoint, release_folders
 from skipthinking.runs.log import RunLogger
 from skipthinking.runs.signals import Interrupts
 from skipthinking.students.sharding import WholeWeights, check_strategy, whole_state
@@ -145,7 +145,7 @@ class SkipCLI(LightningCLI):
         self._get(self.config_init, "trainer")["default_root_dir"] = str(self.folder)
         own: list[Callback] = [kind(self.folder) for kind in (Interrupts, Results, Answers, Annotations)]
         every = self._get(self.config, "checkpoint_every")
-        own = [WholeWeights(), *own, StartReport(), *checkpoints(self.folder, every)]
+        own = [WholeWeights(), *own, StartReport(), LastCheckpoint(self.folder, every)]
         given = self._get(self.config_init, "trainer.callbacks") or []
         self._get(self.config_init, "trainer")["callbacks"] = [*(given if isinstance(given, list) else [given]), *own]
         try:

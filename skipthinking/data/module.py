@@ -23,7 +23,7 @@ from skipthinking.data.batches import EvalBatch, PlannedBatches, ResumableLoader
 from skipthinking.data.chunkers import AverageChunks, Chunker
 from skipthinking.data.encoding import Codec, Plain, Template
 from skipthinking.data.planning import Plan, Planning
-from skipthinking.data.position import Epoch, align_progress, micro_batches_done
+from skipthinking.data.position import Epoch, align_batches, position_of, restore_progress
 from skipthinking.data.protocol import Method
 from skipthinking.data.sources import Source
 from skipthinking.data.splits import Splits
@@ -302,20 +302,20 @@ class RationaleDataModule(L.LightningDataModule):
                 "Expected one accumulation for the full run, got a GradientAccumulationScheduler: the loss is "
                 "normalized over planned optimizer steps. Use trainer.accumulate_grad_batches."
             )
+        position, self._position = self._position, None
+        number = trainer.current_epoch if position is None else restore_progress(trainer, position)
         if trainer.fit_loop.done:  # a finished run, resumed: no search for an epoch that does not begin
             return ResumableLoader(PlannedBatches([], Plan(steps=[]), rank=0, pad_id=0, encoder_decoder=False, terms=1))
-        number = trainer.current_epoch
         with trainer.precision_plugin.forward_context():  # annotators run in training precision
             instances = self.instances(number)
         planning = Planning(
             seed=self.seed, batch_size=self.batch_size, batch_tokens=self.batch_tokens, bucket=self.bucket,
             ranks=trainer.world_size, accumulate=trainer.accumulate_grad_batches,
         )  # fmt: skip
-        position, self._position = self._position, None
-        resumed = position is not None and position["epoch"] == number
-        self.epoch = epoch = Epoch(number, instances, planning, position if resumed else None)
-        if resumed:
-            align_progress(trainer, epoch.offset)
+        middle = position is not None and position["epoch"] == number
+        self.epoch = epoch = Epoch(number, instances, planning, position if middle else None)
+        if epoch.offset:
+            align_batches(trainer, epoch.offset)
         if self.first is None:
             self.report.append(epoch.describe())
             self.first = instances[0]
@@ -328,7 +328,7 @@ class RationaleDataModule(L.LightningDataModule):
     def state_dict(self) -> dict[str, Any]:
         """The annotations and the position in the epoch, so that a resumed run repeats and loses nothing."""
         assert self.trainer is not None
-        position = None if self.epoch is None else self.epoch.position(micro_batches_done(self.trainer))
+        position = None if self.epoch is None else position_of(self.epoch, self.trainer)
         return {"annotations": self.runner.state_dict(), "position": position, "ids": self._ids()}
 
     def _ids(self) -> str:

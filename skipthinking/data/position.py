@@ -14,12 +14,13 @@ from typing import Any
 
 import lightning as L
 import numpy as np
+from lightning.pytorch.loops.loop import _Loop
 
 from skipthinking.data.batches import instance_length
 from skipthinking.data.planning import Plan, Planning, padding_share
 from skipthinking.records import Instance, UserError
 
-__all__ = ["Epoch", "align_progress", "micro_batches_done", "reopen_epoch"]
+__all__ = ["Epoch", "align_batches", "micro_batches_done", "position_of", "reopen_epoch", "restore_progress"]
 
 
 class Epoch:
@@ -122,32 +123,60 @@ class Epoch:
 
 def micro_batches_done(trainer: L.Trainer) -> int:
     """Micro-batches of this epoch that have been trained on, of every rank."""
-    return int(_progress(trainer).processed)
+    return int(_counts(trainer.fit_loop.epoch_loop.batch_progress).processed)
 
 
-def _progress(trainer: L.Trainer) -> Any:
-    return trainer.fit_loop.epoch_loop.batch_progress.current
+def position_of(epoch: Epoch, trainer: L.Trainer) -> dict[str, Any]:
+    """The position of a run that a checkpoint is made of; see :meth:`Epoch.position`."""
+    begun = _counts(trainer.fit_loop.epoch_progress).started > epoch.number
+    done = micro_batches_done(trainer) if begun else 0  # Lightning counts those of the last epoch until the first one
+    finished = begun and done >= trainer.num_training_batches  # which trainer.limit_train_batches may lower
+    return {**epoch.position(done), "finished": finished}
 
 
-def align_progress(trainer: L.Trainer, offset: int) -> None:
-    """Moves Lightning's count of micro-batches to the start of a plan: it counts in units of the old accumulation."""
-    progress = _progress(trainer)
-    shift = offset - progress.processed
-    for name in ("ready", "started", "processed", "completed"):
-        setattr(progress, name, getattr(progress, name) + shift)
+def restore_progress(trainer: L.Trainer, position: dict[str, Any]) -> int:
+    """Sets Lightning's counts to the beginning or to the middle of an epoch, and returns its number.
+
+    Lightning restores them as they were at some place between two hooks. Its repairs of the counts fit some of these
+    places only: after a stop at the last batch of an epoch, later stops would go on with an epoch too early.
+    """
+    loop: Any = trainer.fit_loop
+    middle = not position["finished"] and any(stretch["steps"] for stretch in position["stretches"])
+    number: int = position["epoch"] + position["finished"]
+    progress, batches = loop.epoch_progress, loop.epoch_loop.batch_progress
+    for counts in (progress.total, progress.current):
+        counts.ready = counts.started = number + middle
+        counts.processed = counts.completed = number
+    _set(batches.total, batches.total.processed)
+    _set(batches.current, 0)  # in the middle of an epoch, see align_batches
+    loop.epoch_loop._batches_that_stepped = trainer.global_step  # the step of the log
+    restarting: Any = _Loop.restarting
+    restarting.fset(loop, middle)  # the fit loop's own setter sees a restart wherever max_steps is set
+    return number
 
 
-def reopen_epoch(trainer: L.Trainer, checkpoint: dict[str, Any]) -> None:
+def align_batches(trainer: L.Trainer, offset: int) -> None:
+    """Sets Lightning's count of micro-batches in this epoch, in units of the present accumulation."""
+    _set(_counts(trainer.fit_loop.epoch_loop.batch_progress), offset)
+
+
+def _set(counts: Any, value: int) -> None:
+    counts.ready = counts.started = counts.processed = counts.completed = value
+
+
+def reopen_epoch(epoch: Epoch | None, trainer: L.Trainer, checkpoint: dict[str, Any]) -> None:
     """Marks an epoch in a checkpoint as unfinished if max_steps, max_time or an early stop ended it.
 
     Lightning counts such an epoch as finished before it saves, so that a resumed run would lose the rest of it.
     """
-    loop = trainer.fit_loop
-    now: Any = loop.epoch_progress.current
-    if now.processed < now.started or loop.epoch_loop._num_ready_batches_reached():
+    if epoch is None or position_of(epoch, trainer)["finished"]:
         return
     progress = checkpoint["loops"]["fit_loop"]["epoch_progress"]
     for counts in (progress["total"], progress["current"]):
-        counts["processed"] -= 1
-        counts["completed"] = min(counts["completed"], counts["processed"])
-    checkpoint["epoch"] -= 1
+        counts["processed"] = min(counts["processed"], epoch.number)
+        counts["completed"] = min(counts["completed"], epoch.number)
+    checkpoint["epoch"] = min(checkpoint["epoch"], epoch.number)
+
+
+def _counts(progress: Any) -> Any:
+    return progress.current

@@ -75,6 +75,7 @@ class Distiller(AnsweringModule, ABC):
         self.target_tokens = self.context_tokens = self.steps_before = 0  # restored from checkpoints
         self.steps_per_epoch: int | None = None  # optimizer steps of the first epoch
         self._step_loss = torch.zeros(())
+        self._step_tokens = (0, 0)  # target and context tokens of the step so far
 
     def __setattr__(self, name: str, value: Any) -> None:
         """Raises TypeError for an attribute with the name of a hook, because it would shadow the hook."""
@@ -171,18 +172,19 @@ class Distiller(AnsweringModule, ABC):
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         """Returns the micro-batch's share of the step's loss, and logs the token counts."""
         loss = self.scale_and_log(self.micro_batch_loss(self.student.token_nll(batch), batch), batch, batch_idx)
-        self.log("train/target_tokens", float(self.target_tokens), batch_size=len(batch.ids))
-        self.log("train/context_tokens", float(self.context_tokens), batch_size=len(batch.ids))
+        targets, contexts = self._step_tokens
+        self.log("train/target_tokens", float(self.target_tokens + targets), batch_size=len(batch.ids))
+        self.log("train/context_tokens", float(self.context_tokens + contexts), batch_size=len(batch.ids))
         return loss
 
     def scale_and_log(self, share: Tensor, batch: Batch, batch_idx: int) -> Tensor:
         """Counts tokens, logs the step's loss so far, and scales the share so that all shares add up to the loss."""
         check_loss(self, share, batch.ids, batch_idx)
-        self.target_tokens += batch.targets
-        self.context_tokens += batch.contexts
         trainer: Any = self.trainer
         accumulate = trainer.accumulate_grad_batches
         first = batch_idx % accumulate == 0
+        targets, contexts = (0, 0) if first else self._step_tokens
+        self._step_tokens = targets + batch.targets, contexts + batch.contexts
         self._step_loss = share.detach() if first else self._step_loss + share.detach()
         # A step's loss is the sum over its micro-batches and ranks. Ranks are summed only for steps that are logged.
         last = (batch_idx + 1) % accumulate == 0 or trainer.is_last_batch
@@ -191,6 +193,13 @@ class Distiller(AnsweringModule, ABC):
         self.log("train/loss", total, prog_bar=True, batch_size=len(batch.ids))
         # DDP averages over ranks and Lightning over accumulated micro-batches; multiplying turns both into sums.
         return share * trainer.world_size * accumulate
+
+    def optimizer_step(self, *args: Any, **kwargs: Any) -> None:
+        """Takes the step, and counts its tokens only then: a checkpoint has those of its complete steps."""
+        super().optimizer_step(*args, **kwargs)
+        targets, contexts = self._step_tokens
+        self.target_tokens += targets
+        self.context_tokens += contexts
 
     def on_before_optimizer_step(self, optimizer: torch.optim.Optimizer) -> None:
         """Raises UserError if a gradient is not finite."""
@@ -209,7 +218,7 @@ class Distiller(AnsweringModule, ABC):
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Adds method, tokenizer and token counts; with LoRA, drops the weights that are not trained."""
-        reopen_epoch(self.trainer, checkpoint)
+        reopen_epoch(self.data.epoch, self.trainer, checkpoint)
         checkpoint["state_dict"] = trained_only(self, self.student, checkpoint["state_dict"])
         checkpoint.setdefault("skipthinking", {}).update(
             method=type(self).__name__,

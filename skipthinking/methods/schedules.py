@@ -158,17 +158,20 @@ def begin_run(trainer: L.Trainer, steps_per_epoch: int) -> None:
 
 def begin_epoch(trainer: L.Trainer, steps_per_epoch: int) -> None:
     """Passes the length of the epoch to Warmup schedules, if the run ends by max_epochs rather than max_steps."""
-    epochs, steps = trainer.max_epochs or -1, trainer.max_steps
-    if epochs > 0 and not 0 < steps < steps_per_epoch * epochs:
-        for schedule in _warmups(trainer):
-            schedule.begin_epoch(trainer.current_epoch, steps_of_epoch(trainer), steps_per_epoch)
+    for schedule in _warmups(trainer) if _ends_by_epochs(trainer, steps_per_epoch) else ():
+        schedule.begin_epoch(trainer.current_epoch, steps_of_epoch(trainer), steps_per_epoch)
 
 
 def resume_epoch(trainer: L.Trainer, steps_per_epoch: int) -> None:
-    """Passes the present length of a resumed epoch to Warmup schedules."""
+    """Passes the length of an epoch that a resumed run is in the middle of, in the same case."""
     done = micro_batches_done(trainer) // trainer.accumulate_grad_batches
-    for schedule in _warmups(trainer):
+    for schedule in _warmups(trainer) if done and _ends_by_epochs(trainer, steps_per_epoch) else ():
         schedule.resume_epoch(trainer.current_epoch, steps_of_epoch(trainer), done, steps_per_epoch)
+
+
+def _ends_by_epochs(trainer: L.Trainer, steps_per_epoch: int) -> bool:
+    epochs, steps = trainer.max_epochs or -1, trainer.max_steps
+    return epochs > 0 and not 0 < steps < steps_per_epoch * epochs
 
 
 def _warmups(trainer: L.Trainer) -> list[Warmup]:

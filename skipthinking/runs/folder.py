@@ -9,7 +9,7 @@ from typing import Any
 import lightning as L
 import yaml
 from filelock import FileLock, Timeout
-from lightning.pytorch.callbacks import Callback, Checkpoint, ModelCheckpoint
+from lightning.pytorch.callbacks import Checkpoint
 from lightning.pytorch.cli import SaveConfigCallback
 from lightning.pytorch.utilities import LightningEnum, rank_zero_only
 
@@ -17,7 +17,7 @@ from skipthinking.files import write_text
 from skipthinking.records import UserError
 from skipthinking.runs.log import RunLogger
 
-__all__ = ["RunConfig", "checkpoints", "last_checkpoint", "release_folders"]
+__all__ = ["LastCheckpoint", "RunConfig", "last_checkpoint", "release_folders"]
 
 _HELD: list[FileLock] = []
 
@@ -83,30 +83,35 @@ def last_checkpoint(folder: Path) -> Path:
     return folder / "checkpoints" / "last.ckpt"
 
 
-class EpochCheckpoint(Checkpoint):
-    """Saves the last checkpoint after each epoch, which Lightning's own callback does for a monitored metric only.
+class LastCheckpoint(Checkpoint):
+    """Saves the checkpoint that a run resumes from: every few optimizer steps, and at the end of every epoch.
+
+    Lightning's callback saves before a step is logged and before the validation that follows it, so that a run that is
+    killed right after would resume without them.
 
     Args:
         folder: The run folder.
+        every: Optimizer steps between two checkpoints.
     """
 
-    def __init__(self, folder: Path) -> None:
-        self.path = last_checkpoint(folder)
+    def __init__(self, folder: Path, every: int) -> None:
+        self.path, self.every = last_checkpoint(folder), every
+        self._saved = 0  # the step of the last checkpoint
+
+    def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Notes the step that the run begins with."""
+        self._saved = trainer.global_step
+
+    def on_train_batch_start(self, trainer: L.Trainer, *args: Any) -> None:
+        """Saves the steps before this batch if it is time."""
+        step = trainer.global_step
+        if step % self.every == 0 and step != self._saved:
+            self._save(trainer)
 
     def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Saves, on all ranks together."""
+        self._save(trainer)
+
+    def _save(self, trainer: L.Trainer) -> None:
         trainer.save_checkpoint(self.path)
-
-
-def checkpoints(folder: Path, every: int) -> list[Callback]:
-    """Callbacks that save the last checkpoint.
-
-    Args:
-        folder: The run folder.
-        every: Optimizer steps between two of them; each epoch ends with one in any case.
-    """
-    steps = ModelCheckpoint(
-        dirpath=last_checkpoint(folder).parent, save_top_k=0, save_last=True, enable_version_counter=False,
-        every_n_train_steps=every,
-    )  # fmt: skip
-    return [steps, EpochCheckpoint(folder)]
+        self._saved = trainer.global_step

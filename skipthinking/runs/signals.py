@@ -99,8 +99,8 @@ class Interrupts(Callback):
     on_test_start = on_validation_start = on_predict_start = _on_answering_start
 
     def on_train_batch_end(self, trainer: L.Trainer, *args: Any) -> None:
-        """Saves once an optimizer step is complete."""
-        if not self.saved and not trainer.fit_loop.epoch_loop._should_accumulate():
+        """Saves once an optimizer step is complete; the last one of an epoch, after the validation that follows it."""
+        if not self.saved and not trainer.is_last_batch and not trainer.fit_loop.epoch_loop._should_accumulate():
             self._settle(trainer)
 
     def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:

@@ -37,7 +37,8 @@ METHODS: dict[str, list[str]] = {
     ],
     "KPOD": ["--model", "KPOD", "--model.weighter_epochs", "2", "--data.train", COINS, "--trainer.max_epochs", "5"],
     "LongCoT": [
-        "--model", "LongCoT", "--model.cutter", "cutters.ByPlace", "--model.warmup_epochs", "2", "--model.sft_epochs", "2", "--trainer.max_epochs", "6",
+        "--model", "LongCoT", "--model.cutter", "cutters.ByPlace", "--model.warmup_epochs", "2",
+        "--model.sft_epochs", "2", "--trainer.max_epochs", "6",
         "--data.splitter", "BlankLines", "--data.train", LONG, "--data.test", LONG_TEST,
         "--model.student.vocab_size", "800",
     ],
