@@ -22,6 +22,7 @@ from skipthinking.records import UserError
 from skipthinking.students.heads import measure_targets
 from skipthinking.students.measures import Measure, nll
 from skipthinking.students.sharding import gathered
+from skipthinking.students.tokenizing import leave_open
 
 __all__ = ["Choose", "LoRA", "Student"]
 
@@ -99,6 +100,8 @@ class Student(nn.Module, ABC):
         """
         if self.tokenizer is None:
             self.tokenizer = self.make_tokenizer(texts, words)
+            if not self.encoder_decoder:
+                leave_open(self.tokenizer)
 
     def build(self, trained: bool = True) -> None:
         """Creates the model; repeated calls do nothing.
