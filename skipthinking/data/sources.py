@@ -7,8 +7,9 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any, Literal
 
+from skipthinking.data.finding import find_files
 from skipthinking.data.importing import Loaded, Unreadable, count, import_rows
-from skipthinking.data.rows import Located, find_files, read_rows
+from skipthinking.data.rows import Located, read_rows
 from skipthinking.records import UserError
 from skipthinking.tasks import Task, generate, get_task
 
@@ -61,10 +62,10 @@ class Generated(Source):
 
 
 class Files(Source):
-    """Examples from files: JSONL, JSON, CSV, TSV, Parquet, Arrow, or a folder that ``datasets`` saved.
+    """Examples from files: JSONL, JSON, CSV, TSV (also as .gz, .zst, .bz2, .xz), Parquet, Arrow, or saved ``datasets``.
 
     Args:
-        path: A file, a glob, a folder (all data files directly in it), or a list of these.
+        path: A file, a glob, a folder (all data files directly in it, of one kind and split), or a list of these.
         task: Name of the task, whose grader must be able to read the answers.
         format: Name of the rows' format, see :mod:`skipthinking.data.formats`; "auto" detects it for each file.
         limit: Number of rows to read, from the first; all by default.
