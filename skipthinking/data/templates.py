@@ -10,10 +10,13 @@ from datetime import datetime
 from typing import Any
 
 import jinja2
+from jinja2 import meta, nodes
+from jinja2.ext import Extension
+from jinja2.parser import Parser
 
 from skipthinking.records import UserError, did_you_mean
 
-__all__ = ["Chat", "Plain", "Template", "render_chat"]
+__all__ = ["FAULTS", "Chat", "Plain", "Template", "render_chat"]
 
 _PROBE = "What is 17 + 25?"  # a question that no template contains
 # Tags with which prompts of reasoning models end, and the tags that the student must write before its answer: a parser
@@ -24,8 +27,8 @@ _TAGS = {f"<{name}>": f"</{name}>" for name in ("think", "thinking", "thought", 
     "[THINK]": "[/THINK]",
     "◁think▷": "◁/think▷",
 }
-_FAULTS = (jinja2.TemplateError, ArithmeticError, AttributeError, LookupError, TypeError, ValueError)
-_DIRECTIVES = "aAbBcdDeFgGhHIjklmMnpPrRsStTuUVwWxXyYzZf"  # of strftime
+FAULTS = (jinja2.TemplateError, ArithmeticError, AttributeError, LookupError, TypeError, ValueError)
+"""What a chat template raises: its own errors, and those of Python in its expressions."""
 
 
 class Template(ABC):
@@ -113,7 +116,7 @@ class Chat(Template):
         turns.append({"role": "user", "content": question})
         try:
             return render_chat(turns, tokenizer, self.settings, self.begun)
-        except _FAULTS as error:
+        except FAULTS as error:
             raise self._misfit(turns, tokenizer, " ".join(str(error).split())) from error
 
     def _misfit(self, turns: Sequence[Mapping[str, str]], tokenizer: Any, reason: str) -> UserError:
@@ -140,13 +143,14 @@ class Chat(Template):
         Raises:
             UserError: It does not.
         """
+        if self.settings and getattr(tokenizer, "chat_template", None):
+            names = _variables(_source(tokenizer, self.settings))
+            for name in sorted(self.settings.keys() - names):
+                raise UserError(
+                    f"Expected settings that the chat template uses ({', '.join(sorted(names)) or 'none'}), got "
+                    f"{name!r} (data.template.settings).{did_you_mean(name, names) or ' Leave it out.'}"
+                )
         prompt = self.render(_PROBE, tokenizer)
-        words = {*re.findall(r"\w+", _source(tokenizer, self.settings))} - {"messages", "add_generation_prompt"}
-        for name in self.settings.keys() - words:
-            raise UserError(
-                f"Expected settings that the chat template uses, got {name!r} (data.template.settings)."
-                f"{did_you_mean(name, words) or ' Leave it out.'}"
-            )
         if _PROBE not in prompt:
             raise UserError(
                 f"Expected a chat template that shows a question given as text, got {prompt[:200]!r} for {_PROBE!r}. "
@@ -181,11 +185,14 @@ def render_chat(
         tokenizer: A tokenizer with a chat template.
         settings: Variables of the chat template.
         begun: Time that the chat template shows; the present one by default.
+
+    Raises:
+        TemplateError, or another one of FAULTS: The chat template cannot render the messages.
     """
     settings = settings or {}
     source = _source(tokenizer, settings)
     if begun is not None and "strftime_now" in source:
-        source = _calendar(begun) + source
+        source = _calendar(begun, f"{source}{settings}") + source
     return tokenizer.apply_chat_template(
         messages, chat_template=source, tokenize=False, add_generation_prompt=True, **settings
     )
@@ -197,21 +204,50 @@ def _source(tokenizer: Any, settings: Mapping[str, Any]) -> str:
     return source
 
 
+class _Generation(Extension):
+    """The tag of transformers around what the assistant says."""
+
+    tags = {"generation"}  # noqa: RUF012
+
+    def parse(self, parser: Parser) -> list[nodes.Node]:
+        """Returns what the tag contains."""
+        next(parser.stream)
+        return parser.parse_statements(("name:endgeneration",), drop_needle=True)
+
+
+def _variables(source: str) -> set[str]:
+    """Names that a chat template takes from its caller, without those that rendering sets.
+
+    Raises:
+        UserError: The chat template is malformed.
+    """
+    environment = jinja2.Environment(extensions=[_Generation, "jinja2.ext.loopcontrols"])
+    try:
+        names = meta.find_undeclared_variables(environment.parse(source))
+    except jinja2.TemplateError as error:
+        raise UserError(
+            f"Expected a chat template in Jinja, got: {error}. Use data.template: Plain, or fix the tokenizer's "
+            "chat_template."
+        ) from error
+    return names - {"messages", "add_generation_prompt", "strftime_now", "raise_exception"}
+
+
 def _renders(turns: Sequence[Mapping[str, str]], tokenizer: Any, settings: Mapping[str, Any]) -> bool:
     try:
         render_chat(turns, tokenizer, settings)
-    except _FAULTS:
+    except FAULTS:
         return False
     return True
 
 
-def _calendar(begun: datetime) -> str:
+def _calendar(begun: datetime, text: str) -> str:
     """A Jinja macro in place of ``strftime_now``, the function that transformers gives to chat templates.
 
-    transformers passes plain values only to a template, so the macro spells every directive out: "%d" is "26".
+    transformers passes plain values only to a template, so the macro replaces every directive in the text: "%d" by
+    "26".
     """
     chain = '.replace("%%", "\\0")'
-    for directive in [f"%{flag}{letter}" for flag in ("", "-") for letter in _DIRECTIVES]:
+    for directive in sorted(set(re.findall("%-?[a-zA-Z]", text))):
         chain += f".replace({json.dumps(directive)}, {json.dumps(begun.strftime(directive))})"
     # The line break after the last tag is not part of the output (trim_blocks).
     return f'{{% macro strftime_now(format) %}}{{{{ format{chain}.replace("\\0", "%") }}}}{{% endmacro %}}\n'
