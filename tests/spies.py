@@ -7,7 +7,7 @@ from typing import Any
 import lightning as L
 
 SEEN: dict[str, Any] = {}
-"""The id of the printed instance ("id"), and lists of prompt ids: "first" (of that instance), "train", "test", "predict"."""
+"""The id of the printed instance ("id"), and prompt ids: "first" (of that instance), "train", "test", "predict"."""
 
 
 class Prompts(L.Callback):

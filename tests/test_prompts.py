@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Sequence
 from datetime import datetime
 from pathlib import Path
@@ -11,15 +10,12 @@ from typing import Any
 import lightning as L
 import pytest
 import spies
-import torch
-from conftest import ROOT
 from tokenizers.processors import TemplateProcessing
 
 from skipthinking.data.encoding import Chat
 from skipthinking.data.module import RationaleDataModule
-from skipthinking.data.sources import Files, Generated
+from skipthinking.data.sources import Generated
 from skipthinking.methods import FullCoT
-from skipthinking.records import UserError
 from skipthinking.students import FromScratch
 from skipthinking.students.scratch import train_tokenizer
 from skipthinking.tasks import generate, get_task
@@ -116,3 +112,92 @@ def test_predict_sends_the_prompt_that_fit_printed(
         turns = [{"role": "system", "content": "Think."}, {"role": "user", "content": asked}]
         text = loaded.apply_chat_template(turns, tokenize=False, add_generation_prompt=True, enable_thinking=True)
         assert loaded(text, add_special_tokens=False)["input_ids"] == first
+
+
+# ---------------------------------------------------------------------------------------- the date of a run
+
+
+@pytest.fixture
+def later(monkeypatch: pytest.MonkeyPatch) -> Callable[[], None]:
+    """Moves the clock of this process to LATER."""
+    import transformers.utils.chat_template_utils as hub
+
+    import skipthinking.data.module as own
+
+    class Later(datetime):
+        @classmethod
+        def now(cls, tz: Any = None) -> Later:
+            return cls.fromisoformat(LATER.isoformat())
+
+    return lambda: [monkeypatch.setattr(module, "datetime", Later) for module in (hub, own)] and None
+
+
+def days(folder: Path, prompts: Sequence[Sequence[int]]) -> set[str]:
+    from transformers import AutoTokenizer
+
+    decode = AutoTokenizer.from_pretrained(folder).decode
+    return {decode(prompt).partition("\n")[0] for prompt in prompts}
+
+
+DATED = ["--data.template", "Chat", "--model", "CWT", "--data.chunker", "SearchChunks",
+         "--data.chunker.refresh_every_n_epochs", 1, "--evaluate", "false"]  # fmt: skip
+
+
+def test_a_run_keeps_the_date_on_which_it_began(
+    fit: Callable[..., dict[str, Any]], later: Callable[[], None], tokenizers: Path, tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:  # fmt: skip
+    before = datetime.now()
+    seen = fit("fit", "date", *DATED)
+    (began,) = days(tokenizers / "date", seen["train"])
+    assert before.replace(microsecond=0) <= datetime.strptime(began, "Today: %d %b %Y %H:%M:%S") <= datetime.now()
+    assert f"in this run always its first day, {before:%Y-%m-%d}" in " ".join(capsys.readouterr().out.split())
+    later()
+    again = fit("fit", "date", *DATED, "--ckpt_path", "last", "--trainer.max_epochs", 2)
+    assert again["train"] == seen["train"]
+    assert days(tokenizers / "date", fit("predict", None, "--question", "Heads?")["predict"]) == {began}
+    fit("annotate", None)  # which would refuse examples with another date
+    # Another run of the same day is reused by one that starts from it, with its date; a new run has the new date.
+    last = tmp_path / "tiny" / "checkpoints" / "last.ckpt"
+    capsys.readouterr()
+    warm = fit("fit", "date", *DATED, "--run", "warm", "--model.start_from", last)
+    assert warm["train"] == seen["train"]
+    new = fit("fit", "date", *DATED, "--run", "new")
+    assert days(tokenizers / "date", new["train"]) == {"Today: 02 Jan 2031 03:04:05"}
+
+
+def test_a_run_from_python_keeps_the_date_on_which_it_began(
+    later: Callable[[], None], tokenizers: Path, tmp_path: Path
+) -> None:
+    def parts() -> tuple[FullCoT, RationaleDataModule, L.Trainer]:
+        method = FullCoT(
+            student=FromScratch("gpt2", {"n_embd": 8, "n_layer": 1, "n_head": 1}, str(tokenizers / "date"), 512),
+            max_new_tokens=2,
+        )
+        data = RationaleDataModule(
+            train=[Generated("coin_flip", size=6)], test={"flips": Generated("coin_flip", "test", size=2)},
+            template=template,
+        )  # fmt: skip
+        return method, data, L.Trainer(
+            max_epochs=epochs, accelerator="cpu", logger=False, enable_progress_bar=False, enable_model_summary=False,
+            default_root_dir=tmp_path, enable_checkpointing=False, callbacks=[spies.Prompts()],
+        )  # fmt: skip
+
+    template, epochs = Chat(), 1
+    method, data, trainer = parts()
+    trainer.fit(method, datamodule=data)
+    trainer.save_checkpoint(tmp_path / "a.ckpt")
+    (began,) = days(tokenizers / "date", spies.SEEN["train"])
+    later()
+    epochs = 2
+    method, data, trainer = parts()
+    trainer.fit(method, datamodule=data, ckpt_path=tmp_path / "a.ckpt")
+    assert trainer.global_step > 0
+    assert days(tokenizers / "date", [*spies.SEEN["train"], data.first.prompt.tolist()]) == {began}
+    spies.SEEN.clear()
+    trainer.test(method, datamodule=data, verbose=False)  # the same day in the same process
+    method, data, trainer = parts()
+    trainer.test(method, datamodule=data, ckpt_path=tmp_path / "a.ckpt", verbose=False)
+    assert days(tokenizers / "date", spies.SEEN["test"]) == {began}
+    assert len(spies.SEEN["test"]) == 4
+    assert template.begun is None  # a template that two runs share has the date of neither
