@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Sequence
 from datetime import datetime
 from pathlib import Path
@@ -167,7 +168,7 @@ def test_a_run_keeps_the_date_on_which_it_began(
 
 
 def test_a_run_from_python_keeps_the_date_on_which_it_began(
-    later: Callable[[], None], tokenizers: Path, tmp_path: Path
+    later: Callable[[], None], tokenizers: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     def parts() -> tuple[FullCoT, RationaleDataModule, L.Trainer]:
         method = FullCoT(
@@ -200,4 +201,11 @@ def test_a_run_from_python_keeps_the_date_on_which_it_began(
     trainer.test(method, datamodule=data, ckpt_path=tmp_path / "a.ckpt", verbose=False)
     assert days(tokenizers / "date", spies.SEEN["test"]) == {began}
     assert len(spies.SEEN["test"]) == 4
+    assert "note:" not in capsys.readouterr().out
+    template = Chat("Think.")  # as if the model's own chat template had changed
+    method, data, trainer = parts()
+    trainer.test(method, datamodule=data, ckpt_path=tmp_path / "a.ckpt", verbose=False)
+    assert re.search(
+        r"note: a prompt is .*<system>Think\..* here and '(?!.*Think).* in the checkpoint", capsys.readouterr().out
+    )
     assert template.begun is None  # a template that two runs share has the date of neither

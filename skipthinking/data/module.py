@@ -203,16 +203,6 @@ class RationaleDataModule(L.LightningDataModule):
             begun = self._earlier().get("begun") or broadcast(datetime.now().isoformat())
             self.template.begun = datetime.fromisoformat(begun)
 
-    def describe_prompts(self) -> list[str]:
-        """Lines for the start report on what the template adds to prompts and completions."""
-        assert self.codec is not None
-        tokenizer, lines = self.codec.tokenizer, []
-        if self.template.shows_date(tokenizer):
-            lines.append(f"prompts show a date, in this run always its first day, {self.template.begun:%Y-%m-%d}")
-        if closing := self.template.closing(tokenizer).strip():
-            lines.append(f"prompts open the thinking, so completions close it with {closing}")
-        return lines
-
     def resume(self, state: dict[str, Any]) -> None:
         """Takes the date of the prompts from the state in a checkpoint; encodes again what shows another date."""
         begun = state.get("begun")
@@ -373,8 +363,13 @@ class RationaleDataModule(L.LightningDataModule):
         """Annotations, position in the epoch and date of the prompts: a resumed run repeats and loses nothing."""
         assert self.trainer is not None
         position = None if self.epoch is None else self.epoch.position(micro_batches_done(self.trainer))
-        begun = self.template.begun and self.template.begun.isoformat()
-        return {"annotations": self.runner.state_dict(), "position": position, "ids": self._ids(), "begun": begun}
+        return {
+            "annotations": self.runner.state_dict(), "position": position, "ids": self._ids(),
+            "begun": self.template.begun and self.template.begun.isoformat(), "prompt": self._sample(),
+        }  # fmt: skip
+
+    def _sample(self) -> str | None:
+        return self.template.sample(self.codec.tokenizer) if self.codec else None
 
     def _ids(self) -> str:
         return hashlib.blake2b("\n".join(row.id for row in self.encoded).encode(), digest_size=16).hexdigest()
@@ -386,6 +381,9 @@ class RationaleDataModule(L.LightningDataModule):
             UserError: The checkpoint is from an earlier version.
         """
         self.resume(state_dict)
+        then, now = state_dict.get("prompt"), self._sample()
+        if then is not None and then != now:
+            say(f"note: a prompt is {now!r} here and {then!r} in the checkpoint")
         if not self.encoded:
             return
         if "position" not in state_dict:

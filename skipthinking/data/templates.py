@@ -49,17 +49,30 @@ class Template(ABC):
         """Raises UserError if the template does not fit the tokenizer."""
         return
 
+    def sample(self, tokenizer: Any) -> str:
+        """Returns a prompt for a fixed question, to be compared with that of another run."""
+        return self.render(_PROBE, tokenizer)
+
     def closing(self, tokenizer: Any) -> str:
         """Text that ends the thinking, for prompts whose last word is a tag that opens it; else empty.
 
         For the chat template of DeepSeek-R1, whose prompts end in "<think>\\n", it is "\\n</think>\\n\\n".
         """
-        prompt = self.render(_PROBE, tokenizer).rstrip()
+        prompt = self.sample(tokenizer).rstrip()
         return next((f"\n{end}\n\n" for tag, end in _TAGS.items() if prompt.endswith(tag)), "")
 
     def shows_date(self, tokenizer: Any) -> bool:
         """Whether prompts change with the date."""
         return False
+
+    def describe(self, tokenizer: Any) -> list[str]:
+        """Lines for the start report on what the template adds to prompts and completions."""
+        lines = []
+        if self.shows_date(tokenizer):
+            lines.append(f"prompts show a date, in this run always its first day, {self.begun:%Y-%m-%d}")
+        if closing := self.closing(tokenizer).strip():
+            lines.append(f"prompts open the thinking, so completions close it with {closing}")
+        return lines
 
 
 class Plain(Template):
@@ -150,13 +163,13 @@ class Chat(Template):
                     f"Expected settings that the chat template uses ({', '.join(sorted(names)) or 'none'}), got "
                     f"{name!r} (data.template.settings).{did_you_mean(name, names) or ' Leave it out.'}"
                 )
-        prompt = self.render(_PROBE, tokenizer)
+        prompt = self.sample(tokenizer)
         if _PROBE not in prompt:
             raise UserError(
                 f"Expected a chat template that shows a question given as text, got {prompt[:200]!r} for {_PROBE!r}. "
                 "Use data.template: Plain, or fix the tokenizer's chat_template."
             )
-        if self.system and prompt == Chat(settings=self.settings)._at(self.begun).render(_PROBE, tokenizer):
+        if self.system and prompt == Chat(settings=self.settings)._at(self.begun).sample(tokenizer):
             raise UserError(
                 f"Expected a chat template that takes a system message, got one that ignores {self.system!r} "
                 "(data.template.system). Leave it out."
@@ -165,7 +178,7 @@ class Chat(Template):
     def shows_date(self, tokenizer: Any) -> bool:
         """Whether the prompt differs between two dates."""
         copies = [Chat(self.system, self.settings)._at(datetime(year, 1, 1)) for year in (2001, 2002)]
-        return len({copy.render(_PROBE, tokenizer) for copy in copies}) > 1
+        return len({copy.sample(tokenizer) for copy in copies}) > 1
 
     def _at(self, begun: datetime | None) -> Chat:
         self.begun = begun
