@@ -3,22 +3,28 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 from typing import Any
 
+from skipthinking.files import parse_json, read_text, write_json
 from skipthinking.records import UserError
 
-__all__ = ["leave_open"]
+__all__ = ["leave_open", "save_without_class"]
 
 
-def leave_open(tokenizer: Any) -> None:
+def leave_open(tokenizer: Any) -> bool:
     """Stops a tokenizer from adding tokens after a text, as those with ``add_eos_token`` do.
 
     A causal student continues its prompt, and no continuation follows a token that ends a text. An exported student
     has the changed tokenizer.
+
+    Returns:
+        Whether its post-processor was changed, which its class may not read when it is loaded.
     """
     if not tokenizer.is_fast or not _tokens_after(tokenizer):
-        return
-    if getattr(tokenizer, "add_eos_token", False):
+        return False
+    by_setting = getattr(tokenizer, "add_eos_token", False)
+    if by_setting:
         tokenizer.add_eos_token = False
     else:
         state = json.loads(tokenizer.backend_tokenizer.to_str())
@@ -36,6 +42,13 @@ def leave_open(tokenizer: Any) -> None:
             f"{tokenizer.convert_ids_to_tokens(after)} ({tokenizer.name_or_path!r}). Change its post-processor, save "
             "it, and give that folder."
         )
+    return not by_setting
+
+
+def save_without_class(folder: Path) -> None:
+    """Makes a saved tokenizer load from tokenizer.json alone; T5Tokenizer, for one, has a post-processor of its own."""
+    path = folder / "tokenizer_config.json"
+    write_json(path, {**parse_json(read_text(path)), "tokenizer_class": "PreTrainedTokenizerFast"})
 
 
 def _tokens_after(tokenizer: Any) -> list[int]:
