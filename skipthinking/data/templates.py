@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import re
 from abc import ABC, abstractmethod
@@ -169,20 +170,21 @@ class Chat(Template):
                 f"Expected a chat template that shows a question given as text, got {prompt[:200]!r} for {_PROBE!r}. "
                 "Use data.template: Plain, or fix the tokenizer's chat_template."
             )
-        if self.system and prompt == Chat(settings=self.settings)._at(self.begun).sample(tokenizer):
+        if self.system and prompt == self._with(system=None).sample(tokenizer):
             raise UserError(
                 f"Expected a chat template that takes a system message, got one that ignores {self.system!r} "
                 "(data.template.system). Leave it out."
             )
 
     def shows_date(self, tokenizer: Any) -> bool:
-        """Whether the prompt differs between two dates."""
-        copies = [Chat(self.system, self.settings)._at(datetime(year, 1, 1)) for year in (2001, 2002)]
-        return len({copy.sample(tokenizer) for copy in copies}) > 1
+        """Whether the prompt differs between two times, which have no part in common."""
+        times = datetime(2001, 1, 1, 1, 1, 1, 1), datetime(2002, 2, 2, 22, 2, 2, 2)
+        return len({self._with(begun=time).sample(tokenizer) for time in times}) > 1
 
-    def _at(self, begun: datetime | None) -> Chat:
-        self.begun = begun
-        return self
+    def _with(self, **changes: Any) -> Chat:
+        changed = copy.copy(self)
+        vars(changed).update(changes)
+        return changed
 
 
 def render_chat(

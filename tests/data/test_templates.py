@@ -32,6 +32,7 @@ DATED = [
     "{% set f = '%Y' %}{{ strftime_now(f)|int - 1 }}, {{ strftime_now('%B %d, %-H:%M, 100%% %%d') }}",
     "  {% if true %}\n  {{ strftime_now('%A %a %j %p %I %y %f %U %w %c %x %X %F %T %e') }}\n{% endif %}\n",
     "\n{{ strftime_now('%d/%m/%Y') }}",
+    *(f"{{{{ strftime_now('%{part}') }}}}" for part in "dBAHpyMj"),
 ]
 THINKS = "{% if enable_thinking is defined and enable_thinking is false %}<think>\n\n</think>\n\n{{ '' }}{% endif %}"
 NO_SYSTEM = "{% if messages[0].role == 'system' %}{{ raise_exception('System role not supported') }}{% endif %}" + TURNS
@@ -58,17 +59,19 @@ def test_a_prompt_shows_the_date_as_transformers_would_have_on_that_day(
     import transformers.utils.chat_template_utils as hub
 
     tokenizer, day = chat(source + TURNS), datetime(2024, 2, 3, 14, 5, 6, 7)
+    clock = [datetime(2031, 12, 30, 1, 2, 3)]
 
-    class Then(datetime):
+    class Clock(datetime):
         @classmethod
         def now(cls, tz: Any = None) -> datetime:
-            return day
+            return clock[0]
 
+    monkeypatch.setattr(hub, "datetime", Clock)
     template = Chat()
     template.begun = day
     prompt = template.render("Is 1% of 3 {{ 2 }}?", tokenizer)
     assert Chat().render("x", tokenizer) != template.render("x", tokenizer)  # without a day it is the present one
-    monkeypatch.setattr(hub, "datetime", Then)
+    clock[0] = day
     turns = [{"role": "user", "content": "Is 1% of 3 {{ 2 }}?"}]
     assert prompt == tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=True)
     assert template.shows_date(tokenizer)
