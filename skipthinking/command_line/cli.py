@@ -289,7 +289,8 @@ class SkipCLI(LightningCLI):
             self.model.student.export(self.folder / "student", state, self.model.completion_marks)
             if tested:
                 print_summary(self.folder)
-            _say("fast_dev_run: nothing is kept" if self._scratch else self._next_commands())
+            if self._scratch is None:
+                _say(self._next_commands())
         self.trainer.strategy.barrier("export")
 
     def after_test(self) -> None:

@@ -27,12 +27,14 @@ def test_a_dev_run_leaves_the_folder_of_runs_as_it_was(
     assert "next:" not in out
     assert run("fit", "--trainer.max_epochs", 1) == 0  # the name is free
     before = contents(tmp_path)
+    capsys.readouterr()
     assert before.keys() >= {"tiny/config.yaml", "tiny/student/config.json"}
     config = {"config": tmp_path / "tiny" / "config.yaml"}
     assert run("fit", *DEV, "--ckpt_path", "last") == 0  # nothing is written to the finished run
     assert run("test", *DEV, **config) == 0
     assert run("predict", *DEV, "--questions", _questions(tmp_path / "q.txt"), **config) == 0
     (tmp_path / "q.txt").unlink()
+    assert capsys.readouterr().out.count("fast_dev_run: nothing is kept") == 3
     assert contents(tmp_path) == before
 
 
