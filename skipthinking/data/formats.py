@@ -12,7 +12,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 from skipthinking.data.fields import Fields, Row, quoted, shown, text_of, unreadable
-from skipthinking.data.phrases import closing, plain_question, split_thoughts, strip_closing, unended, with_choices
+from skipthinking.data.phrases import closing, plain_question, strip_closing, with_choices
+from skipthinking.data.thoughts import split_thoughts, unended
 from skipthinking.records import DataError, UserError
 from skipthinking.tasks.graders import boxed
 

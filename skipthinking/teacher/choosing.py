@@ -8,7 +8,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from skipthinking.data.phrases import question_key, strip_closing, thoughts, unended
+from skipthinking.data.phrases import question_key, strip_closing
+from skipthinking.data.thoughts import thoughts, unended
 from skipthinking.records import Example, UserError
 from skipthinking.tasks import get_task
 from skipthinking.teacher.client import Completion
