@@ -219,6 +219,11 @@ class RationaleDataModule(L.LightningDataModule):
         if self.without_steps == "leave_out" and method.needs_rationale:
             usable = [row for row in rows if self.splitter.spans(row.rationale.strip())]
         self.without_rationale = len(rows) - len(usable)
+        if not usable:
+            raise DataError(
+                f"Expected a training example whose rationale has at least one step, got none of {len(rows)}: all are "
+                "left out by data.without_steps. Use rows with rationales, or train with AnswerOnly."
+            )
         stream = tqdm(
             self.codec.encode(usable, rationales=method.needs_rationale),
             total=len(usable), desc="Tokenizing", delay=3, leave=False, disable=self.trainer.global_rank > 0,

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from skipthinking.data.rows import read_questions
+from skipthinking.data.questions import read_questions
 from skipthinking.records import DataError, UserError
 
 

@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 
+from skipthinking.data.formats import detect_format
 from skipthinking.data.importing import Loaded
 from skipthinking.data.sources import Files, Generated, Hub
 from skipthinking.data.splits import drop_overlap, join, split_validation
@@ -85,20 +86,79 @@ def test_unreadable_answers_are_left_out_and_counted_on_request(tmp_path: Path) 
         {"instruction": "3?", "output": "So. The answer is unknown"},
     ]
     file = write_json(tmp_path / "a.json", rows)
-    loaded = Files(file, task="gsm8k", unreadable="leave_out").load()
+    loaded = Files(file, task="gsm8k", bad_rows="leave_out").load()
     assert [example.answer for example in loaded.examples] == ["1"]
-    assert loaded.unreadable == 2
+    assert loaded.bad_rows == {"without a readable answer": 2}
     assert loaded.description.endswith("2 rows without a readable answer left out")
-    with pytest.raises(DataError, match=r"row 2.*unreadable: leave_out"):
+    with pytest.raises(DataError, match=r"row 2.*bad_rows: leave_out"):
         Files(file, task="gsm8k").load()
     with pytest.raises(DataError, match="none of 2"):
-        Files(write_json(tmp_path / "b.json", rows[1:]), task="gsm8k", unreadable="leave_out").load()
+        Files(write_json(tmp_path / "b.json", rows[1:]), task="gsm8k", bad_rows="leave_out").load()
 
 
-def test_leaving_out_does_not_hide_other_defects(tmp_path: Path) -> None:
-    rows = [{"instruction": "1?", "output": "The answer is 1"}, {"instruction": "", "output": "The answer is 1"}]
-    with pytest.raises(DataError, match='"instruction"'):
-        Files(write_json(tmp_path / "a.json", rows), task="gsm8k", unreadable="leave_out").load()
+GOOD = {"question": "2+3?", "rationale": "2+3=5.", "answer": "5"}
+TALK = [{"role": "user", "content": "2+3?"}, {"role": "assistant", "content": "The answer is 5."}]
+# A fault of one row: (good row, bad row, reason in the start report).
+FAULTS = [
+    (GOOD, {**GOOD, "question": " "}, 'with an empty "question"'),
+    (GOOD, {**GOOD, "answer": ""}, 'with an empty "answer"'),
+    (GOOD, {**GOOD, "answer": None}, 'without "answer"'),
+    (GOOD, {**GOOD, "answer": {"value": 5}}, 'with another type than text in "answer"'),
+    (GOOD, {**GOOD, "rationale": ["a", 1]}, 'with another type than text in "rationale"'),
+    (GOOD, {**GOOD, "answer": "many"}, "without a readable answer"),
+    (GOOD, {**GOOD, "rationale": "<think>2+3=5."}, "without a readable answer"),
+    (GOOD, {**GOOD, "rationale": "\ud83d"}, "with half a character"),
+    (GOOD, {**GOOD, "task": "svamp"}, "of another task"),
+    (GOOD, {"question": "2+3?", "answer": "5"}, 'without "rationale"'),
+    ({**GOOD, "id": "a"}, {**GOOD, "id": ""}, 'without an id in "id"'),
+    ({"question": "2+3?", "answer": "2+3=5\n#### 5"}, {"question": "2+4?", "answer": "6"}, "without a readable answer"),
+    ({"question": "2+3?", "answer": "5"}, {"question": "2+4?", "answer": "So #### 6"}, "without a readable answer"),
+    ({"messages": TALK}, {"messages": TALK * 2}, "with more or fewer turns than one question and one reply"),
+    ({"messages": TALK}, {"messages": TALK[:1]}, "without a reply"),
+    ({"messages": TALK}, {"messages": []}, 'without messages in "messages"'),
+    ({"messages": TALK}, {"messages": [*TALK, {"role": "tool", "content": "x"}]}, "with the role 'tool'"),
+    ({"instruction": "2+3?", "output": "The answer is 5"}, {"instruction": "And now?", "output": "The answer is 5",
+     "history": [["2+3?", "5"]]}, "with earlier turns"),
+    ({"Question": "number0 ?", "Numbers": "5", "Answer": 5}, {"Question": "number0 number1 ?", "Numbers": "5",
+     "Answer": 5}, "with placeholders in place of numbers"),
+    ({"prompt": "2+3?", "completion": "The answer is 5", "label": True}, {"prompt": "2+3?", "completion":
+     "The answer is 5", "label": False}, "labeled false"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("good", "bad", "reason"), FAULTS, ids=[f"{n}-{row[2]}" for n, row in enumerate(FAULTS)])
+def test_a_fault_of_a_row_is_an_error_or_left_out_and_counted(
+    good: dict[str, Any], bad: dict[str, Any], reason: str, tmp_path: Path
+) -> None:
+    """One bad row does not stop a file, if the user asks; a file of bad rows stops always."""
+    file = write_json(tmp_path / "a.json", [good, bad])
+    with pytest.raises(DataError, match=r"row 2.*1 row of 2 cannot be used.*set bad_rows: leave_out") as caught:
+        Files(file, task="gsm8k").load()
+    assert f"(1 {reason})" in str(caught.value)
+    loaded = Files(file, task="gsm8k", bad_rows="leave_out").load()
+    assert loaded.bad_rows == {reason: 1}
+    assert f"1 row {reason} left out" in loaded.description
+    assert [row.answer for row in loaded.examples] == ["5"]
+    known = detect_format(good, "f:1").name
+    with pytest.raises(DataError) as caught:
+        Files(write_json(tmp_path / "b.json", [bad, bad]), task="gsm8k", bad_rows="leave_out", format=known).load()
+    assert "bad_rows" not in str(caught.value)  # a remedy that would not help
+
+
+def test_counts_of_faults_are_of_the_rows_that_were_looked_at(tmp_path: Path) -> None:
+    rows = [{**GOOD, "answer": ""}, {**GOOD, "answer": "many"}, GOOD, GOOD, GOOD]
+    file = write_json(tmp_path / "a.json", rows)
+    with pytest.raises(DataError, match="none of 2 "):
+        Files(file, task="gsm8k", limit=2, bad_rows="leave_out").load()
+    with pytest.raises(DataError, match=r"2 rows of 3 cannot be used \(1 with an empty \"answer\", 1 without a read"):
+        Files(file, task="gsm8k", limit=3).load()
+
+
+def test_a_test_set_without_gold_answers_points_to_predict(tmp_path: Path) -> None:
+    row = {"question": "Where?", "choices": {"label": ["A", "B"], "text": ["x", "y"]}, "answerKey": ""}
+    for file in (write_json(tmp_path / "a.json", [row] * 2), write_json(tmp_path / "b.json", [row])):
+        with pytest.raises(DataError, match=r"Expected gold answers, got none in . rows?.*predict.*--questions"):
+            Files(file, task="commonsense_qa").load()
 
 
 def test_hub_without_network_points_to_files(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
@@ -226,9 +286,9 @@ REAL = {
 def test_real_data_is_read_whole(name: str) -> None:
     task, rows, examples = REAL[name]
     strict = rows == examples
-    loaded = Files(str(SHARED / name), task=task, unreadable="error" if strict else "leave_out").load()
+    loaded = Files(str(SHARED / name), task=task, bad_rows="error" if strict else "leave_out").load()
     assert f" {rows} rows" in loaded.description
-    assert len(loaded.examples) == examples == rows - loaded.unreadable - loaded.duplicates
+    assert len(loaded.examples) == examples == rows - sum(loaded.bad_rows.values()) - loaded.duplicates
     for row in loaded.examples:
         assert not re.search(r"the answer is\s*\S*\s*$", row.rationale, re.IGNORECASE), row.rationale[-80:]
         assert "####" not in row.rationale
