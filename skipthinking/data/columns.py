@@ -6,6 +6,7 @@ import re
 from collections.abc import Iterable, Mapping
 
 from skipthinking.data.fields import KEYS, Ambiguous, Fields, Row, is_blank, quoted
+from skipthinking.data.parsers import GOLD
 from skipthinking.data.phrases import bare, question_key, strip_closing
 from skipthinking.data.thoughts import BadTags, split_thoughts
 
@@ -48,11 +49,35 @@ def check_rivals(row: Row, fields: Fields, where: str, optional: Iterable[str]) 
         if isinstance(row[key], list) and all(isinstance(part, str) for part in row[key]):  # the steps of one text
             texts = ["\n".join(texts)]
         if any(not _readings(text) & read for text in texts):
-            other = "the format's" if not fields.rationale else repr(fields.rationale[:40])
+            own = _source(row, fields)
+            two = quoted([own, key] if own else [key])
+            choice = " or ".join(f"rationale_key: {name}" for name in (own, key) if name)
             raise Ambiguous(
-                f'Expected one rationale, got {other} and another text in "{key}" ({where}). Choose by rationale_key, '
-                f"for example rationale_key: {key}, or choose a format, or remove the column."
+                f"Expected one rationale, got different texts, {'' if own else 'another one '}in {two} ({where}). Set "
+                f"{choice}, or remove a column."
             )
+    for key in GOLD:
+        other_answer = row.get(key)
+        if key not in fields.used and key not in optional and _differ(str(other_answer), fields.answer):
+            raise Ambiguous(
+                f'Expected one answer, got {fields.answer!r} and {other_answer!r} in "{key}" ({where}). Remove or '
+                "rename one of the columns."
+            )
+
+
+def _source(row: Row, fields: Fields) -> str | None:
+    """The key that the rationale was read from."""
+    start = question_key(fields.rationale)[:_SHORT]
+    keys = sorted(fields.used, key=lambda key: key not in KEYS["rationale"])
+    return next((key for key in keys if start and start in question_key(" ".join(texts_in(row[key])))), None)
+
+
+def _differ(a: str, b: str) -> bool:
+    """Whether both are plain numbers, and not the same."""
+    try:
+        return float(a.replace(",", "")) != float(b.replace(",", ""))
+    except ValueError:
+        return False
 
 
 def _readings(text: str) -> set[str]:
@@ -70,10 +95,11 @@ class Unread:
 
     Args:
         ignored: Keys that are no text of the example, such as its id.
+        chosen: Whether the user chose the rationale, so that no other column is suggested.
     """
 
-    def __init__(self, ignored: Iterable[str]) -> None:
-        self.ignored = set(ignored)
+    def __init__(self, ignored: Iterable[str], chosen: bool) -> None:
+        self.ignored, self.chosen = set(ignored), chosen
         self.longest: dict[str, int] = {}
         self.rationales = 0
 
@@ -98,11 +124,11 @@ class Unread:
         """The columns in one phrase, with those that may be the rationale; empty without any."""
         if not self.longest:
             return ""
-        meant = [key for key in self.longest if _WORDS & set(re.split(r"[^a-z]+", _snake(key)))]
-        if not meant and not self.rationales:
-            longest = max(self.longest, key=lambda key: self.longest[key])
-            meant = [longest] if self.longest[longest] >= _SHORT else []
-        hint = f" (if {quoted(meant)} is the rationale, set rationale_key: {meant[0]})" if meant else ""
+        long = [key for key, size in self.longest.items() if size >= _SHORT and not self.chosen]
+        meant = [key for key in long if _WORDS & set(re.split(r"[^a-z]+", _snake(key)))]
+        if not meant and not self.rationales and long:
+            meant = [max(long, key=lambda key: self.longest[key])]
+        hint = f" (if the rationale is in {quoted(meant)}, set rationale_key: {meant[0]})" if meant else ""
         return f"columns not read: {quoted(self.longest)}{hint}"
 
 
@@ -113,5 +139,7 @@ def _snake(key: str) -> str:
 def _is_repeated(text: str, fields: Fields) -> bool:
     """Whether a text is also in what was read."""
     folded = question_key(text)
-    read = [question_key(part) for part in (fields.question, fields.rationale, fields.answer)]
-    return folded in read or (len(folded) >= _SHORT and any(folded in part for part in read))
+    read = [question_key(part) for part in (fields.question, fields.rationale, fields.conclusion, fields.answer)]
+    if _readings(text) & set(read):
+        return True
+    return len(folded) >= _SHORT and any(folded in part for part in read)

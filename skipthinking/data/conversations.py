@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from skipthinking.data.fields import KEYS, Row, RowError, is_blank, shown, text_of
+from skipthinking.data.fields import KEYS, Row, RowError, is_blank, shown, structured, text_of
 
 __all__ = ["last_question", "reply_of", "turns_of"]
 
@@ -34,6 +34,7 @@ def turns_of(value: object, key: str, where: str, role: str | None = None) -> li
     Raises:
         RowError: The value is no conversation, or has a role that is not known.
     """
+    value = structured(value)
     if role is not None and isinstance(value, str):
         value = [{"role": role, "content": value}]
     if not isinstance(value, list) or not value or not all(isinstance(turn, Mapping) for turn in value):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import ast
+import json
 import math
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
@@ -11,7 +13,7 @@ from skipthinking.records import DataError
 
 __all__ = [
     "ID_KEYS", "KEYS", "Ambiguous", "Fields", "NoAnswer", "Row", "RowError", "Tracked", "UnreadableAnswer",
-    "answer_of", "has", "is_blank", "key_of", "peek", "quoted", "shown", "text_of", "unreadable",
+    "answer_of", "has", "is_blank", "key_of", "peek", "quoted", "shown", "structured", "text_of", "unreadable",
 ]  # fmt: skip
 
 Row = Mapping[str, Any]
@@ -188,6 +190,19 @@ def answer_of(row: Row, key: str, where: str) -> str:
         if is_blank(value) or value != value:
             raise NoAnswer(str(error), error.reason) from error
         raise
+
+
+def structured(value: object) -> object:
+    """Returns a list or object that a table holds as text, in JSON or Python's notation; others as they are."""
+    if not isinstance(value, str) or not value.strip().startswith(("[", "{")):
+        return value
+    for parse in (json.loads, ast.literal_eval):
+        try:
+            parsed = parse(value)
+        except (ValueError, SyntaxError, MemoryError, RecursionError):
+            continue
+        return parsed if isinstance(parsed, (list, dict)) else value
+    return value
 
 
 def shown(value: object) -> str:

@@ -194,6 +194,16 @@ def _stated(text: str) -> Stated | None:
         return None
 
 
+def _answer_text(row: Row) -> str:
+    return str(peek(row, key_of(row, "answer") or "answer"))
+
+
+@_format("gsm8k", "question", "answer", fits=lambda row: "####" in _answer_text(row))
+def _gsm8k(row: Tracked, where: str) -> Fields:
+    r"""Sample row: {"question": "2+3?", "answer": "She has 2+3 = $<<2+3=5>>5.\n#### 5"}"""
+    return worked_row(question_of(row, where), text_of(row, str(key_of(row, "answer")), where), "answer", where)
+
+
 @_format("instruction", "instruction", fits=lambda row: "label" in row or not is_blank(row.get("output")))
 def _instruction(row: Tracked, where: str) -> Fields:
     """Sample row: {"instruction": "Add.", "input": "2 and 3", "output": "2+3=5. The answer is 5"}"""
@@ -249,16 +259,6 @@ def _math(row: Tracked, where: str) -> Fields:
     if not answer:
         raise unreadable("solution", r"a \boxed{} answer", solution, where)
     return Fields(question=question_of(row, where), rationale=strip_closing(solution), answer=answer)
-
-
-def _answer_text(row: Row) -> str:
-    return str(peek(row, key_of(row, "answer") or "answer"))
-
-
-@_format("gsm8k", "question", "answer", fits=lambda row: "####" in _answer_text(row))
-def _gsm8k(row: Tracked, where: str) -> Fields:
-    r"""Sample row: {"question": "2+3?", "answer": "She has 2+3 = $<<2+3=5>>5.\n#### 5"}"""
-    return worked_row(question_of(row, where), text_of(row, str(key_of(row, "answer")), where), "answer", where)
 
 
 @_format("text", "text", fits=lambda row: "||" in str(row["text"]) and "####" in str(row["text"]))

@@ -68,7 +68,7 @@ def import_rows(
     examples: dict[str, tuple[Example, str]] = {}  # with the place of the row, by id
     formats: set[str] = set()
     faults: list[RowError] = []
-    unread = Unread({*ID_KEYS, "task", "meta"})
+    unread = Unread({*ID_KEYS, "task", "meta"}, chosen=rationale_key is not None)
     first_fault: tuple[dict[str, Any], frozenset[str]] | None = None
     total = used = 0
     for rows in files:
@@ -85,6 +85,7 @@ def import_rows(
                     check_rivals(row, fields, where, known.optional)
                 example = _example(task, known, fields, row, where)
             except Ambiguous as error:
+                unread.chosen = True  # the message has the keys
                 unread.add(row, fields)
                 raise Ambiguous(f"{error}{_sentence(unread.report)}") from error
             except RowError as error:

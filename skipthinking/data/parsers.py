@@ -170,7 +170,7 @@ def completion_row(
     """The fields of a completion, with the answer that it states, or that of a column beside it."""
     text = text_of(row, key, where) if text is None else text
     gold_key = next((name for name in gold_keys if not is_blank(peek(row, name))), None)
-    gold = answer_of(row, gold_key, where) if gold_key else ""
+    gold = answer_of(row, gold_key, where).rpartition("####")[2].strip() if gold_key else ""
     try:
         stated = split_thoughts(text, gold)
     except BadTags as error:

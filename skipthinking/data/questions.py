@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from skipthinking.data.conversations import content_of, last_question, turns_of
-from skipthinking.data.fields import ID_KEYS, Row, RowError, is_blank, key_of, peek, shown, text_of
+from skipthinking.data.fields import ID_KEYS, Row, RowError, is_blank, key_of, peek, shown, structured, text_of
 from skipthinking.data.phrases import plain_question, question_key, with_choices
 from skipthinking.data.rows import read_rows
 from skipthinking.files import read_text
@@ -102,6 +102,7 @@ def _choices(value: object, key: str, where: str) -> tuple[list[str], list[str]]
     Sample values: {"label": ["A", "B"], "text": ["5", "6"]}, [{"label": "A", "text": "5"}], ["A)5", "B)6"],
         {"A": "5", "B": "6"}
     """
+    value = structured(value)
     pairs: list[tuple[Any, Any]] = []
     if isinstance(value, Mapping) and {"label", "text"} <= set(value):
         lists = value["label"], value["text"]

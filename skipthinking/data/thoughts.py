@@ -9,20 +9,25 @@ from typing import NamedTuple
 from skipthinking.data.phrases import bare, closing, strip_closing
 from skipthinking.tasks.graders import boxed
 
-__all__ = ["BadTags", "Stated", "Tagged", "split_tags", "split_thoughts"]
+__all__ = ["THOUGHTS", "BadTags", "Stated", "Tagged", "split_tags", "split_thoughts"]
 
 # Opening and closing tag of the thoughts; compared without case.
-_THOUGHTS = {
+THOUGHTS = {
     "<think>": "</think>",  # DeepSeek-R1, Qwen3, OpenThoughts2
     "<thinking>": "</thinking>",
     "<thought>": "</thought>",
     "<thoughts>": "</thoughts>",
     "<reasoning>": "</reasoning>",
     "<reason>": "</reason>",
+    "<analysis>": "</analysis>",
+    "<scratchpad>": "</scratchpad>",
+    "<thought_process>": "</thought_process>",
+    "<cot>": "</cot>",
     "<|begin_of_thought|>": "<|end_of_thought|>",  # Sky-T1, Bespoke-Stratos, OpenThoughts
     "<|begin_of_reasoning|>": "<|end_of_reasoning|>",
     "<|start_thinking|>": "<|end_thinking|>",  # Command A
     "<seed:think>": "</seed:think>",
+    "<|think|>": "<|/think|>",
     "[think]": "[/think]",  # Magistral
     "◁think▷": "◁/think▷",  # Kimi
 }
@@ -35,6 +40,17 @@ _SPOKEN = {
     "<|begin_of_answer|>": "<|end_of_answer|>",
     "<|start_response|>": "<|end_response|>",
 }
+
+# The channels of gpt-oss.
+_CHANNELS = re.compile(
+    r"\s*(?:<\|start\|>assistant)?<\|channel\|>analysis<\|message\|>(.*?)<\|end\|>"
+    r"<\|start\|>assistant<\|channel\|>final<\|message\|>(.*?)(?:<\|return\|>|<\|end\|>)?\s*",
+    re.DOTALL,
+)
+# Tokens that end a reply, written out.
+_END = re.compile(
+    r"(?:\s*(?:<\|im_end\|>|<\|endoftext\|>|<\|eot_id\|>|<\|end_of_text\|>|<end_of_turn>|<｜end▁of▁sentence｜>|</s>))+\s*\Z"
+)
 
 
 class BadTags(ValueError):
@@ -82,8 +98,8 @@ def _any_of(tags: Iterable[str]) -> re.Pattern[str]:
     return re.compile("|".join(map(re.escape, tags)), re.IGNORECASE)
 
 
-_OPEN, _CLOSE = _any_of(_THOUGHTS), _any_of(_THOUGHTS.values())
-_OPENED_BY = {close: open_ for open_, close in _THOUGHTS.items()}
+_OPEN, _CLOSE = _any_of(THOUGHTS), _any_of(THOUGHTS.values())
+_OPENED_BY = {close: open_ for open_, close in THOUGHTS.items()}
 
 
 def split_tags(completion: str) -> Tagged:
@@ -97,13 +113,18 @@ def split_tags(completion: str) -> Tagged:
     Raises:
         BadTags: A tag is never closed, or there are several blocks of thoughts or answers.
     """
+    completion = _END.sub("", completion)
+    if channels := _CHANNELS.fullmatch(completion):
+        return _split_spoken(channels[1], channels[2])
+    if "<|channel|>" in completion:
+        raise BadTags("one channel analysis and one channel final")
     opening = _OPEN.match(completion.lstrip())
     body = completion.lstrip()[opening.end() :] if opening else completion
-    closing_tag = _any_of([_THOUGHTS[opening[0].lower()]]).search(body) if opening else _CLOSE.search(body)
+    closing_tag = _any_of([THOUGHTS[opening[0].lower()]]).search(body) if opening else _CLOSE.search(body)
     if closing_tag is None:
         if opening or (opened := _OPEN.search(body)):
             tag = (opening or opened)[0].lower()  # type: ignore[index]
-            raise BadTags(f"thoughts that end in {_THOUGHTS[tag]}", unended=True)
+            raise BadTags(f"thoughts that end in {THOUGHTS[tag]}", unended=True)
         return _split_spoken(None, completion)
     thoughts, rest = body[: closing_tag.start()], body[closing_tag.end() :]
     own = _any_of([_OPENED_BY[closing_tag[0].lower()]])
@@ -120,8 +141,9 @@ def _split_spoken(thoughts: str | None, text: str) -> Tagged:
     first = tags[0][0].lower()
     close = _SPOKEN.get(first)
     if close is not None and len(tags) == 1:
-        if closing(text[tags[0].end() :]):  # "<answer> The answer is True": not cut off
-            return Tagged(thoughts, f"{text[: tags[0].start()].rstrip()} {text[tags[0].end() :].lstrip()}")
+        rest = text[tags[0].end() :].strip()
+        if "\n" not in rest and closing(rest):  # "<answer> The answer is True" is not cut off
+            return Tagged(thoughts, f"{text[: tags[0].start()].rstrip()} {rest}")
         raise BadTags(f"an answer that ends in {close}", unended=True)
     if close is None or len(tags) > 2 or tags[1][0].lower() != close or text[tags[1].end() :].strip():
         raise BadTags(f"one answer in {first}, with no text after it")
@@ -148,7 +170,7 @@ def split_thoughts(completion: str, gold: str = "") -> Stated:
     text = tagged.text.strip()
     spoken, answer = _spoken(text) if tagged.answer is None else (strip_closing(text), bare(tagged.answer))
     if tagged.thoughts is None and tagged.answer is None:
-        return _untagged(text)
+        return _untagged(text, gold)
     alone = bare(text)
     if not answer and alone and "\n" not in text and gold in ("", alone):
         spoken, answer = "", alone
@@ -162,8 +184,11 @@ def _spoken(text: str) -> tuple[str, str]:
     return stated if stated else (strip_closing(text), boxed(text) or "")
 
 
-def _untagged(text: str) -> Stated:
-    reasoning, arrow, answer = text.rpartition("-->")
-    if arrow and "\n" not in answer.strip() and closing(answer) is None and not boxed(text):
-        return Stated(strip_closing(reasoning), bare(re.sub(r"\s+END\s*\Z", "", answer)))
-    return Stated(*_spoken(text))
+def _untagged(text: str, gold: str) -> Stated:
+    reasoning, arrow, after = text.rpartition("-->")
+    answer = bare(re.sub(r"\s+END\s*\Z", "", after))
+    if not arrow or "\n" in answer or closing(after) or boxed(after) or gold not in ("", answer):
+        return Stated(*_spoken(text))
+    if boxed(reasoning) not in (None, answer) and not after.rstrip().endswith(" END"):
+        return Stated(text, gold)  # two answers
+    return Stated(strip_closing(reasoning), answer)
