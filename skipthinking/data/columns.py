@@ -54,7 +54,7 @@ def check_rivals(row: Row, fields: Fields, where: str, optional: Iterable[str]) 
             choice = " or ".join(f"rationale_key: {name}" for name in (own, key) if name)
             raise Ambiguous(
                 f"Expected one rationale, got different texts, {'' if own else 'another one '}in {two} ({where}). Set "
-                f"{choice}, or remove a column."
+                f"{choice}, or remove {quoted([key])}."
             )
     for key in GOLD:
         other_answer = row.get(key)

@@ -128,7 +128,8 @@ def key_of(row: Row, role: str) -> str | None:
     given = row.rationale_key if isinstance(row, Tracked) else None
     if role == "rationale" and given is not None:
         return given
-    present = [key for key in KEYS.get(role, (role,)) if key in row and key != given]
+    present = [key for key in KEYS.get(role, (role,)) if key in row]
+    present = [key for key in present if key != given] or present
     if role == "rationale":  # "steps": 3 is a number of steps
         present = [key for key in present if key == role or not isinstance(peek(row, key), (int, float))]
     return next((key for key in present if not is_blank(peek(row, key))), present[0] if present else None)

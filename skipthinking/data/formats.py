@@ -296,7 +296,9 @@ def _strategy_qa(row: Tracked, where: str) -> Fields:
     facts = row.get("facts")
     if isinstance(facts, list):
         facts = " ".join(str(fact).strip() for fact in facts)
-    return replace(plain_row(row, where), rationale=text_of({"facts": facts}, "facts", where, empty=True).strip())
+    fields = plain_row(row, where)
+    rationale = fields.rationale or text_of({"facts": facts}, "facts", where, empty=True).strip()
+    return replace(fields, rationale=rationale)
 
 
 @_format("multiarith", "question", "final_ans")
@@ -319,16 +321,21 @@ def _trace(row: Tracked, where: str) -> Fields:
     """
     rationale, conclusion = rationale_of(row, where)
     key = str(key_of(row, "rationale"))
-    for name in _SOLUTIONS:
-        solution = str(peek(row, name) or "") if name != key else ""
+    answer, source = "", key
+    for source in _SOLUTIONS:
+        solution = str(peek(row, source) or "") if source != key else ""
         answer = stated_answer(solution) or ("" if "\n" in solution.strip() else bare(solution))
         if answer:
-            if row.rationale_key or name not in KEYS["rationale"] or answer == bare(solution):
-                row.used.add(name)
-            return Fields(question=question_of(row, where), rationale=rationale, answer=answer, conclusion=conclusion)
-    answer = stated_answer(conclusion) or stated_answer(str(row[key]))
+            break
+    else:
+        others = KEYS["rationale"] if row.rationale_key else ()
+        texts = [conclusion, *(str(peek(row, name) or "") for name in (key, *others))]
+        answer = next(filter(None, map(stated_answer, texts)), "")
     if not answer:
-        raise unreadable(key, 'a text that ends in "The answer is X", or a \\boxed{} answer', str(row[key]), where)
+        text = str(peek(row, key))
+        raise unreadable(key, 'a text that ends in "The answer is X", or a \\boxed{} answer', text, where)
+    if row.rationale_key or source not in KEYS["rationale"] or answer == bare(str(peek(row, source))):
+        row.used.add(source)  # another long solution is left to be found as a second rationale
     return Fields(question=question_of(row, where), rationale=rationale, answer=answer, conclusion=conclusion)
 
 

@@ -54,10 +54,10 @@ def _stem(row: Row, where: str) -> str:
     for body, question in _BODIES:
         if body in row and question in row:
             return _joined(text_of(row, body, where, empty=True), text_of(row, question, where))
-    key = key_of(row, "question") or ("Question" if any(name in row for name in _VALUES) else "question")
+    key = key_of(row, "question") or ("Question" if any(name in row for name in _VALUES) else None)
     conversation = key_of(row, "conversation")
-    if conversation is not None and key not in ("question", "problem"):
-        key = conversation
+    if key is None or (conversation is not None and key not in ("question", "problem")):
+        key = conversation or "question"
     if key == conversation or isinstance(peek(row, key), list):  # the list is TRL's prompt
         return plain_question(content_of(last_question(turns_of(row[key], key, where), where), where)[0])
     if isinstance(peek(row, key), Mapping) and "stem" in row[key]:  # CommonsenseQA's own files

@@ -70,6 +70,17 @@ def test_a_class_that_moved_is_found_by_its_name(path: str) -> None:
     assert current.__name__ == path.rpartition(".")[2]
 
 
+def test_a_setting_of_an_older_version_has_its_new_name(tmp_path: Path) -> None:
+    old = "{path: a, task: gsm8k, unreadable: leave_out}"
+    (tmp_path / "old.yaml").write_text(f"data: {{train: [{{class_path: Files, init_args: {old}}}]}}")
+    (source,) = yaml.safe_load(_printed("--config", tmp_path / "old.yaml"))["data"]["init_args"]["train"]
+    assert source["init_args"]["bad_rows"] == "leave_out"
+    assert "unreadable" not in source["init_args"]
+    assert current_class_paths('{"unreadable":"error"}') == '{"bad_rows":"error"}'
+    assert current_class_paths("--data.train.unreadable=error") == "--data.train.bad_rows=error"
+    assert current_class_paths("prompt: unreadable text") == "prompt: unreadable text"
+
+
 def test_a_class_that_is_gone_is_named_in_a_line(run: Callable[..., int], capsys: pytest.CaptureFixture[str]) -> None:
     assert run("fit", "--model", "skipthinking.methods.stt.STTT") == 2
     error = capsys.readouterr().err

@@ -15,7 +15,7 @@ import pytest
 from skipthinking.data.formats import detect_format
 from skipthinking.data.importing import Loaded
 from skipthinking.data.sources import Files, Generated, Hub
-from skipthinking.data.splits import drop_overlap, join, split_validation
+from skipthinking.data.splits import Splits, drop_overlap, join, split_validation
 from skipthinking.records import DataError, Example, UserError
 
 SHARED = Path(__file__).parents[2].parent / "shared" / "data"
@@ -256,6 +256,29 @@ def test_overlap_ignores_case_and_white_space() -> None:
     assert ([row.id for row in kept], dropped) == (["b"], 2)
 
 
+def test_training_questions_that_are_all_in_test_sets_are_named(tmp_path: Path) -> None:
+    source = Files(write_jsonl(tmp_path / "a.jsonl", ROWS), task="gsm8k")
+    part, rest = (Files(write_jsonl(tmp_path / f"{n}.jsonl", ROWS[n:m]), task="gsm8k") for n, m in ((0, 3), (3, 4)))
+    for tests, size, expected in (
+        ({"t": source}, 0, "got none of 4: 4 examples left out, their question is in test set t"),
+        ({"t": part, "u": rest}, 0.5, "in test set t; 1 example"),
+    ):
+        splits = Splits([source], tests, val_size=size, seed=0, question=None, questions=None, task=None)
+        with pytest.raises(DataError, match=expected):
+            splits.load("fit")
+
+
+def test_columns_that_are_not_read_are_said_once_before_the_next_step(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    row = {**GOOD, "level": "easy"}
+    source = Files(write_jsonl(tmp_path / "a.jsonl", [row]), task="gsm8k")
+    splits = Splits([source], {}, val_size=0, seed=0, question=None, questions=None, task=None)
+    splits.load("fit")
+    assert capsys.readouterr().out == 'train: columns not read: "level"\n'
+    assert not any("level" in line for line in splits.report)
+
+
 def test_importing_sources_loads_no_heavy_library() -> None:
     code = (
         "import sys, skipthinking.data.formats, skipthinking.data.rows, skipthinking.data.phrases;"
@@ -265,30 +288,54 @@ def test_importing_sources_loads_no_heavy_library() -> None:
     assert run.stdout.strip() == "[]", run.stderr
 
 
-# file -> (task, rows of the file, examples without those whose answer is unreadable, which were looked at one by one).
+# file -> (rows of the file, rows without a readable answer, which were looked at one by one, examples). The others are
+# exact duplicates.
 REAL = {
-    "gsm8k/train.jsonl": ("gsm8k", 7473, 7473),
-    "gsm8k/test.jsonl": ("gsm8k", 1319, 1319),
-    "gsm8k/llama_level2.json": ("gsm8k", 7442, 7420),
-    "svamp/chatgpt_level1.json": ("svamp", 700, 699),
-    "svamp/chatgpt_level6.json": ("svamp", 699, 696),
-    "svamp/gemini_level3.json": ("svamp", 700, 700),
-    "svamp/test.json": ("svamp", 300, 300),
-    "strategyqa/chatgpt_level6.json": ("strategy_qa", 1999, 1995),
-    "strategyqa/test.json": ("strategy_qa", 290, 290),
-    "csqa/llama_level3.json": ("commonsense_qa", 9732, 9728),
-    "csqa/test.json": ("commonsense_qa", 1221, 1221),
+    "csqa/llama_level1.json": (9732, 0, 9732),
+    "csqa/llama_level3.json": (9732, 4, 9728),
+    "csqa/test.json": (1221, 0, 1221),
+    "gsm8k/gemini_level2.json": (7433, 1, 7432),
+    "gsm8k/llama_level2.json": (7442, 22, 7420),
+    "gsm8k/test.jsonl": (1319, 0, 1319),
+    "gsm8k/train.jsonl": (7473, 0, 7473),
+    "strategyqa/chatgpt_level1.json": (1998, 1, 1996),
+    "strategyqa/chatgpt_level2.json": (1999, 0, 1998),
+    "strategyqa/chatgpt_level3.json": (1999, 1, 1997),
+    "strategyqa/chatgpt_level4.json": (1999, 2, 1996),
+    "strategyqa/chatgpt_level5.json": (1999, 1, 1997),
+    "strategyqa/chatgpt_level6.json": (1999, 3, 1995),
+    "strategyqa/test.json": (290, 0, 290),
+    "svamp/chatgpt_level1.json": (700, 1, 699),
+    "svamp/chatgpt_level2.json": (700, 1, 699),
+    "svamp/chatgpt_level3.json": (699, 1, 698),
+    "svamp/chatgpt_level4.json": (700, 1, 699),
+    "svamp/chatgpt_level5.json": (699, 2, 697),
+    "svamp/chatgpt_level6.json": (699, 3, 696),
+    "svamp/gemini_level1.json": (700, 0, 700),
+    "svamp/gemini_level2.json": (700, 0, 700),
+    "svamp/gemini_level3.json": (700, 0, 700),
+    "svamp/gemini_level4.json": (700, 0, 700),
+    "svamp/gemini_level5.json": (700, 0, 700),
+    "svamp/gemini_level6.json": (700, 0, 700),
+    "svamp/llama_level1.json": (700, 0, 700),
+    "svamp/llama_level2.json": (700, 0, 700),
+    "svamp/llama_level3.json": (700, 3, 697),
+    "svamp/llama_level4.json": (700, 0, 700),
+    "svamp/test.json": (300, 0, 300),
 }
+TASKS = {"gsm8k": "gsm8k", "svamp": "svamp", "strategyqa": "strategy_qa", "csqa": "commonsense_qa"}
 
 
 @real_data
 @pytest.mark.parametrize("name", REAL)
 def test_real_data_is_read_whole(name: str) -> None:
-    task, rows, examples = REAL[name]
-    strict = rows == examples
-    loaded = Files(str(SHARED / name), task=task, bad_rows="error" if strict else "leave_out").load()
+    rows, unreadable, examples = REAL[name]
+    task = TASKS[name.partition("/")[0]]
+    loaded = Files(str(SHARED / name), task=task, bad_rows="leave_out" if unreadable else "error").load()
     assert f" {rows} rows" in loaded.description
-    assert len(loaded.examples) == examples == rows - sum(loaded.bad_rows.values()) - loaded.duplicates
+    assert len(loaded.examples) == examples == rows - unreadable - loaded.duplicates
+    assert loaded.bad_rows == ({"without a readable answer": unreadable} if unreadable else {})
+    assert loaded.unread == ('columns not read: "Equation", "Type"' if name == "svamp/test.json" else "")
     for row in loaded.examples:
         assert not re.search(r"the answer is\s*\S*\s*$", row.rationale, re.IGNORECASE), row.rationale[-80:]
         assert "####" not in row.rationale
