@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
+from functools import cache
 from typing import NamedTuple
 
 from skipthinking.data.phrases import bare, closing, strip_closing
@@ -94,11 +94,12 @@ class Stated(NamedTuple):
     conclusion: str = ""
 
 
-def _any_of(tags: Iterable[str]) -> re.Pattern[str]:
+@cache
+def _any_of(*tags: str) -> re.Pattern[str]:
     return re.compile("|".join(map(re.escape, tags)), re.IGNORECASE)
 
 
-_OPEN, _CLOSE = _any_of(THOUGHTS), _any_of(THOUGHTS.values())
+_OPEN, _CLOSE = _any_of(*THOUGHTS), _any_of(*THOUGHTS.values())
 _OPENED_BY = {close: open_ for open_, close in THOUGHTS.items()}
 
 
@@ -113,6 +114,8 @@ def split_tags(completion: str) -> Tagged:
     Raises:
         BadTags: A tag is never closed, or there are several blocks of thoughts or answers.
     """
+    if not any(bracket in completion for bracket in "<[◁"):
+        return Tagged(None, completion)
     completion = _END.sub("", completion)
     if channels := _CHANNELS.fullmatch(completion):
         return _split_spoken(channels[1], channels[2])
@@ -120,14 +123,14 @@ def split_tags(completion: str) -> Tagged:
         raise BadTags("one channel analysis and one channel final")
     opening = _OPEN.match(completion.lstrip())
     body = completion.lstrip()[opening.end() :] if opening else completion
-    closing_tag = _any_of([THOUGHTS[opening[0].lower()]]).search(body) if opening else _CLOSE.search(body)
+    closing_tag = _any_of(THOUGHTS[opening[0].lower()]).search(body) if opening else _CLOSE.search(body)
     if closing_tag is None:
         if opening or (opened := _OPEN.search(body)):
             tag = (opening or opened)[0].lower()  # type: ignore[index]
             raise BadTags(f"thoughts that end in {THOUGHTS[tag]}", unended=True)
         return _split_spoken(None, completion)
     thoughts, rest = body[: closing_tag.start()], body[closing_tag.end() :]
-    own = _any_of([_OPENED_BY[closing_tag[0].lower()]])
+    own = _any_of(_OPENED_BY[closing_tag[0].lower()])
     if own.search(thoughts) or _OPEN.search(rest) or _CLOSE.search(rest):
         raise BadTags(f"one block of thoughts, at the start, that ends in {closing_tag[0]}")
     return _split_spoken(thoughts, rest)
@@ -135,7 +138,7 @@ def split_tags(completion: str) -> Tagged:
 
 def _split_spoken(thoughts: str | None, text: str) -> Tagged:
     """Removes tags around the text after the thoughts, or around its answer."""
-    tags = list(_any_of([*_SPOKEN, *_SPOKEN.values()]).finditer(text))
+    tags = list(_any_of(*_SPOKEN, *_SPOKEN.values()).finditer(text))
     if not tags:
         return Tagged(thoughts, text)
     first = tags[0][0].lower()
@@ -168,9 +171,9 @@ def split_thoughts(completion: str, gold: str = "") -> Stated:
     """
     tagged = split_tags(completion)
     text = tagged.text.strip()
-    spoken, answer = _spoken(text) if tagged.answer is None else (strip_closing(text), bare(tagged.answer))
     if tagged.thoughts is None and tagged.answer is None:
         return _untagged(text, gold)
+    spoken, answer = _spoken(text) if tagged.answer is None else (strip_closing(text), bare(tagged.answer))
     alone = bare(text)
     if not answer and alone and "\n" not in text and gold in ("", alone):
         spoken, answer = "", alone
