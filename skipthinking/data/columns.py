@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Mapping
 
-from skipthinking.data.fields import KEYS, Ambiguous, Fields, Row, is_blank, quoted
+from skipthinking.data.fields import KEYS, Ambiguous, Fields, Row, is_blank, is_tag, quoted
 from skipthinking.data.parsers import GOLD
 from skipthinking.data.phrases import bare, question_key, strip_closing
 from skipthinking.data.thoughts import BadTags, split_thoughts
@@ -43,7 +43,7 @@ def check_rivals(row: Row, fields: Fields, where: str, optional: Iterable[str]) 
     read = {question_key(text) for text in (fields.question, fields.rationale, fields.conclusion, fields.answer)}
     read |= {question_key(f"{fields.rationale}\n\n{fields.conclusion}"), ""}
     for key in (*KEYS["rationale"], *KEYS["completion"], *KEYS["conversation"]):
-        if key not in row or key in fields.used or key in optional or is_blank(row[key]):
+        if key not in row or key in fields.used or key in optional or is_blank(row[key]) or is_tag(row[key]):
             continue
         texts = list(texts_in(row[key]))
         if isinstance(row[key], list) and all(isinstance(part, str) for part in row[key]):  # the steps of one text

@@ -42,7 +42,7 @@ def turns_of(value: object, key: str, where: str, role: str | None = None) -> li
             f'Expected a list of messages in "{key}", got {shown(value)} ({where}). Fix the row.',
             f'without messages in "{key}"',
         )
-    turns = [(str(turn.get("role", turn.get("from"))).lower(), turn) for turn in value]
+    turns = [(str(turn.get("role") or turn.get("from")).lower(), turn) for turn in value]
     if unknown := [role for role, _ in turns if role not in _ROLES]:
         raise RowError(
             f"Expected the roles user and assistant (or human and gpt), got {unknown[0]!r} ({where}). Rename the role, "
@@ -100,7 +100,7 @@ def reply_of(turns: list[Turn], where: str) -> str:
 
 def content_of(turn: Row, where: str) -> tuple[str, list[str]]:
     """Returns the text of a message, and its thoughts if the content is a list of parts."""
-    key = "content" if "content" in turn or "value" not in turn else "value"
+    key = "content" if is_blank(turn.get("value")) else "value"
     parts = turn.get(key)
     if not isinstance(parts, list):
         return text_of(turn, key, where), []

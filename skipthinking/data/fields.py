@@ -13,7 +13,8 @@ from skipthinking.records import DataError
 
 __all__ = [
     "ID_KEYS", "KEYS", "Ambiguous", "Fields", "NoAnswer", "Row", "RowError", "Tracked", "UnreadableAnswer",
-    "answer_of", "has", "is_blank", "key_of", "peek", "quoted", "shown", "structured", "text_of", "unreadable",
+    "answer_of", "has", "is_blank", "is_tag", "key_of", "peek", "quoted", "shown", "structured", "text_of",
+    "unreadable",
 ]  # fmt: skip
 
 Row = Mapping[str, Any]
@@ -30,7 +31,7 @@ KEYS: dict[str, tuple[str, ...]] = {
         "answer", "final_answer", "expected_answer", "correct_answer", "gold_answer", "ground_truth",
         "reference_answer", "final_ans", "gold", "answerKey", "label", "target", "ans",
     ),
-    "completion": ("completion", "response", "output", "generation"),
+    "completion": ("completion", "response", "output", "generation", "content"),
     "conversation": ("messages", "conversations"),
 }  # fmt: skip
 """Keys that mean the same, by role, in order of preference; a blank value counts as absent."""
@@ -114,8 +115,8 @@ class Tracked(Mapping[str, Any]):
 
 
 def is_blank(value: object) -> bool:
-    """Whether a value holds nothing: null, white space, or an empty list or object."""
-    return value is None or value == [] or value == {} or (isinstance(value, str) and not value.strip())
+    """Whether a value holds nothing: null, NaN, white space, or an empty list or object."""
+    return value is None or value != value or value in ([], {}) or (isinstance(value, str) and not value.strip())
 
 
 def peek(row: Row, key: str) -> Any:
@@ -130,9 +131,14 @@ def key_of(row: Row, role: str) -> str | None:
         return given
     present = [key for key in KEYS.get(role, (role,)) if key in row]
     present = [key for key in present if key != given] or present
-    if role == "rationale":  # "steps": 3 is a number of steps
-        present = [key for key in present if key == role or not isinstance(peek(row, key), (int, float))]
+    if role == "rationale":
+        present = [key for key in present if key == role or not is_tag(peek(row, key))]
     return next((key for key in present if not is_blank(peek(row, key))), present[0] if present else None)
+
+
+def is_tag(value: object) -> bool:
+    """Whether a value is a number or a word, and no rationale: "steps": 3, "reasoning": "on"."""
+    return isinstance(value, (int, float)) or (isinstance(value, str) and value.strip().isalpha())
 
 
 def has(row: Row, role: str) -> bool:

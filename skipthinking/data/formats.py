@@ -18,6 +18,7 @@ from skipthinking.data.fields import (
     RowError,
     Tracked,
     answer_of,
+    has,
     is_blank,
     key_of,
     peek,
@@ -231,8 +232,14 @@ def _prompt_completion(row: Tracked, where: str) -> Fields:
 
 @_format("messages", "messages")
 def _messages(row: Tracked, where: str) -> Fields:
-    """Sample row: {"messages": [{"role": "user", "content": "2+3?"}, {"role": "assistant", "content": "2+3 --> 5"}]}"""
-    return conversation_row(turns_of(row["messages"], "messages", where), row, "content", where)
+    """A question and its reply, or a question alone with columns for the rationale and the answer.
+
+    Sample row: {"messages": [{"role": "user", "content": "2+3?"}, {"role": "assistant", "content": "2+3 --> 5"}]}
+    """
+    turns = turns_of(row["messages"], "messages", where)
+    if [role for role, _ in turns] == ["user"] and has(row, "answer"):
+        return plain_row(row, where)
+    return conversation_row(turns, row, "content", where)
 
 
 @_format("sharegpt", "conversations")

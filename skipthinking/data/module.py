@@ -67,7 +67,7 @@ class RationaleDataModule(L.LightningDataModule):
         num_workers: Number of processes that build batches; the result does not depend on it.
         seed: Seed of the validation split, the stage sampling and the order; the global seed by default.
         question: For ``predict``: a question to answer.
-        questions: For ``predict``: a text file with one question per line, or rows as in training, with or without answers.
+        questions: For ``predict``: a text file with one question per line, or rows as in training, answers optional.
         task: For ``predict``: the task of the questions; that of the first training source by default.
     """
 

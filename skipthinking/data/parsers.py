@@ -169,6 +169,8 @@ def completion_row(
 ) -> Fields:
     """The fields of a completion, with the answer that it states, or that of a column beside it."""
     text = text_of(row, key, where) if text is None else text
+    if not is_blank(peek(row, "reasoning_content")):  # as in a message: the API's name for thoughts
+        text = f"<think>{text_of(row, 'reasoning_content', where)}</think>{text}"
     gold_key = next((name for name in gold_keys if not is_blank(peek(row, name))), None)
     gold = answer_of(row, gold_key, where).rpartition("####")[2].strip() if gold_key else ""
     try:
@@ -178,9 +180,10 @@ def completion_row(
     if not stated.answer and not gold:
         expected = 'a text that ends in "The answer is X", or "rationale --> X", or "<think>rationale</think>X"'
         raise unreadable(key, expected, text, where)
-    return Fields(
-        question=question, rationale=stated.reasoning, answer=gold or stated.answer, conclusion=stated.conclusion
-    )
+    rationale, conclusion = stated.reasoning, stated.conclusion
+    if not rationale and has(row, "rationale"):  # the completion states only the answer
+        rationale, conclusion = rationale_of(row, where)
+    return Fields(question=question, rationale=rationale, answer=gold or stated.answer, conclusion=conclusion)
 
 
 def conversation_row(turns: list[Turn], row: Tracked, key: str, where: str) -> Fields:

@@ -19,7 +19,7 @@ __all__ = ["check_alone", "question_of", "read_questions"]
 _OPTION = re.compile(r"\(?([A-Z])\s*[).:]\s*(.*)", re.DOTALL)
 _BODIES = (("body", "question"), ("Body", "Question"))
 # MAWPS and its descendants replace the numbers of a question: "Ann has number0 pens", Numbers "5 3".
-_PLACEHOLDER = re.compile(r"(?<!\w)(?:number|N_|NUM_?|num_?)(\d{1,2})(?!\w)|\[(?:NUM|num)_?(\d{1,2})\]")
+_PLACEHOLDER = re.compile(r"(?<!\w)(?:(number)|N_|NUM_?|num_)(\d{1,2})(?!\w)|[\[<](?:NUM|num)_?(\d{1,2})[\]>]")
 _TEXT = ("", ".txt", ".text", ".md")  # kinds of files with one question per line
 _VALUES = ("Numbers", "numbers", "nums", "num_list")
 # Under these keys stands the question; under the others a prompt, whose frame ("Q: ...", "A:") is removed.
@@ -80,20 +80,23 @@ def _joined(body: str, question: str) -> str:
 
 def _filled(text: str, row: Row, where: str) -> str:
     """Replaces placeholders of numbers by their values."""
-    indices = [int(match[1] or match[2]) for match in _PLACEHOLDER.finditer(text)]
-    if 0 not in indices:
+    matches = list(_PLACEHOLDER.finditer(text))
+    indices = [int(match[2] or match[3]) for match in matches]
+    if not indices or (all(match[1] for match in matches) and 0 not in indices):  # "the number1 song"
         return text
     key = next((name for name in _VALUES if name in row), None)
     values: Any = row[key] if key else []
     values = values.split() if isinstance(values, str) else values
-    if not isinstance(values, list) or len(values) <= max(indices):
+    first = min(indices)  # counted from 0 or from 1
+    surplus = len(values) - (max(indices) - first + 1) if isinstance(values, list) else -1
+    if first > 1 or surplus < 0 or (first == 1 and surplus > 0):
         raise RowError(
             f"Expected numbers in the question, got placeholders up to {max(indices)} and {shown(values)} in "
             f'"{key or _VALUES[0]}" ({where}). Write the numbers into the question.',
             "with placeholders in place of numbers",
         )
     numbers = [re.sub(r"\.0+\Z", "", str(value)) for value in values]
-    return _PLACEHOLDER.sub(lambda match: numbers[int(match[1] or match[2])], text)
+    return _PLACEHOLDER.sub(lambda match: numbers[int(match[2] or match[3]) - first], text)
 
 
 def _choices(value: object, key: str, where: str) -> tuple[list[str], list[str]]:

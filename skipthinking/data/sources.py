@@ -70,8 +70,8 @@ class Files(Source):
             formats without a name for it, the question is under question, problem, query, instruction, prompt, input,
             sQuestion or original_text; the answer under answer, final_answer, expected_answer, correct_answer,
             gold_answer, ground_truth, reference_answer, final_ans, gold, answerKey, label, target or ans; a text with
-            rationale and answer under completion, response, output or generation; a conversation under messages or
-            conversations.
+            rationale and answer under completion, response, output, generation or content; a conversation under
+            messages or conversations.
         limit: Number of rows to read, from the first; all by default.
         bad_rows: Whether a row with a fault (an empty value, no readable answer, a second question) is an error, or is
             left out and counted in the start report.

@@ -280,6 +280,38 @@ ROWS: list[tuple[str, dict[str, Any], str, str, str]] = [
         "2+3=5.",
         "5",
     ),
+    (
+        "messages",
+        {"messages": [{"role": "user", "content": "2+3?", "from": None}], "reasoning": "2+3=5.", "answer": 5},
+        "2+3?",
+        "2+3=5.",
+        "5",
+    ),  # Dolphin-R1
+    (
+        "messages",
+        {
+            "messages": [
+                {"role": None, "from": "human", "content": None, "value": "2+3?"},
+                {"role": None, "from": "gpt", "content": None, "value": "2+3=5. The answer is 5"},
+            ]
+        },
+        "2+3?",
+        "2+3=5.",
+        "5",
+    ),  # columns of two sources
+    (
+        "completion",
+        {"input": [{"role": "user", "content": "2+3?"}], "output": "<think>2+3=5.</think>5", "reasoning": "on"},
+        "2+3?",
+        "2+3=5.",
+        "5",
+    ),  # Nemotron
+    ("completion", {"input": "2+3?", "reasoning_content": "2+3=5.", "content": "5"}, "2+3?", "2+3=5.", "5"),
+    ("completion", {"question": "2+3?", "thinking": "2+3=5.", "response": "The answer is 5"}, "2+3?", "2+3=5.", "5"),
+    ("qa", {"question": "2+3?", "answer": "5", "cot": "math"}, "2+3?", "", "5"),  # the kind of question
+    ("qa", {"question": "N_00+N_01?", "answer": "5", "nums": "2.0 3"}, "2+3?", "", "5"),
+    ("qa", {"question": "[NUM1]+[NUM2]?", "answer": "5", "nums": [2, 3]}, "2+3?", "", "5"),
+    ("qa", {"question": "the number1 song?", "answer": "5"}, "the number1 song?", "", "5"),
     ("addsub", {"iIndex": 1, "sQuestion": "2+3?", "lEquations": ["X=2+3"], "lSolutions": [5.0]}, "2+3?", "", "5"),
     (
         "mawps",
