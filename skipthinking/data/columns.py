@@ -111,7 +111,7 @@ class Unread:
                 continue
             text = "\n".join(texts_in(value))
             if text.strip() and not _is_repeated(text, fields):
-                self.longest[key] = len(text)
+                self.longest[key] = len(text) if " " in text.strip() else 0  # a URL is no rationale
 
     def add_fault(self, row: Row, used: Iterable[str]) -> None:
         """Adds a row with a fault; used are the keys up to the fault, so that keys of a role may come later."""

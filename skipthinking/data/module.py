@@ -215,15 +215,15 @@ class RationaleDataModule(L.LightningDataModule):
         assert self.codec is not None
         assert self.trainer is not None
         method, rows = self.method, self.examples["train"]
+        if method.needs_rationale and not any(row.rationale.strip() for row in rows):
+            raise DataError(
+                f"Expected training examples with rationales, got none of {len(rows)}. Use rows with rationales (the "
+                "setting rationale_key names their column), or train with AnswerOnly."
+            )
         usable = rows
         if self.without_steps == "leave_out" and method.needs_rationale:
             usable = [row for row in rows if self.splitter.spans(row.rationale.strip())]
         self.without_rationale = len(rows) - len(usable)
-        if not usable:
-            raise DataError(
-                f"Expected a training example whose rationale has at least one step, got none of {len(rows)}: all are "
-                "left out by data.without_steps. Use rows with rationales, or train with AnswerOnly."
-            )
         stream = tqdm(
             self.codec.encode(usable, rationales=method.needs_rationale),
             total=len(usable), desc="Tokenizing", delay=3, leave=False, disable=self.trainer.global_rank > 0,
