@@ -8,7 +8,7 @@ import re
 from collections.abc import Sequence
 from pathlib import Path
 
-from skipthinking.data.rows import KINDS, is_saved, kind_of, kinds
+from skipthinking.data.rows import KINDS, NAMED, is_saved, kind_of, kinds
 from skipthinking.files import COMPRESSED
 from skipthinking.records import UserError, did_you_mean
 
@@ -42,10 +42,11 @@ def _find(pattern: str) -> list[Path]:
     if path.is_dir():
         return _shards(_in_folder(path), "*")
     matches = [Path(match) for match in sorted(glob.glob(str(path), recursive=True))]
+    named = [match for match in matches if match.is_file() and kind_of(match) in NAMED]
     files = [match for match in matches if is_saved(match) or _is_data(match)]
     files += [file for match in matches if match.is_dir() and not is_saved(match) for file in _data_files(match)]
-    if files:
-        return _shards(files, str(path))
+    if files or named:
+        return _shards(files or named, str(path))
     if matches:
         raise UserError(
             f"Expected data files ({kinds()}), got {pattern!r}, which matches {matches[0].name!r}. Name other files."

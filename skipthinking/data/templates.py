@@ -15,19 +15,12 @@ from jinja2 import meta, nodes
 from jinja2.ext import Extension
 from jinja2.parser import Parser
 
+from skipthinking.data.thoughts import THOUGHTS
 from skipthinking.records import UserError, did_you_mean
 
 __all__ = ["FAULTS", "Chat", "Plain", "Template", "render_chat"]
 
 _PROBE = "What is 17 + 25?"  # a question that no template contains
-# Tags with which prompts of reasoning models end, and the tags that the student must write before its answer: a parser
-# of thoughts finds no answer without them.
-_TAGS = {f"<{name}>": f"</{name}>" for name in ("think", "thinking", "thought", "reasoning", "seed:think")} | {
-    "<|begin_of_thought|>": "<|end_of_thought|>",
-    "<|START_THINKING|>": "<|END_THINKING|>",
-    "[THINK]": "[/THINK]",
-    "◁think▷": "◁/think▷",
-}
 FAULTS = (jinja2.TemplateError, ArithmeticError, AttributeError, LookupError, TypeError, ValueError)
 """What a chat template raises: its own errors, and those of Python in its expressions."""
 
@@ -57,10 +50,14 @@ class Template(ABC):
     def closing(self, tokenizer: Any) -> str:
         """Text that ends the thinking, for prompts whose last word is a tag that opens it; else empty.
 
-        For the chat template of DeepSeek-R1, whose prompts end in "<think>\\n", it is "\\n</think>\\n\\n".
+        Without it a parser of thoughts would find no answer in a completion. For the chat template of DeepSeek-R1,
+        whose prompts end in "<think>\\n", it is "\\n</think>\\n\\n".
         """
         prompt = self.sample(tokenizer).rstrip()
-        return next((f"\n{end}\n\n" for tag, end in _TAGS.items() if prompt.endswith(tag)), "")
+        for tag, end in THOUGHTS.items():
+            if prompt.lower().endswith(tag):
+                return f"\n{end.upper() if prompt[-len(tag) :].isupper() else end}\n\n"
+        return ""
 
     def shows_date(self, tokenizer: Any) -> bool:
         """Whether prompts change with the date."""

@@ -32,11 +32,12 @@ def test_a_folder_is_its_data_files_without_what_comes_with_them(tmp_path: Path)
 
 
 def test_a_glob_reaches_nested_folders(tmp_path: Path) -> None:
-    touch(tmp_path, "a/1.jsonl", "a/b/2.jsonl.gz", "c/3.jsonl.zst", "c/4.txt", "c/.5.jsonl")
+    touch(tmp_path, "a/1.jsonl", "a/b/2.jsonl.gz", "c/3.jsonl.zst", "c/4.pdf", "c/5.txt", "c/.6.jsonl")
     assert found(tmp_path, "**/*") == found(tmp_path, "**") == ["a/1.jsonl", "a/b/2.jsonl.gz", "c/3.jsonl.zst"]
     assert found(tmp_path, "*/*.jsonl.*", "a") == ["c/3.jsonl.zst", "a/1.jsonl"]
-    with pytest.raises(UserError, match=r"which matches '4\.txt'"):
-        find_files([str(tmp_path / "c" / "*.txt")])
+    assert found(tmp_path, "c/*.txt") == ["c/5.txt"]  # such a file is data only if nothing else is
+    with pytest.raises(UserError, match=r"which matches '4\.pdf'"):
+        find_files([str(tmp_path / "c" / "*.pdf")])
 
 
 # (files, names in the error, files that the path in the error's remedy means)

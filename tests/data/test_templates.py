@@ -141,6 +141,7 @@ TAGS = [
     ("<thinking>\n", "</thinking>"),
     ("<|begin_of_thought|>\n\n", "<|end_of_thought|>"),
     ("[THINK]", "[/THINK]"),
+    ("<|START_THINKING|>", "<|END_THINKING|>"),
     ("◁think▷", "◁/think▷"),
 ]
 
