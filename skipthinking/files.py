@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import bz2
+import gzip
 import json
+import lzma
 import os
 import shutil
-from collections.abc import Iterable, Iterator
+import zlib
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -13,9 +17,28 @@ from typing import Any
 from skipthinking.records import DataError
 
 __all__ = [
-    "lines_of", "parse_json", "read_jsonl", "read_text", "replacing", "replacing_folder", "write_json", "write_jsonl",
-    "write_text",
+    "COMPRESSED", "lines_of", "parse_json", "read_jsonl", "read_text", "replacing", "replacing_folder", "write_json",
+    "write_jsonl", "write_text",
 ]  # fmt: skip
+
+COMPRESSED = (".gz", ".zst", ".bz2", ".xz")
+"""Suffixes of compressed files; the content decides how a file is read, because some downloads are already expanded."""
+
+
+def _expand_zstd(data: bytes) -> bytes:
+    import pyarrow  # comes with datasets; Python has zstd from version 3.14 on
+
+    content: bytes = pyarrow.CompressedInputStream(pyarrow.BufferReader(data), "zstd").read()
+    return content
+
+
+# How compressed data begins, and how it is expanded.
+_EXPAND: dict[bytes, Callable[[bytes], bytes]] = {
+    b"\x1f\x8b": gzip.decompress,
+    b"\x28\xb5\x2f\xfd": _expand_zstd,
+    b"BZh": bz2.decompress,
+    b"\xfd7zXZ\x00": lzma.decompress,
+}
 
 
 def lines_of(text: str) -> list[str]:
@@ -28,13 +51,21 @@ def lines_of(text: str) -> list[str]:
 
 
 def read_text(path: Path) -> str:
-    """Reads a UTF-8 file and removes a byte order mark.
+    """Reads a UTF-8 file, compressed or not, and removes a byte order mark.
 
     Raises:
-        DataError: The file is not UTF-8.
+        DataError: The file is not UTF-8, or is compressed and damaged.
     """
+    data = path.read_bytes()
+    expand = next((expand for start, expand in _EXPAND.items() if data.startswith(start)), bytes)
     try:
-        return path.read_bytes().decode("utf-8-sig")
+        content = expand(data)
+    except (OSError, EOFError, ValueError, zlib.error, lzma.LZMAError) as error:
+        raise DataError(
+            f"Expected a complete compressed file, got {str(error).rstrip('.')} ({path}). Download or write it again."
+        ) from error
+    try:
+        return content.decode("utf-8-sig")
     except UnicodeDecodeError as error:
         line = error.object[: error.start].count(b"\n") + 1
         raise DataError(

@@ -96,7 +96,7 @@ class Runner:
             earlier: Annotations in the checkpoint of ``start_from``.
             earlier_name: Name of that checkpoint, for the log.
         """
-        self.rows = list(rows)
+        self.rows, self._digests = list(rows), None
         self._module, self._student, self._codec = module, student, codec
         self._folder, self._seed, self._stage_sampling, self._limit = folder, seed, stage_sampling, limit
         for annotator in self.annotators:
@@ -316,7 +316,7 @@ class Runner:
         strange, lost = self._strange(saved), saved.keys() - {row.id for row in self.rows}
         if strange or lost:
             self._saved_examples = saved
-            new = f"{len(strange)} of {len(self.rows)} that are new or have other steps"
+            new = f"{len(strange)} of {len(self.rows)} that are new or have other steps or another prompt"
             missing = f"{len(lost)} of its {len(saved)} missing"
             what = " and ".join([new] * bool(strange) + [missing] * bool(lost))
             raise UserError(

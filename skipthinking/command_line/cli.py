@@ -38,6 +38,7 @@ import skipthinking.students  # noqa: F401
 from skipthinking.checkpoints import SafeCheckpointIO, read_checkpoint
 from skipthinking.command_line.checks import check_precision, check_settings, check_training, check_writable
 from skipthinking.command_line.class_paths import current_class_paths
+from skipthinking.command_line.dev_run import discard, scratch
 from skipthinking.command_line.hints import OneLineErrors
 from skipthinking.command_line.layers import KEY, expand
 from skipthinking.data.module import RationaleDataModule, check_annotates
@@ -110,7 +111,9 @@ class SkipCLI(LightningCLI):
         """Parses a command line with layered config files and class paths of older versions."""
         words, Parser.files = expand(sys.argv[1:] if args is None else args)
         self.config = parser.parse_args([current_class_paths(word) for word in words])
-        check_settings(self.config[self.config.subcommand], self._parser(self.config.subcommand).get_default)
+        settings = self.config[self.config.subcommand]
+        check_settings(settings, self._parser(self.config.subcommand).get_default)
+        self._scratch = scratch(self.config.subcommand, settings)
 
     def _parse_ckpt_path(self) -> None:
         """Lightning would let the checkpoint's hyperparameters override the command line; see :meth:`_open`."""
@@ -136,14 +139,19 @@ class SkipCLI(LightningCLI):
                 return home
         return Path(self._get(self.config, "runs_dir")) / run
 
+    @property
+    def output(self) -> Path:
+        """The folder to write to: the run folder, or with fast_dev_run one that is removed."""
+        return self._scratch or self.folder
+
     def instantiate_trainer(self, **kwargs: Any) -> L.Trainer:
         """A trainer that logs to the run folder, whatever loggers the config adds."""
         logger = self._get(self.config_init, "trainer.logger")
         extra = logger if isinstance(logger, list) else [logger] if logger not in (None, True, False) else []
         own_log = [RunLogger(self.folder)] if self.subcommand == "fit" else []
         self._get(self.config_init, "trainer")["logger"] = [*own_log, *extra] or False
-        self._get(self.config_init, "trainer")["default_root_dir"] = str(self.folder)
-        own: list[Callback] = [kind(self.folder) for kind in (Interrupts, Results, Answers, Annotations)]
+        self._get(self.config_init, "trainer")["default_root_dir"] = str(self.output)
+        own: list[Callback] = [kind(self.output) for kind in (Interrupts, Results, Answers, Annotations)]
         every = self._get(self.config, "checkpoint_every")
         own = [WholeWeights(), *own, StartReport(), LastCheckpoint(self.folder, every)]
         given = self._get(self.config_init, "trainer.callbacks") or []
@@ -249,13 +257,15 @@ class SkipCLI(LightningCLI):
         check_precision(self.trainer)
         if path is None:
             return
-        own = read_checkpoint(path, "--ckpt_path")["skipthinking"]
+        checkpoint = read_checkpoint(path, "--ckpt_path")
+        own = checkpoint["skipthinking"]
         if own["method"] != type(self.model).__name__:
             raise UserError(
                 f"Expected a checkpoint of {type(self.model).__name__}, got one of {own['method']} ({path}). "
                 "Use the config.yaml of its run."
             )
         self.model.student.restore_tokenizer(own["tokenizer"])
+        self.datamodule.resume(checkpoint.get(type(self.datamodule).__qualname__, {}))
         self.model.start_from = None  # the run is past it, and that checkpoint may be gone
         now = flat(json.loads(current_class_paths(self._config_as_json()))[self.subcommand])
         stored = json.loads(current_class_paths(own.get("config", "{}")))  # a run from Python has none
@@ -279,13 +289,14 @@ class SkipCLI(LightningCLI):
             self.model.student.export(self.folder / "student", state, self.model.completion_marks)
             if tested:
                 print_summary(self.folder)
-            _say(self._next_commands())
+            if self._scratch is None:
+                _say(self._next_commands())
         self.trainer.strategy.barrier("export")
 
     def after_test(self) -> None:
         """Prints the summary."""
         if self.trainer.is_global_zero:
-            print_summary(self.folder)
+            print_summary(self.output)
 
     def _next_commands(self) -> str:
         config = shlex.quote(str(self.folder / "config.yaml"))
@@ -380,6 +391,7 @@ def main(args: list[str] | None = None) -> int:
         raise
     finally:
         release_folders()
+        discard(_first_rank())
     return 0
 
 

@@ -1,88 +1,23 @@
-"""Encodes text: prompt templates, one tokenization per example, and the token spans of its steps and answer."""
+"""Encodes text: one tokenization per example, and the token spans of its steps and answer."""
 
 from __future__ import annotations
 
-from abc import ABC, abstractmethod
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from skipthinking.data.steps import StepSplitter
+from skipthinking.data.templates import Chat, Plain, Template
 from skipthinking.records import DataError, Encoded, Example, Span, UserError
 from skipthinking.tasks import get_task
 
 __all__ = ["Chat", "Codec", "Plain", "Template", "step_spans"]
 
 _BATCH = 1000  # texts per tokenizer call: large enough for its threads, small enough for a live progress bar
-
-
-class Template(ABC):
-    """Turns a question into a prompt, the same one in training and evaluation."""
-
-    lead: str
-    """Text between the prompt and the first character of the completion."""
-    special_tokens: bool
-    """Whether the tokenizer adds its special tokens to the prompt."""
-
-    @abstractmethod
-    def render(self, question: str, tokenizer: Any) -> str:
-        """Returns the prompt for a question that already has the wording of its task."""
-
-
-class Plain(Template):
-    """A text prompt for base models and models trained from scratch.
-
-    Args:
-        prompt: Prompt with ``{question}`` in it once. It must not end in white space: the space after it belongs to
-            the completion.
-    """
-
-    lead = " "
-    special_tokens = True
-
-    def __init__(self, prompt: str = "Question: {question}\nAnswer:") -> None:
-        if prompt.count("{question}") != 1 or prompt != prompt.rstrip():
-            raise UserError(
-                f"Expected a prompt with one {{question}} and no trailing white space, got {prompt!r}. "
-                "Fix data.template.init_args.prompt."
-            )
-        self.prompt = prompt
-
-    def render(self, question: str, tokenizer: Any) -> str:
-        """Inserts the question; braces in it are plain text."""
-        return self.prompt.replace("{question}", question)
-
-
-class Chat(Template):
-    """The tokenizer's own chat template, with the generation prompt added.
-
-    Args:
-        system: System message, if the template supports one.
-    """
-
-    lead = ""
-    special_tokens = False
-
-    def __init__(self, system: str | None = None) -> None:
-        self.system = system
-
-    def render(self, question: str, tokenizer: Any) -> str:
-        """Renders one user turn.
-
-        Raises:
-            UserError: The tokenizer has no chat template.
-        """
-        if not getattr(tokenizer, "chat_template", None):
-            raise UserError(
-                f"Expected a tokenizer with a chat template, got {getattr(tokenizer, 'name_or_path', '')!r} without "
-                "one. Use data.template: Plain."
-            )
-        turns = [{"role": "system", "content": self.system}] if self.system else []
-        turns.append({"role": "user", "content": question})
-        return tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=True)
 
 
 def step_spans(starts: Sequence[int], token_starts: NDArray[np.int64]) -> tuple[Span, ...]:
@@ -119,6 +54,7 @@ class Codec:
         splitter: Splits rationales into steps.
         prefixes: Texts that the method adds before the question; multi-task methods have several.
         encodes_conclusion: Whether the conclusion of an example is encoded, between the last step and the answer.
+        closes_thinking: Whether a completion closes the thinking that its prompt opens, before conclusion and answer.
     """
 
     tokenizer: Any
@@ -126,6 +62,7 @@ class Codec:
     splitter: StepSplitter
     prefixes: tuple[str, ...] = ("",)
     encodes_conclusion: bool = False
+    closes_thinking: bool = True
 
     def __post_init__(self) -> None:
         if not getattr(self.tokenizer, "is_fast", False):
@@ -134,6 +71,12 @@ class Codec:
             )
         if self.tokenizer.eos_token_id is None:
             raise UserError(f"Expected a tokenizer with an EOS token, got {self.tokenizer.name_or_path!r} without one.")
+        self.template.check(self.tokenizer)
+
+    @cached_property
+    def closing(self) -> str:
+        """Text that closes the thinking in a completion; empty if the prompt opens none, or the method closes it."""
+        return self.template.closing(self.tokenizer) if self.closes_thinking else ""
 
     def inline(self, text: str) -> NDArray[np.int64]:
         """Returns the token ids of a text between two words, for stage markers."""
@@ -213,10 +156,13 @@ class Codec:
             )
         lead = self.template.lead
         if not rationale:
-            return lead + answer, [0]
+            return (self.closing or lead) + answer, [0]
         starts = [0, *(len(lead) + start for start, _ in spans[1:]), len(lead) + len(rationale)]
-        text = f"{lead}{rationale}{self._conclusion(example, rationales)}"
-        return f"{text} {answer}", starts if len(text) == starts[-1] else [*starts, len(text)]
+        conclusion = self._conclusion(example, rationales)
+        if not conclusion:
+            return f"{lead}{rationale}{self.closing or ' '}{answer}", starts
+        text = f"{lead}{rationale}{self.closing.rstrip()}{conclusion}"
+        return f"{text} {answer}", [*starts, len(text)]
 
     def _conclusion(self, example: Example, rationales: bool) -> str:
         """Returns the text between the steps and the answer sentence; empty without a conclusion."""

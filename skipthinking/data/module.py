@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import copy
 import hashlib
 import os
 from collections import Counter
 from collections.abc import Sequence
+from datetime import datetime
 from pathlib import Path
 from typing import Any, Literal, cast
 
@@ -28,6 +30,7 @@ from skipthinking.data.protocol import Method
 from skipthinking.data.sources import Source
 from skipthinking.data.splits import Splits
 from skipthinking.data.steps import Sentences, StepSplitter
+from skipthinking.ranks import broadcast
 from skipthinking.records import DataError, Encoded, Example, Instance, UserError
 from skipthinking.tasks import get_task
 
@@ -69,7 +72,7 @@ class RationaleDataModule(L.LightningDataModule):
         num_workers: Number of processes that build batches; the result does not depend on it.
         seed: Seed of the validation split, the stage sampling and the order; the global seed by default.
         question: For ``predict``: a question to answer.
-        questions: For ``predict``: a file with one question per line, or JSONL with the key "question".
+        questions: For ``predict``: a text file with one question per line, or rows as in training, answers optional.
         task: For ``predict``: the task of the questions; that of the first training source by default.
     """
 
@@ -100,7 +103,8 @@ class RationaleDataModule(L.LightningDataModule):
                 f"Expected batches of at least 1, got data.batch_size={batch_size}, "
                 f"data.eval_batch_size={eval_batch_size}, data.batch_tokens={batch_tokens}."
             )
-        self.template, self.splitter = template or Plain(), splitter or Sentences()
+        # A copy, because it holds the date of this run.
+        self.template, self.splitter = copy.copy(template or Plain()), splitter or Sentences()
         self.chunker, self.stage_sampling = chunker or AverageChunks(), stage_sampling
         self.batch_size, self.batch_tokens, self.eval_batch_size = batch_size, batch_tokens, eval_batch_size
         self.bucket, self.max_length, self.num_workers = bucket, max_length, num_workers
@@ -167,6 +171,7 @@ class RationaleDataModule(L.LightningDataModule):
         self.load(stage)
         method = self.method
         if self.codec is None:
+            self._begin()
             method.prepare_student(self._texts, getattr(self.chunker, "n_chunks", 32))
             self.codec = Codec(
                 tokenizer=method.student.tokenizer,
@@ -174,11 +179,17 @@ class RationaleDataModule(L.LightningDataModule):
                 splitter=self.splitter,
                 prefixes=method.prompt_prefixes,
                 encodes_conclusion=method.encodes_conclusion,
+                closes_thinking=not method.marks_thinking,
             )
             self.runner = Runner(method.connect(self.codec, self.chunker, self.stage_sampling))
         if stage in {"fit", "annotate"} and not self.encoded:
             self._encode_train()
             self._attach_runner()
+        self._encode_prompts()
+
+    def _encode_prompts(self) -> None:
+        assert self.codec is not None
+        method = self.method
         for name, rows in self.examples.items():
             if name != "train" and name not in self._prompts:
                 self._prompts[name] = self.codec.prompts(rows, method.prompt_prefixes[0])
@@ -186,11 +197,33 @@ class RationaleDataModule(L.LightningDataModule):
                 for encoded in self.codec.encode(with_rationale):
                     self.teacher[encoded.id, encoded.example.question] = encoded
 
+    def _begin(self) -> None:
+        """Sets the date of the prompts: that of the run in ``start_from``, whose annotations are reused, or now."""
+        if self.template.begun is None:
+            begun = self._earlier().get("begun") or broadcast(datetime.now().isoformat())
+            self.template.begun = datetime.fromisoformat(begun)
+
+    def resume(self, state: dict[str, Any]) -> None:
+        """Takes the date of the prompts from the state in a checkpoint; encodes again what shows another date."""
+        begun = state.get("begun")
+        if begun is None or datetime.fromisoformat(begun) == self.template.begun:
+            return
+        self.template.begun = datetime.fromisoformat(begun)
+        if self.codec is not None and self.template.shows_date(self.codec.tokenizer):
+            if self.encoded:
+                self._encode_train()
+                self._attach_runner()
+            self._prompts.clear()
+            self._encode_prompts()
+
+    def _earlier(self) -> dict[str, Any]:
+        """The data's state in the checkpoint of ``start_from``."""
+        start = self.method.start_from
+        return read_checkpoint(start, "model.start_from").get(type(self).__qualname__, {}) if start else {}
+
     def _attach_runner(self) -> None:
         trainer, method = self.trainer, self.method
         assert trainer is not None
-        start = method.start_from
-        earlier = read_checkpoint(start, "model.start_from").get(type(self).__qualname__, {}) if start else {}
         self.runner.attach(
             self.encoded,
             module=trainer.lightning_module,
@@ -200,8 +233,8 @@ class RationaleDataModule(L.LightningDataModule):
             seed=self.seed,
             stage_sampling=self.stage_sampling,
             limit=self.limit,
-            earlier=earlier.get("annotations"),
-            earlier_name=str(start),
+            earlier=self._earlier().get("annotations"),
+            earlier_name=str(method.start_from),
         )
 
     def _texts(self) -> list[str]:
@@ -219,6 +252,11 @@ class RationaleDataModule(L.LightningDataModule):
         assert self.codec is not None
         assert self.trainer is not None
         method, rows = self.method, self.examples["train"]
+        if method.needs_rationale and not any(row.rationale.strip() for row in rows):
+            raise DataError(
+                f"Expected training examples with rationales, got none of {len(rows)}. Use rows with rationales (the "
+                "setting rationale_key names their column), or train with AnswerOnly."
+            )
         usable = rows
         if self.without_steps == "leave_out" and method.needs_rationale:
             usable = [row for row in rows if self.splitter.spans(row.rationale.strip())]
@@ -231,8 +269,9 @@ class RationaleDataModule(L.LightningDataModule):
         unk = self.codec.tokenizer.unk_token_id
         # Without the last token, EOS: some tokenizers use the same id for unknown tokens.
         unknown = sum(int((row.tokens[:-1] == unk).sum()) for row in self.encoded) if unk is not None else 0
-        if unknown:
-            self.report.append(f"{unknown} completion tokens are unknown to the tokenizer and cannot be learned")
+        line = f"{unknown} completion tokens are unknown to the tokenizer and cannot be learned"
+        if unknown and line not in self.report:
+            self.report.append(line)
 
     # -------------------------------------------------------------------------------------- training
 
@@ -326,20 +365,30 @@ class RationaleDataModule(L.LightningDataModule):
         return ResumableLoader(batches, epoch.offset, self.num_workers)
 
     def state_dict(self) -> dict[str, Any]:
-        """The annotations and the position in the epoch, so that a resumed run repeats and loses nothing."""
+        """Annotations, position in the epoch and date of the prompts: a resumed run repeats and loses nothing."""
         assert self.trainer is not None
         position = None if self.epoch is None else position_of(self.epoch, self.trainer)
-        return {"annotations": self.runner.state_dict(), "position": position, "ids": self._ids()}
+        return {
+            "annotations": self.runner.state_dict(), "position": position, "ids": self._ids(),
+            "begun": self.template.begun and self.template.begun.isoformat(), "prompt": self._sample(),
+        }  # fmt: skip
+
+    def _sample(self) -> str | None:
+        return self.template.sample(self.codec.tokenizer) if self.codec else None
 
     def _ids(self) -> str:
         return hashlib.blake2b("\n".join(row.id for row in self.encoded).encode(), digest_size=16).hexdigest()
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Restores annotations and position, if training examples are loaded.
+        """Restores the date of the prompts, and annotations and position if training examples are loaded.
 
         Raises:
             UserError: The checkpoint is from an earlier version.
         """
+        self.resume(state_dict)
+        then, now = state_dict.get("prompt"), self._sample()
+        if then is not None and then != now:
+            say(f"note: a prompt is {now!r} here and {then!r} in the checkpoint")
         if not self.encoded:
             return
         if "position" not in state_dict:

@@ -1,16 +1,12 @@
-"""Text rules of the formats: phrases that state an answer, tags around thoughts, answer choices, and prompts."""
+"""Text rules of the formats: phrases that state an answer, answer choices, and prompts."""
 
 from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from typing import NamedTuple
-
-from skipthinking.tasks.graders import boxed
 
 __all__ = [
-    "Stated", "closing", "plain_question", "question_key", "split_thoughts", "strip_closing", "thoughts", "unended",
-    "with_choices",
+    "bare", "closing", "plain_question", "question_key", "strip_closing", "with_choices",
 ]  # fmt: skip
 
 _PHRASE = re.compile(
@@ -36,23 +32,6 @@ _LEAD = re.compile(
 _CHOICES = re.compile(r"\s*\(?(?:answer\s+)?(?:choices|options)\s*:\s*", re.IGNORECASE)
 _BEFORE = re.compile(r"\A\s*(?:Q|Question)\s*:\s*", re.IGNORECASE)
 _AFTER = re.compile(r"(?:\s*###|\s*\n\s*(?:A|Answer)\s*:(?:\s*Let['’]s think step by step\.?)?)\s*\Z")
-# The opening tag is missing if the chat template put it into the prompt.
-_THOUGHTS = re.compile(r"\s*(?:<(?:think|thinking|reasoning)>)?(.*?)</(?:think|thinking|reasoning)>(.*)\Z", re.DOTALL)
-_OPENED = re.compile(r"\s*<(think|thinking|reasoning)>")
-
-
-class Stated(NamedTuple):
-    """The parts of a completion.
-
-    Attributes:
-        reasoning: The reasoning, without a phrase at its end that states the answer.
-        answer: The answer as written in the completion.
-        conclusion: The text between the thoughts and the answer, if the thoughts have tags.
-    """
-
-    reasoning: str
-    answer: str
-    conclusion: str = ""
 
 
 def closing(text: str) -> tuple[str, str] | None:
@@ -69,7 +48,7 @@ def closing(text: str) -> tuple[str, str] | None:
     """
     for pattern in (_HASHES, _LABEL):
         if match := pattern.search(text):
-            return strip_closing(text[: match.start()]), _bare(match.group(1))
+            return strip_closing(text[: match.start()]), bare(match.group(1))
     phrase = _final_phrase(text)
     return None if phrase is None else (strip_closing(phrase[0]), phrase[1])
 
@@ -99,55 +78,12 @@ def _final_phrase(text: str) -> tuple[str, str] | None:
     head = (head[: lead.start()] if lead else head).rstrip().rstrip(",;").rstrip()
     if working := _WORKING.fullmatch(tail):
         return f"{head} {tail}".strip(), working.group(1)
-    return head, _bare(tail)
+    return head, bare(tail)
 
 
-def _bare(answer: str) -> str:
+def bare(answer: str) -> str:
+    """Returns an answer without quotes, asterisks and punctuation around it."""
     return answer.strip().rstrip(" .,;:>\"'”’*").lstrip(" *\"'“‘<")
-
-
-def unended(completion: str) -> str | None:
-    """Returns the name of the tag if a completion opens thoughts and never closes them, else None."""
-    opened = _OPENED.match(completion)
-    return opened.group(1) if opened and not _THOUGHTS.match(completion) else None
-
-
-def thoughts(completion: str) -> tuple[str, str] | None:
-    """Returns the thoughts between the tags of a completion, and the text after them; None without such tags.
-
-    >>> thoughts("<think>2+3=5</think>It is 5.")
-    ('2+3=5', 'It is 5.')
-    """
-    match = _THOUGHTS.match(completion)
-    return (match.group(1), match.group(2)) if match else None
-
-
-def split_thoughts(completion: str) -> Stated | None:
-    """Splits a completion by the tags of thoughts, an arrow, a closing phrase, or a boxed answer.
-
-    Args:
-        completion: "<think>reasoning</think>conclusion and answer", "reasoning --> answer", "reasoning The answer is
-            X", or a text with a boxed answer (which stays in the reasoning).
-
-    Returns:
-        The parts, or None if the completion states no answer or never closes its thoughts.
-    """
-    if parts := thoughts(completion):
-        reasoning, rest = strip_closing(parts[0]), parts[1].strip()
-        if stated := closing(rest):
-            return Stated(reasoning, stated[1], stated[0]) if stated[1] else None
-        if answer := boxed(rest):
-            return Stated(reasoning, answer, rest)
-        return Stated(reasoning, _bare(rest)) if _bare(rest) and "\n" not in rest else None
-    if unended(completion):
-        return None
-    reasoning, arrow, answer = completion.rpartition("-->")
-    if arrow and closing(answer) is None:
-        return Stated(strip_closing(reasoning), _bare(re.sub(r"\s+END\s*\Z", "", answer)))
-    if stated := closing(completion):
-        return Stated(*stated)
-    answer = boxed(completion) or ""
-    return Stated(completion.strip(), answer) if answer else None
 
 
 def plain_question(text: str) -> str:

@@ -22,6 +22,7 @@ class Method(Protocol):
     prompt_prefixes: tuple[str, ...]
     needs_rationale: bool
     encodes_conclusion: bool
+    marks_thinking: bool
     term_weights: tuple[float, ...]
 
     def prepare_student(self, texts: Callable[[], Sequence[str]], chunks: int) -> None:

@@ -1,4 +1,4 @@
-"""Rows of data files: finds files, and reads JSON, JSONL, CSV, TSV, Parquet, Arrow and saved ``datasets`` folders.
+"""Rows of data files: JSON, JSONL, CSV, TSV (compressed or not), Parquet, Arrow and saved ``datasets`` folders.
 
 Every row comes with its place, which later errors name. Nothing is written: no cache, no index.
 """
@@ -6,69 +6,23 @@ Every row comes with its place, which later errors name. Nothing is written: no 
 from __future__ import annotations
 
 import csv
-import glob
 import io
 import json
-import re
+import sys
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
 
-from skipthinking.data.fields import shown
-from skipthinking.files import parse_json, read_jsonl, read_text
-from skipthinking.records import DataError, UserError, did_you_mean
+from skipthinking.data.lines import read_lines, read_problems
+from skipthinking.files import COMPRESSED, parse_json, read_jsonl, read_text
+from skipthinking.records import DataError
 
-__all__ = ["Located", "find_files", "read_questions", "read_rows"]
+__all__ = ["KINDS", "NAMED", "Located", "is_saved", "kind_of", "kinds", "read_rows"]
 
 Located = tuple[dict[str, Any], str]
 """A row and its place: "file:line", or "file: row k" counted from 1."""
-
-
-def find_files(patterns: Sequence[str]) -> list[Path]:
-    """Returns the files and saved ``datasets`` folders that match paths, globs and folders, each once.
-
-    A folder matches the data files directly in it, in alphabetical order; its other files are ignored.
-
-    Raises:
-        UserError: A pattern matches nothing.
-    """
-    paths = [path for pattern in patterns for path in _find(pattern)]
-    if not paths:
-        raise UserError("Expected at least one path, got none (path). Name a file, a folder or a glob.")
-    return list(dict.fromkeys(paths))
-
-
-def _find(pattern: str) -> list[Path]:
-    path = Path(pattern).expanduser()
-    if path.exists():
-        return _expand(path)
-    matches = sorted(glob.glob(str(path), recursive=True))
-    files = [file for match in matches for file in _expand(Path(match), strict=False)]
-    if files:
-        return files
-    beside = sorted(entry.name for entry in path.parent.iterdir()) if path.parent.is_dir() else []
-    if not path.parent.is_dir():
-        hint = f" There is no folder {path.parent}."
-    else:
-        hint = did_you_mean(path.name, beside) or f" {path.parent} holds {', '.join(beside[:3]) or 'nothing'}."
-    raise UserError(f"Expected a file, a folder or a glob, got {pattern!r}, which matches nothing.{hint}")
-
-
-def _expand(path: Path, strict: bool = True) -> list[Path]:
-    if path.is_file() or _is_saved(path):
-        return [path]
-    if (path / "dataset_dict.json").is_file():
-        splits = ", ".join(str(entry) for entry in sorted(path.iterdir()) if entry.is_dir())
-        raise UserError(f"Expected one split, got a saved DatasetDict ({path}). Name one of {splits}.")
-    files = [entry for entry in sorted(path.iterdir()) if entry.suffix.lower() in _READ]
-    if not files and strict:
-        raise UserError(f"Expected data files ({', '.join(_READ)}), got a folder without any ({path}). Name a file.")
-    return files
-
-
-def _is_saved(path: Path) -> bool:
-    return (path / "state.json").is_file() and (path / "dataset_info.json").is_file()
 
 
 def read_rows(path: Path) -> list[Located]:
@@ -80,15 +34,31 @@ def read_rows(path: Path) -> list[Located]:
     if path.is_dir():
         rows = list(_numbered(_read_saved(path), path))
     else:
-        read = _READ.get(path.suffix.lower())
+        read = (_READ | _NAMED).get(kind_of(path))
         if read is None:
             raise DataError(
-                f"Expected a file of {', '.join(_READ)}, got {path.name!r} ({path}). Convert or rename the file."
+                f"Expected a data file ({kinds()}), got {path.name!r} ({path}). Convert or rename the file."
             )
         rows = list(read(path))
     if not rows:
         raise DataError(f"Expected at least one row, got an empty file ({path}). Replace the file or leave it out.")
     return rows
+
+
+def is_saved(path: Path) -> bool:
+    """Whether ``datasets`` saved one split in a folder."""
+    return (path / "state.json").is_file() and (path / "dataset_info.json").is_file()
+
+
+def kind_of(path: Path) -> str:
+    """The suffix that says what a file holds: ".jsonl" for train.jsonl.gz."""
+    name = Path(path.name.lower())
+    return name.with_suffix("").suffix if name.suffix in COMPRESSED else name.suffix
+
+
+def kinds() -> str:
+    """All suffixes, for errors."""
+    return f"{', '.join(KINDS)}; text also with {', '.join(COMPRESSED)}"
 
 
 def _checked(row: object, where: str) -> Located:
@@ -142,9 +112,12 @@ def _read_samples(content: dict[str, Any], path: Path) -> Iterator[Located]:
 
 
 def _read_table(path: Path, delimiter: str) -> Iterator[Located]:
+    csv.field_size_limit(sys.maxsize)  # a long trace has more than the 131,072 characters that Python allows in a cell
     reader = csv.reader(io.StringIO(read_text(path), newline=""), delimiter=delimiter, strict=True)
     try:
         header = next(reader, [])
+        if twice := [name for name, count in Counter(header).items() if count > 1]:
+            raise DataError(f"Expected each column once, got {twice[0]!r} twice ({path}:1). Rename one.")
         for cells in reader:
             if not cells:
                 continue
@@ -198,37 +171,8 @@ _READ: dict[str, Callable[[Path], Iterator[Located]]] = {
     ".parquet": _read_columns,
     ".arrow": _read_columns,
 }
-
-
-def read_questions(path: Path) -> list[tuple[str, str]]:
-    """Reads questions without answers: text with one per line, or JSONL (``.jsonl``, ``.ndjson``).
-
-    A line of JSONL is an object such as {"id": "q7", "question": "2+3?"}; the id may be missing.
-
-    Returns:
-        (id, question) pairs in file order; a missing id is "line-" and the line number.
-
-    Raises:
-        UserError: The file is missing.
-        DataError: The file has a malformed line, an id twice, or no question.
-    """
-    if not path.is_file():
-        raise UserError(f"Expected a file of questions, got {str(path)!r}, which does not exist. Fix data.questions.")
-    if path.suffix.lower() in (".jsonl", ".ndjson"):
-        questions = [_question(row, where) for where, row in read_jsonl(path)]
-    else:
-        lines = enumerate(re.split(r"\r\n?|\n", read_text(path)), 1)
-        questions = [(f"line-{number}", line.strip()) for number, line in lines if line.strip()]
-    if not questions:
-        raise DataError(f"Expected at least one question, got none ({path}).")
-    if len({id for id, _ in questions}) < len(questions):
-        raise DataError(f"Expected every id once, got duplicates ({path}). Rename them or leave ids out.")
-    return questions
-
-
-def _question(row: object, where: str) -> tuple[str, str]:
-    question = row.get("question") if isinstance(row, dict) else None
-    if not isinstance(row, dict) or not isinstance(question, str) or not question.strip():
-        raise DataError(f'Expected an object with a "question" text, got {shown(row)} ({where}).')
-    id = row.get("id")
-    return f"line-{where.rpartition(':')[2]}" if id is None else str(id), question.strip()
+KINDS = tuple(_READ)
+"""Suffixes of data files."""
+_NAMED: dict[str, Callable[[Path], Iterator[Located]]] = {".txt": read_lines, ".xml": read_problems}
+NAMED = tuple(_NAMED)
+"""Suffixes of files that are read only if they are named: a folder may hold notes of these kinds."""

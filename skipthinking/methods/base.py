@@ -53,6 +53,8 @@ class Distiller(AnsweringModule, ABC):
     """Whether every training example must have a rationale."""
     encodes_conclusion: bool = False
     """Whether to encode the teacher's conclusion, the text between its thinking and the answer."""
+    marks_thinking: bool = False
+    """Whether the method closes the thinking that a prompt opens; else the encoding does, before the answer."""
     completion_marks: str | None = None
     """Regular expression for non-text parts of a completion, such as stage markers."""
     HOOKS: ClassVar[frozenset[str]] = frozenset(

@@ -42,7 +42,7 @@ class StartReport(Callback):
         trained = sum(p.numel() for p in method.student.parameters() if p.requires_grad)
         console.print(f"[bold]{type(method).__name__}[/] in {trainer.default_root_dir}")
         console.print(f"student: {total:,} parameters, {trained:,} trained, {len(method.student.tokenizer):,} tokens")
-        for line in data.report:
+        for line in [*data.report, *data.template.describe(method.student.tokenizer)]:
             console.print(line, markup=False)
         if trainer.global_step:
             console.print(f"resumed at step {trainer.global_step}, epoch {trainer.current_epoch}")

@@ -22,6 +22,7 @@ from skipthinking.records import UserError
 from skipthinking.students.heads import measure_targets
 from skipthinking.students.measures import Measure, nll
 from skipthinking.students.sharding import gathered
+from skipthinking.students.tokenizing import leave_open, save_without_class
 
 __all__ = ["Choose", "LoRA", "Student"]
 
@@ -58,6 +59,7 @@ class Student(nn.Module, ABC):
         super().__init__()
         self.lora, self.gradient_checkpointing = lora, gradient_checkpointing
         self.tokenizer = None
+        self._reopened = False  # whether the tokenizer's post-processor is not that of its class
         self.model = None
 
     # ------------------------------------------------------------------------------- what differs
@@ -99,6 +101,7 @@ class Student(nn.Module, ABC):
         """
         if self.tokenizer is None:
             self.tokenizer = self.make_tokenizer(texts, words)
+            self._reopened = not self.encoder_decoder and leave_open(self.tokenizer)
 
     def build(self, trained: bool = True) -> None:
         """Creates the model; repeated calls do nothing.
@@ -313,6 +316,8 @@ class Student(nn.Module, ABC):
         with replacing_folder(folder) as partial, _no_progress():
             model.save_pretrained(partial)
             self.tokenizer.save_pretrained(partial)
+            if self._reopened:
+                save_without_class(partial)
 
 
 @contextmanager

@@ -10,7 +10,13 @@ from dataclasses import dataclass
 from skipthinking.records import UserError
 from skipthinking.teacher.client import Client, RefusedError, Reply, Request
 
-__all__ = ["Outcome", "dispatch"]
+__all__ = ["AGAIN", "Outcome", "dispatch"]
+
+AGAIN = (
+    "If that changes client.extra, the model, the prompt or the sampling, run the changed command: its requests are "
+    "new. Otherwise add --retry_failed true, which repeats only what failed."
+)
+"""What to do after the cause of failures is fixed."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -67,7 +73,7 @@ async def dispatch(
                 if failures >= stop_after:
                     raise UserError(
                         f"{failures} requests failed in a row, the last one with: {outcome.error.rstrip('.')}. Fix the "
-                        "cause, then run the same command to resume, with --retry_failed true to repeat what failed."
+                        f"cause. {AGAIN} Without it the same command sends the rest."
                     )
                 if outcome.reply is not None:
                     missing = list(outcome.request.samples.values())[len(outcome.reply.completions) :]

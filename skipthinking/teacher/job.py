@@ -19,7 +19,7 @@ from skipthinking.records import Example, UserError
 from skipthinking.teacher.choosing import Keep, grade_completion
 from skipthinking.teacher.client import Client, Request, Sampling, make_request
 from skipthinking.teacher.completion_log import CompletionLog, Position, open_log, read_positions, rows_of
-from skipthinking.teacher.dispatch import Outcome, dispatch
+from skipthinking.teacher.dispatch import AGAIN, Outcome, dispatch
 from skipthinking.teacher.prompts import Prompt
 from skipthinking.teacher.tally import Tally
 
@@ -149,11 +149,14 @@ class Job:
                 }
         print("\n".join(tally.lines()))
         if not tally.answered and not tally.failed:
-            raise UserError(f"There is no failed request to repeat ({self.log_path}). Leave --retry_failed out.")
+            raise UserError(
+                f"No request of this command has failed ({self.log_path}). Leave --retry_failed out to send those that "
+                "are not on record."
+            )
         if not tally.answered:
             raise UserError(
-                f"All {tally.failed} completions failed, for example with: {next(iter(tally.causes))}. Fix the cause "
-                "and repeat them with --retry_failed true."
+                f"All {tally.failed} completions failed, for example with: {next(iter(tally.causes)).rstrip('.')}. Fix "
+                f"the cause. {AGAIN}"
             )
         if not tally.kept:
             raise UserError(

@@ -11,6 +11,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
+from skipthinking.data.templates import FAULTS, render_chat
 from skipthinking.records import UserError
 from skipthinking.teacher.client import Client, Completion, RefusedError, Reply, Request
 from skipthinking.teacher.prompts import Message
@@ -150,7 +151,14 @@ class Local(Client):
     def _encode(self, messages: list[Message]) -> list[int]:
         tokenizer = self._student.tokenizer
         if getattr(tokenizer, "chat_template", None):
-            text = tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
+            try:
+                text = render_chat(messages, tokenizer)
+            except FAULTS as error:
+                remedy = "Leave prompt.system out" if messages[0]["role"] == "system" else "Use --prompt ZeroShot"
+                raise UserError(
+                    "Expected a chat template that takes the messages of the prompt, got: "
+                    f"{' '.join(str(error).split())} (client.name). {remedy}, or give another model."
+                ) from error
             return tokenizer(text, add_special_tokens=False)["input_ids"]
         separators = {"assistant": "\n\n", "user": " ", "system": "\n\n"}
         text = "".join(turn["content"] + separators[turn["role"]] for turn in messages)

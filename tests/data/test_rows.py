@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import bz2
 import csv
+import gzip
 import json
+import lzma
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -73,6 +76,37 @@ def save_to_disk(path: Path, rows: list[dict[str, Any]]) -> str:
     return str(path)
 
 
+def packed(
+    suffix: str, write: Callable[[Path, list[dict[str, Any]]], str]
+) -> Callable[[Path, list[dict[str, Any]]], str]:
+    """A writer whose file is compressed, as several members if the format has them: `cat a.gz b.gz` is a file, too."""
+
+    def write_packed(path: Path, rows: list[dict[str, Any]]) -> str:
+        plain = path.with_suffix("")
+        data = Path(write(plain, rows)).read_bytes()
+        plain.unlink()
+        path.write_bytes(b"".join(map(PACK[suffix], (data[:30], data[30:]))))
+        return str(path)
+
+    return write_packed
+
+
+def zstd(data: bytes) -> bytes:
+    pyarrow = pytest.importorskip("pyarrow")
+    sink = pyarrow.BufferOutputStream()
+    with pyarrow.CompressedOutputStream(sink, "zstd") as stream:
+        stream.write(data)
+    content: bytes = sink.getvalue().to_pybytes()
+    return content
+
+
+PACK: dict[str, Callable[[bytes], bytes]] = {
+    ".gz": gzip.compress,
+    ".zst": zstd,
+    ".bz2": bz2.compress,
+    ".xz": lzma.compress,
+}
+
 WRITERS: list[tuple[str, Callable[[Path, list[dict[str, Any]]], str]]] = [
     ("rows.jsonl", write_jsonl),
     ("lines.json", write_jsonl),
@@ -85,6 +119,11 @@ WRITERS: list[tuple[str, Callable[[Path, list[dict[str, Any]]], str]]] = [
     ("stream.arrow", write_stream),
     ("file.arrow", write_arrow_file),
     ("folder", save_to_disk),
+    ("packed.jsonl.gz", packed(".gz", write_jsonl)),
+    ("packed.jsonl.zst", packed(".zst", write_jsonl)),
+    ("packed.json.xz", packed(".xz", write_bom)),
+    ("packed.csv.bz2", packed(".bz2", write_table)),
+    ("unpacked.jsonl.gz", write_jsonl),  # some browsers expand what they download, and keep its name
 ]
 
 
@@ -122,6 +161,28 @@ def test_text_of_a_table_is_kept_as_it_stands(tmp_path: Path) -> None:
     assert (example.question, example.rationale, example.answer) == ("007?", "NA", "1,234")
 
 
+def test_a_cell_has_any_length_and_lines_end_in_any_way(tmp_path: Path) -> None:
+    rationale = 'So 3, "or" 4.\n' * 20_000  # 280,000 characters; Python's own limit is 131,072
+    lines = ["question,rationale,answer", f'"7?","{rationale.replace(chr(34), chr(34) * 2)}",7', "8?,So 8.,8", ""]
+    file = tmp_path / "rows.csv"
+    file.write_bytes(b"\xef\xbb\xbf" + "\r\n".join(lines).encode())
+    long, short = Files(str(file), task="gsm8k").load().examples
+    assert (long.question, long.rationale, long.answer) == ("7?", rationale.strip(), "7")
+    assert (short.question, short.rationale, short.answer) == ("8?", "So 8.", "8")
+    file = tmp_path / "rows.jsonl"
+    file.write_bytes(b"\xef\xbb\xbf" + "\r\n".join(map(json.dumps, ROWS)).encode())
+    assert [row.question for row in Files(str(file), task="gsm8k").load().examples] == ["1+3?", "2+3?", "3+3?", "4+3?"]
+
+
+@pytest.mark.parametrize("suffix", PACK)
+def test_a_compressed_file_that_is_cut_off_is_refused(suffix: str, tmp_path: Path) -> None:
+    data = PACK[suffix]("".join(f"{json.dumps({**ROWS[0], 'id': i})}\n" for i in range(500)).encode())
+    for size in (len(data) // 2, len(data) - 1):
+        (tmp_path / f"a.jsonl{suffix}").write_bytes(data[:size])
+        with pytest.raises(DataError, match=rf"Expected a complete compressed file, got .*a\.jsonl\{suffix}"):
+            Files(str(tmp_path / f"a.jsonl{suffix}"), task="gsm8k").load()
+
+
 def test_folders_globs_and_lists_name_the_same_files(tmp_path: Path) -> None:
     paths = [write_jsonl(tmp_path / f"{n}.jsonl", ROWS[n : n + 1]) for n in range(3)]
     (tmp_path / "README.md").write_text("about")
@@ -157,10 +218,16 @@ BAD_FILES: list[tuple[str, str | bytes, list[str]]] = [
     ("a.json", json.dumps([ROWS[0], {"question": "x", "answer": "1"}]), ['without "rationale"', "a.json: row 2"]),
     ("a.json", json.dumps([{"q": "x"}]), ["known format", '"q"', "a.json: row 1"]),
     ("a.json", json.dumps([{**ROWS[0], "question": " "}]), ['"question"', "empty value", "a.json: row 1"]),
-    ("a.json", json.dumps([{**ROWS[0], "answer": "many"}]), ["'many'", "a.json: row 1", "unreadable: leave_out"]),
+    (
+        "a.json",
+        json.dumps([{**ROWS[0], "answer": "many"}, ROWS[0]]),
+        ["'many'", "a.json: row 1", "bad_rows: leave_out"],
+    ),
     ("a.json", json.dumps([{**ROWS[0], "task": "svamp"}]), ["Expected task gsm8k, got 'svamp'", "a.json: row 1"]),
     ("a.json", json.dumps([{**ROWS[0], "id": ""}]), ['an id in "id"', "a.json: row 1"]),
     ("a.json", json.dumps([{**row, "id": 5} for row in ROWS]), ['"id" 5 twice', "a.json: row 1 and", "a.json: row 2"]),
+    ("a.jsonl", json.dumps(ROWS[0]) + '\n{"question": "x", "rat', ["Unterminated string", "a.jsonl:2"]),
+    ("a.csv", "question,answer,answer\n1,2,3\n", ["each column once", "'answer'", "a.csv:1"]),
     ("a.jsonl", "\n \n", ["at least one row", "a.jsonl"]),
     ("a.json", "", ["at least one row", "a.json"]),
     ("a.json", "[]", ["at least one row", "a.json"]),

@@ -134,6 +134,32 @@ def test_retry_failed_without_failures_sends_nothing(tmp_path: Path, capsys: Cap
         assert server.count == 6
 
 
+@pytest.mark.parametrize("stop_after", [10, 3])
+def test_the_remedy_after_failures_works_for_a_changed_request_and_for_the_same(
+    stop_after: int, tmp_path: Path, capsys: Captured
+) -> None:
+    """An endpoint that knows only max_completion_tokens, and then one whose quota is used up."""
+    words = ["--stop_after", stop_after, "--client.concurrency", 1]
+    old = Answer(status=400, body=json.dumps({"error": {"message": "Unsupported parameter: 'max_tokens'."}}))
+    with Loopback(lambda number, body: old if "max_tokens" in body else Answer()) as server:
+        assert teach(tmp_path, server, *words) == 2
+        message = capsys.readouterr().err.splitlines()[-1]
+        assert "'max_tokens'. Fix the cause. If that changes client.extra, the model, the prompt or" in message
+        extra = ["--client.extra", "{max_tokens: null, max_completion_tokens: 512}"]
+        assert teach(tmp_path, server, *words, *extra, "--retry_failed", "true") == 2
+        assert "Leave --retry_failed out" in capsys.readouterr().err.splitlines()[-1]
+        assert teach(tmp_path, server, *words, *extra) == 0
+        assert len(rows(tmp_path / "out.jsonl")) == 6
+    (tmp_path / "other").mkdir()
+    with Loopback(lambda number, body: Answer(status=422)) as server:
+        assert teach(tmp_path / "other", server, *words) == 2
+        assert "Otherwise add --retry_failed true" in capsys.readouterr().err.splitlines()[-1]
+        server.behave = lambda number, body: Answer()
+        assert teach(tmp_path / "other", server, *words, "--retry_failed", "true") == 0
+        assert teach(tmp_path / "other", server, *words) == 0  # the rest, if the run had ended early
+        assert len(rows(tmp_path / "other" / "out.jsonl")) == 6
+
+
 def test_consecutive_failures_end_the_run(tmp_path: Path, capsys: Captured) -> None:
     with Loopback(lambda number, body: Answer(status=500, body="broken")) as server:
         words = ["--client.tries", 2, "--stop_after", 4, "--client.concurrency", 1]

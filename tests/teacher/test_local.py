@@ -124,6 +124,10 @@ def test_a_chat_template_is_used_if_there_is_one(folder: Path, tmp_path: Path) -
     chatty.chat_template = CHAT
     client._student.tokenizer = chatty
     assert chatty.decode(client._encode(turns)) == "<|user|>Q: <|end|><|assistant|>A.<|user|>Q2 <|assistant|>"
+    chatty.chat_template = "{% if messages[0].role == 'system' %}{{ raise_exception('No system') }}{% endif %}" + CHAT
+    with pytest.raises(UserError, match=r"got: No system \(client\.name\)\. Leave prompt\.system out"):
+        client._encode([{"role": "system", "content": "Think."}, *turns])
+    assert client._encode(turns)  # the remedy
 
 
 def test_a_prompt_that_fills_the_context_is_a_failed_question(folder: Path, tmp_path: Path) -> None:

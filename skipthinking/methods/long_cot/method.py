@@ -59,12 +59,14 @@ class LongCoT(Distiller):
         beta: Strength of the penalty for moving away from the reference policy in DPO.
         sft_weight: Weight of the likelihood in DPO.
         open_thinking: Text before the thinking, for example "<think>"; none by default.
-        close_thinking: Text after the thinking, for example "</think>"; none by default.
+        close_thinking: Text after the thinking, for example "</think>"; by default the end of the tag with which the
+            prompt opens the thinking, if it does.
         kwargs: See Distiller.
     """
 
     term_weights = (1.0, 0.0)  # the likelihood term of rejected traces has weight 0
     encodes_conclusion = True
+    marks_thinking = True
 
     def __init__(
         self,
@@ -101,8 +103,19 @@ class LongCoT(Distiller):
         return [mark for mark in self.marks if mark]
 
     def annotators(self) -> Sequence[Annotator[Any]]:
-        """Pruned lengths, reference log-likelihoods, and step losses for display."""
+        """Pruned lengths, reference log-likelihoods, and step losses for display.
+
+        Raises:
+            UserError: The prompt opens the thinking, and ``open_thinking`` would open it again.
+        """
         assert self.codec is not None
+        closing = self.codec.template.closing(self.codec.tokenizer).rstrip()
+        if closing and self.marks[0].strip():
+            raise UserError(
+                f"Expected thinking that is opened once, got model.open_thinking={self.marks[0]!r} after a prompt that "
+                'opens it. Set model.open_thinking to "".'
+            )
+        self.marks = (self.marks[0], self.marks[1] or closing)
         encode = self.codec.inline
         self._inline = cache(lambda text: encode(text) if text else np.empty(0, dtype=np.int64))
         return super().annotators()

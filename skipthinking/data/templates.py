@@ -1,0 +1,265 @@
+"""Prompt templates: how a question becomes the student's prompt."""
+
+from __future__ import annotations
+
+import copy
+import json
+import re
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from datetime import datetime
+from typing import Any
+
+import jinja2
+from jinja2 import meta, nodes
+from jinja2.ext import Extension
+from jinja2.parser import Parser
+
+from skipthinking.data.thoughts import THOUGHTS
+from skipthinking.records import UserError, did_you_mean
+
+__all__ = ["FAULTS", "Chat", "Plain", "Template", "render_chat"]
+
+_PROBE = "What is 17 + 25?"  # a question that no template contains
+FAULTS = (jinja2.TemplateError, ArithmeticError, AttributeError, LookupError, TypeError, ValueError)
+"""What a chat template raises: its own errors, and those of Python in its expressions."""
+
+
+class Template(ABC):
+    """Turns a question into a prompt, the same one in training and evaluation."""
+
+    lead: str
+    """Text between the prompt and the first character of the completion."""
+    special_tokens: bool
+    """Whether the tokenizer adds its special tokens to the prompt."""
+    begun: datetime | None = None
+    """When the run began, for prompts that show the date; set by the data module. None for the present date."""
+
+    @abstractmethod
+    def render(self, question: str, tokenizer: Any) -> str:
+        """Returns the prompt for a question that already has the wording of its task."""
+
+    def check(self, tokenizer: Any) -> None:
+        """Raises UserError if the template does not fit the tokenizer."""
+        return
+
+    def sample(self, tokenizer: Any) -> str:
+        """Returns a prompt for a fixed question, to be compared with that of another run."""
+        return self.render(_PROBE, tokenizer)
+
+    def closing(self, tokenizer: Any) -> str:
+        """Text that ends the thinking, for prompts whose last word is a tag that opens it; else empty.
+
+        Without it a parser of thoughts would find no answer in a completion. For the chat template of DeepSeek-R1,
+        whose prompts end in "<think>\\n", it is "\\n</think>\\n\\n".
+        """
+        prompt = self.sample(tokenizer).rstrip()
+        for tag, end in THOUGHTS.items():
+            if prompt.lower().endswith(tag):
+                return f"\n{end.upper() if prompt[-len(tag) :].isupper() else end}\n\n"
+        return ""
+
+    def shows_date(self, tokenizer: Any) -> bool:
+        """Whether prompts change with the date."""
+        return False
+
+    def describe(self, tokenizer: Any) -> list[str]:
+        """Lines for the start report on what the template adds to prompts and completions."""
+        lines = []
+        if self.shows_date(tokenizer):
+            lines.append(f"prompts show a date, in this run always its first day, {self.begun:%Y-%m-%d}")
+        if closing := self.closing(tokenizer).strip():
+            lines.append(f"prompts open the thinking, so completions close it with {closing}")
+        return lines
+
+
+class Plain(Template):
+    """A text prompt for base models and models trained from scratch.
+
+    Args:
+        prompt: Prompt with ``{question}`` in it once. It must not end in white space: the space after it belongs to
+            the completion.
+    """
+
+    lead = " "
+    special_tokens = True
+
+    def __init__(self, prompt: str = "Question: {question}\nAnswer:") -> None:
+        if prompt.count("{question}") != 1 or prompt != prompt.rstrip():
+            raise UserError(
+                f"Expected a prompt with one {{question}} and no trailing white space, got {prompt!r}. "
+                "Fix data.template.init_args.prompt."
+            )
+        self.prompt = prompt
+
+    def render(self, question: str, tokenizer: Any) -> str:
+        """Inserts the question; braces in it are plain text."""
+        return self.prompt.replace("{question}", question)
+
+
+class Chat(Template):
+    """The tokenizer's own chat template, with the generation prompt added.
+
+    Args:
+        system: System message; an error if the chat template takes none.
+        settings: Variables of the chat template, for example ``{enable_thinking: false}``; an error if the chat
+            template does not use one of them.
+    """
+
+    lead = ""
+    special_tokens = False
+
+    def __init__(self, system: str | None = None, settings: dict[str, Any] | None = None) -> None:
+        self.system, self.settings = system, dict(settings or {})
+
+    def render(self, question: str, tokenizer: Any) -> str:
+        """Renders one user turn, after the system message.
+
+        Raises:
+            UserError: The tokenizer has no chat template, or the chat template raises an error.
+        """
+        if not getattr(tokenizer, "chat_template", None):
+            raise UserError(
+                f"Expected a tokenizer with a chat template, got {getattr(tokenizer, 'name_or_path', '')!r} without "
+                "one. Use data.template: Plain."
+            )
+        turns = [{"role": "system", "content": self.system}] if self.system else []
+        turns.append({"role": "user", "content": question})
+        try:
+            return render_chat(turns, tokenizer, self.settings, self.begun)
+        except FAULTS as error:
+            raise self._misfit(turns, tokenizer, " ".join(str(error).split())) from error
+
+    def _misfit(self, turns: Sequence[Mapping[str, str]], tokenizer: Any, reason: str) -> UserError:
+        """The error of a chat template that cannot be rendered, with the setting without which it can."""
+        if self.system and _renders(turns[-1:], tokenizer, self.settings):
+            return UserError(
+                f"Expected a chat template that takes a system message, got: {reason} (data.template.system). Leave "
+                "it out."
+            )
+        if self.settings and _renders(turns, tokenizer, {}):
+            return UserError(
+                f"Expected settings that the chat template takes, got {self.settings}: {reason} "
+                "(data.template.settings). Fix them or leave them out."
+            )
+        return UserError(
+            f"Expected a chat template that takes a user message, got: {reason} "
+            f"({getattr(tokenizer, 'name_or_path', '')!r}). Use data.template: Plain, or fix the tokenizer's "
+            "chat_template."
+        )
+
+    def check(self, tokenizer: Any) -> None:
+        """Checks that the chat template shows the question, and uses the system message and all settings.
+
+        Raises:
+            UserError: It does not.
+        """
+        if self.settings and getattr(tokenizer, "chat_template", None):
+            names = _variables(_source(tokenizer, self.settings))
+            for name in sorted(self.settings.keys() - names):
+                raise UserError(
+                    f"Expected settings that the chat template uses ({', '.join(sorted(names)) or 'none'}), got "
+                    f"{name!r} (data.template.settings).{did_you_mean(name, names) or ' Leave it out.'}"
+                )
+        prompt = self.sample(tokenizer)
+        if _PROBE not in prompt:
+            raise UserError(
+                f"Expected a chat template that shows a question given as text, got {prompt[:200]!r} for {_PROBE!r}. "
+                "Use data.template: Plain, or fix the tokenizer's chat_template."
+            )
+        if self.system and prompt == self._with(system=None).sample(tokenizer):
+            raise UserError(
+                f"Expected a chat template that takes a system message, got one that ignores {self.system!r} "
+                "(data.template.system). Leave it out."
+            )
+
+    def shows_date(self, tokenizer: Any) -> bool:
+        """Whether the prompt differs between two times, which have no part in common."""
+        times = datetime(2001, 1, 1, 1, 1, 1, 1), datetime(2002, 2, 2, 22, 2, 2, 2)
+        return len({self._with(begun=time).sample(tokenizer) for time in times}) > 1
+
+    def _with(self, **changes: Any) -> Chat:
+        changed = copy.copy(self)
+        vars(changed).update(changes)
+        return changed
+
+
+def render_chat(
+    messages: Sequence[Mapping[str, str]],
+    tokenizer: Any,
+    settings: Mapping[str, Any] | None = None,
+    begun: datetime | None = None,
+) -> str:
+    """Renders messages by the tokenizer's chat template, with the generation prompt.
+
+    Args:
+        messages: Messages with "role" and "content".
+        tokenizer: A tokenizer with a chat template.
+        settings: Variables of the chat template.
+        begun: Time that the chat template shows; the present one by default.
+
+    Raises:
+        TemplateError, or another one of FAULTS: The chat template cannot render the messages.
+    """
+    settings = settings or {}
+    source = _source(tokenizer, settings)
+    if begun is not None and "strftime_now" in source:
+        source = _calendar(begun, f"{source}{settings}") + source
+    return tokenizer.apply_chat_template(
+        messages, chat_template=source, tokenize=False, add_generation_prompt=True, **settings
+    )
+
+
+def _source(tokenizer: Any, settings: Mapping[str, Any]) -> str:
+    """The text of the chat template; some tokenizers have one for tools, too."""
+    source: str = tokenizer.get_chat_template(None, settings.get("tools"))
+    return source
+
+
+class _Generation(Extension):
+    """The tag of transformers around what the assistant says."""
+
+    tags = {"generation"}  # noqa: RUF012
+
+    def parse(self, parser: Parser) -> list[nodes.Node]:
+        """Returns what the tag contains."""
+        next(parser.stream)
+        return parser.parse_statements(("name:endgeneration",), drop_needle=True)
+
+
+def _variables(source: str) -> set[str]:
+    """Names that a chat template takes from its caller, without those that rendering sets.
+
+    Raises:
+        UserError: The chat template is malformed.
+    """
+    environment = jinja2.Environment(extensions=[_Generation, "jinja2.ext.loopcontrols"])
+    try:
+        names = meta.find_undeclared_variables(environment.parse(source))
+    except jinja2.TemplateError as error:
+        raise UserError(
+            f"Expected a chat template in Jinja, got: {error}. Use data.template: Plain, or fix the tokenizer's "
+            "chat_template."
+        ) from error
+    return names - {"messages", "add_generation_prompt", "strftime_now", "raise_exception"}
+
+
+def _renders(turns: Sequence[Mapping[str, str]], tokenizer: Any, settings: Mapping[str, Any]) -> bool:
+    try:
+        render_chat(turns, tokenizer, settings)
+    except FAULTS:
+        return False
+    return True
+
+
+def _calendar(begun: datetime, text: str) -> str:
+    """A Jinja macro in place of ``strftime_now``, the function that transformers gives to chat templates.
+
+    transformers passes plain values only to a template, so the macro replaces every directive in the text: "%d" by
+    "26".
+    """
+    chain = '.replace("%%", "\\0")'
+    for directive in sorted(set(re.findall("%-?[a-zA-Z]", text))):
+        chain += f".replace({json.dumps(directive)}, {json.dumps(begun.strftime(directive))})"
+    # The line break after the last tag is not part of the output (trim_blocks).
+    return f'{{% macro strftime_now(format) %}}{{{{ format{chain}.replace("\\0", "%") }}}}{{% endmacro %}}\n'
