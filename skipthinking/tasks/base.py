@@ -77,12 +77,13 @@ class Task:
 
     @property
     def cue(self) -> str:
-        """The core of the answer phrase: the words of its last clause before ``{answer}``, such as "the answer is".
+        """The core of the answer phrase: its last clause before ``{answer}``, such as "the answer is" or "A:".
 
-        The core of a clause without words ("#### ") is the clause itself.
+        The clause ends where a wrapper of the answer begins ("the answer is \\boxed{"). The core of a clause without
+        words ("#### ") is the clause itself.
         """
         clause = self.answer.partition("{answer}")[0].rpartition(",")[2].strip()
-        words = re.match(r"[\w\s'’-]+", clause)
+        words = re.match(r"[\w\s'’-]+[:=.)>]*", clause)
         return " ".join(words.group().split()) if words else clause
 
     def ask(self, question: str) -> str:
@@ -113,6 +114,10 @@ class Task:
                 f"Expected an answer that the grader {self.grader!r} of task {self.name} can read, got {answer!r} "
                 f"({where}). Fix the answer or choose another task."
             )
+
+    def unread(self, answer: str) -> str:
+        """Returns the words of a gold answer that grading ignores, such as its unit; empty if there are none."""
+        return self.grader.rest(answer)
 
     def grade(self, completion: str, gold: str) -> Grade:
         """Grades a completion against the gold answer.
