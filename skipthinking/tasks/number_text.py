@@ -53,7 +53,7 @@ def plain(text: str) -> str:
     ('$1 1/2$', '1234', '1,234%', '-1/2')
     """
     text = "".join(map(_vulgar, text)) if not text.isascii() else text
-    text = text.translate(_TRANSLATION)
+    text = re.sub(r"[^\S\n]{2,}", " ", text.translate(_TRANSLATION))
     for pattern, replacement in _LATEX:
         text = pattern.sub(replacement, text)
     return re.sub(r"(?<=-) (?=[0-9]+/[0-9])", "", text)
