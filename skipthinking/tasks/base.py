@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
+from textwrap import shorten
 from typing import Any
 
 from skipthinking.records import DataError, UserError
@@ -115,9 +116,13 @@ class Task:
                 f"({where}). Fix the answer or choose another task."
             )
 
-    def unread(self, answer: str) -> str:
-        """Returns the words of a gold answer that grading ignores, such as its unit; empty if there are none."""
-        return self.grader.rest(answer)
+    def read_in_part(self, answers: Iterable[str]) -> list[str]:
+        """Describes the gold answers with words that grading ignores, such as "72 clips"; empty without any."""
+        partial = [answer for answer in answers if self.grader.rest(answer)]
+        if not partial:
+            return []
+        first = f"{shorten(partial[0], 60)!r} is {self.grader.show(partial[0])}"
+        return [f"{len(partial)} gold answer{'s' if len(partial) > 1 else ''} read in part ({first})"]
 
     def grade(self, completion: str, gold: str) -> Grade:
         """Grades a completion against the gold answer.

@@ -21,7 +21,7 @@ __all__ = [
 
 _SENTENCE_END = re.compile(r"[.!?](?=\s|$)")
 # The period of "Dr. Smith", "J. R. R. Tolkien" and "U.S. Army" does not end an answer.
-_TEXT_END = re.compile(r"(?<!\b[A-Z])(?<!\b(?:Dr|Mr|Ms|St|Jr|Sr|No|Mt|Ft|vs))(?<!\bMrs)\.(?=\s|$)|[!?](?=\s|$)")
+_TEXT_END = re.compile(r"(?<!\b[A-Z])(?<!\b(?i:Dr|Mr|Ms|St|Jr|Sr|Mt|Ft|vs))(?<!\b(?i:Mrs))\.(?=\s|$)|[!?](?=\s|$)")
 _OPTION = re.compile(
     r"\A(?:the\s+)?(?:(?:correct|best|right)\s+)?(?:option|choice|answer)(?:\s+is)?\s*:?\s+(?=\S)", re.I
 )

@@ -88,8 +88,8 @@ def _parse(text: str) -> tuple[Fraction, str] | None:
     if remark is None:
         return None
     head, _, tail = remark.rpartition("=")
-    # "x = 3 or x = 5", "x <= 3"
-    if re.search(r"[,;]\s|\b(?:or|and)\b|[.!?]\s|\n|[<>!≤≥≠]\s*\Z", head):
+    # "x = 3 or x = 5", "x <= 3", "5 (since 2+4=6)"
+    if head.count("(") != head.count(")") or re.search(r"[,;]\s|\b(?:or|and)\b|[.!?]\s|\n|[<>!≤≥≠]\s*\Z", head):
         return None
     tail = unwrap(tail)
     match = _NUMBER.match(tail)
