@@ -38,7 +38,7 @@ _LATEX = [
         (r"\^\s*\{?\s*\\circ\s*\}?|\\degree", "°"),
         (r"\^\{([-+]?[0-9]+)\}", r"^\1"),
         (r"(?<!\S)\*\*|\*\*(?!\S)", ""),
-        (r"(?<![0-9.,])([0-9]{1,3}(?:\u2009[0-9]{3})+)(?![0-9])", lambda match: match.group(1).replace("\u2009", "")),
+        (r"(?<![0-9.,])(?<![0-9] )[0-9]{1,3}(?:[\u2009 ][0-9]{3})+(?! ?[0-9/])", lambda match: _closed(match.group())),
         (r"\u2009", " "),
         (r"(?<=[0-9]) and an? half\b", " 1/2"),
         (r"(?<=[0-9]) (?:and|&) (?=[0-9]+/[0-9])", " "),
@@ -57,6 +57,10 @@ def plain(text: str) -> str:
     for pattern, replacement in _LATEX:
         text = pattern.sub(replacement, text)
     return re.sub(r"(?<=-) (?=[0-9]+/[0-9])", "", text)
+
+
+def _closed(number: str) -> str:
+    return re.sub(r"\s", "", number)
 
 
 def _vulgar(char: str) -> str:

@@ -30,9 +30,10 @@ _LETTERS["tn"] = _LETTERS["t"]
 _ALONE = ("k", "K", "mn", "mln", "bn", "tn")
 # A run of text that looks like one number, well-formed or not: "1.234.567" and "12:30" are refused as a unit.
 _RUN = re.compile(
-    rf"(?<![\w.,/:^])(?:(?<![\w)\]])-\s?|\bnegative\s|(?:\A|(?<= is | be | to | at |was )|(?<=[=:(] ))minus\s)?"
+    r"(?<![\w.,/:^])(?:(?<![\w)\]])(?:-|(?<![\w)\]%] )-\s)|\bnegative\s"  # "8 - 3" has no sign
+    r"|(?:\A|(?<= is | be | to | at |was )|(?<=[=:(] ))minus\s)?"
     rf"{_CURRENCY}?\s?-?"
-    r"(?:[0-9]+ [0-9]+/[0-9]+(?![0-9/])|[0-9]{1,3}(?: [0-9]{3})+(?![0-9.,/:])"
+    r"(?:[0-9]+ [0-9]+/[0-9]+(?![0-9/])"
     r"|\.?[0-9](?:[0-9.,/:^]*[0-9])?(?:[eE][-+]?[0-9]+|\s?[×x*]\s?10\^[-+]?[0-9]+)?)"
     rf"(?:\s?-?(?:{'|'.join(SCALES)})s?(?![a-z])|(?:[kKMBT]|mn|mln|bn|tn)(?![A-Za-z0-9]))*",
     re.IGNORECASE,
@@ -91,14 +92,15 @@ def _parse(text: str) -> tuple[Fraction, str] | None:
     # "x = 3 or x = 5", "x <= 3", "5 (since 2+4=6)"
     if head.count("(") != head.count(")") or re.search(r"[,;]\s|\b(?:or|and)\b|[.!?]\s|\n|[<>!≤≥≠]\s*\Z", head):
         return None
-    tail = unwrap(tail)
+    tail = unwrap(tail.rstrip("> "))  # "<The answer is 24>"
     match = _NUMBER.match(tail)
     value = None if match is None else _value(match)
     if match is None or value is None:
         return None
     end = match.end()
-    while scale := _SCALE.match(tail, end):
-        value, end = value * SCALES[scale.group(1).lower()], scale.end()
+    for _ in range(2):  # "2 hundred thousand"
+        if scale := _SCALE.match(tail, end):
+            value, end = value * SCALES[scale.group(1).lower()], scale.end()
     if letter := _LETTER.match(tail, end):
         if match["currency"] or letter.group() in _ALONE:
             value, end = value * _LETTERS[letter.group().lower()], letter.end()

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import random
+import time
 from collections.abc import Callable
 from fractions import Fraction
 
 import pytest
 
 from skipthinking.tasks import Numbers, get_task
+from skipthinking.tasks.graders import boxed
 
 # Text and value; None where the text is no answer, or has two readings.
 TABLE = {
@@ -35,12 +37,13 @@ TABLE = {
     r"$\frac{1}{2}$": "0.5", r"\dfrac{3}{4}": "0.75", r"\frac12": "0.5", r"-\frac{1}{2}": "-0.5",
     r"\frac{1}{-2}": "-0.5",
     r"1\frac{1}{2}": "1.5", r"$-1\frac{1}{2}$ cups": "-1.5", "1{,}234": "1234", r"1\,234": "1234", "1~234": "1234",
+    "1 234": "1234", "5 650 000 cars": "5650000", "12 34": None, "1 234 5": None, "24>": "24",
     "1\u2009234": "1234", "1\u202f234\u202f567": "1234567", "1\u00a0234 people": "1234", r"\$1{,}000": "1000",
     r"50\%": "50", r"5\,\text{cm}^2": "5", r"6 \mathrm{~m}": "6", r"-3^\circ": "-3", r"2 \times 10^{-3}": "0.002",
     "2×10^3": "2000", "3.0 × 10^8 m/s": "300000000", r"\(5\) apples": "5", "⅚": "5/6", "2½": "2.5", "１２": "12",
     "2 and a half": "2.5", "3 and 1/2 cups": "3.5", r"5\pi": None, r"2\sqrt{3}": None, r"\approx 5": None, "5²": None,
     # not one number, or not this one
-    "1 234": None, "1.234,56": None, "5,50": None, "1,00,000": None, "4 5": None, "5, 6": None, "5; 6": None,
+    "1.234,56": None, "5,50": None, "1,00,000": None, "4 5": None, "5, 6": None, "5; 6": None,
     "5 & 6": None,
     "5 or six": None, "5 or more": None, "5 to 7": None, "2:1": None, "2 : 1": None, "1 in 4": None,
     "3 out of 10": None,
@@ -67,7 +70,9 @@ def test_a_number_is_read_as_a_person_reads_it(text: str) -> None:
         ("it is negative 3", "-3"), ("temperature is minus 4 degrees", "-4"), ("10 minus 3", "3"),
         ("about 2 dozen", "24"),
         ("costs 1.8 million dollars", "1800000"), (r"so $\frac{1}{2}$ is", "0.5"), (r"\boxed{1{,}234}", "1234"),
-        ("1 234 people", None), ("1\u202f234 people", "1234"), ("a 5k run", "5000"), ("x^2", None),
+        ("1 234 people", "1234"), ("$ 16 - $ 8 = ?", "8"),
+        ("2020 300", "300"), ("<the answer is 24>", "24"), ("a 5k run", "5000"), ("x^2", None),
+        ("1\u202f234 people", "1234"),
     ],
 )  # fmt: skip
 def test_the_last_number_has_its_sign_and_scale(text: str, number: str | None) -> None:
@@ -103,6 +108,7 @@ WAYS: dict[str, tuple[Callable[[Fraction], bool], Callable[[Fraction], str]]] = 
     "LaTeX comma": (_whole, lambda v: _grouped(v, "{,}")),
     "LaTeX space": (_whole, lambda v: _grouped(v, r"\,")),
     "thin space": (_whole, lambda v: _grouped(v, "\u2009")),
+    "space": (_whole, lambda v: _grouped(v, " ")),
     "no-break space": (_whole, lambda v: _grouped(v, "\u00a0")),
     "Unicode minus": (_whole, lambda v: str(v).replace("-", "−")),
     "words for signs": (_whole, lambda v: str(v).replace("-", "negative ")),
@@ -156,3 +162,17 @@ def test_gold_answers_and_completions_are_read_by_the_same_rules(text: str) -> N
 )  # fmt: skip
 def test_words_that_are_not_part_of_the_number_are_named(text: str, rest: str) -> None:
     assert Numbers().rest(text) == rest
+
+
+@pytest.mark.parametrize(
+    "piece",
+    ["1,", "1 ", "1/", "(", "-", "- ", "$", "*", " ", "\n", "=", "negative ", "million ", "5 million ", r"\frac{",
+     r"\text{", "\u2009", "1\u2009", "answer is ", "5 (a", "²", ".", "1.", "and "],
+)  # fmt: skip
+def test_long_texts_take_time_in_proportion(piece: str) -> None:
+    begin = time.monotonic()
+    for text in (piece * 3000, piece * 3000 + "5", "5 " + piece * 3000 + " x"):
+        Numbers().read(text)
+        Numbers().last(text)
+        boxed(text + r"\boxed{" * 3)
+    assert time.monotonic() - begin < 2
