@@ -34,6 +34,7 @@ _SPELLINGS = [
         (r"\\[dtc]frac(?![a-zA-Z])", r"\\frac"),
         (r"\\frac\s*([0-9a-zA-Z])\s*([0-9a-zA-Z])", r"\\frac{\1}{\2}"),
         (r"\\frac\s*([0-9a-zA-Z])\s*\{", r"\\frac{\1}{"),
+        (r"\\frac\s*(\{[^{}]*\})\s*([0-9a-zA-Z])", r"\\frac\1{\2}"),
         (r"\\sqrt\s*([0-9a-zA-Z])", r"\\sqrt{\1}"),
         (r"\\(?:mathrm|text|textrm)\s*\{([eid])\}|(?<![0-9}\s])\\math(?:rm|it|bf|sf|tt)\s*\{([a-zA-Z])\}", r"{\1\2}"),
         (r"_\s*([0-9])(?= )", r"_{\1}"),

@@ -27,6 +27,7 @@ _MISREAD = re.compile(
     r"|\\(?:forall|exists|to|rightarrow|Rightarrow|equiv|pmod|bmod|mod|pm|mp|int|sum|prod|lim|nabla|partial|text|begin)"
     r"(?![a-zA-Z])|[?#@&;,=<>≤≥≠∈]"
 )
+_PRODUCT = re.compile(r"(_\{[^{}]*\}\s*\(|_[0-9]\s*\()|(?<=[0-9)}])\s*\(")
 _DECIMAL = re.compile(r"(?<![0-9.])([0-9]*)\.([0-9]+)(?![0-9.])")
 
 
@@ -170,7 +171,8 @@ def _parsed(text: str, kind: str = "Expr") -> Any:
     if len(text) > _LONGEST or depth(text) > _DEEPEST or (kind == "Expr" and _MISREAD.search(text)):
         return None
     exact = _DECIMAL.sub(lambda match: rf"\frac{{{int(match[1] + match[2])}}}{{1{'0' * len(match[2])}}}", text)
-    exact = re.sub(r"(?<=[0-9)}])\s*\(", r" \\cdot (", exact)  # the parser adds the factors of 2(3)
+    # The parser adds the factors of 2(3); the parenthesis after a base is the argument of a logarithm.
+    exact = _PRODUCT.sub(lambda match: match[1] or r" \cdot (", exact)
     config = ConversionConfig(interpret_as_mixed_fractions=False, lowercase_symbols=False)
     try:
         expression = latex2sympy(

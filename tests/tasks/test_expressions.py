@@ -78,6 +78,10 @@ y=2x+1 ~ 2x+1
 \sin^2 x+\cos^2 x ~ 1
 \sin 30^\circ ~ \frac12
 \log_2 8 ~ 3
+\log_2(x) ~ \log _{2}\left(x\right)
+\log_{3}(x(x-1)) ~ \log_3 (x^2-x)
+\frac{270}7\text{ degrees} ~ \frac{270}{7}
+x(x+1)(2) ~ 2x^2+2x
 e^{i\pi} ~ -1
 3+4i ~ 4i+3
 3:2 ~ 6:4
