@@ -22,7 +22,7 @@ _NUMBER = re.compile(
     r"(?:[eE](?P<exponent>[-+]?[0-9]{1,3})(?![0-9])|\s?[×x*]\s?10\s?\^\s?(?P<power>[-+]?[0-9]{1,3})(?![0-9]))?)",
     re.IGNORECASE,
 )
-_SCALE = re.compile(rf"\s*-?\s*({'|'.join(SCALES)})s?(?![a-z])", re.IGNORECASE)
+_SCALE = re.compile(rf"\s*(?:-\s*)?({'|'.join(SCALES)})s?(?![a-z])", re.IGNORECASE)
 # "$5M" is money; "5M" alone may be meters, molar or millions.
 _LETTER = re.compile(r"(k|K|M|m|B|b|T|mn|mln|bn|tn)(?![A-Za-z])")
 _LETTERS = {"k": 1_000, "m": 1_000_000, "mn": 1_000_000, "mln": 1_000_000, "b": 10**9, "bn": 10**9, "t": 10**12}

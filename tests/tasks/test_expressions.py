@@ -106,6 +106,7 @@ DIFFERENT = r"""
 \pi ~ 3.14
 2516_8 ~ 2516_9
 2516_8 ~ 2516
+ABC_{16} ~ BAC_{16}
 5!! ~ 120
 5! ~ 5
 2(3) ~ 5
@@ -128,6 +129,7 @@ x_1 ~ x_2
 x^2+1=0 ~ x^2+2=0
 \ln(\frac{1}{\sqrt{e}})=-\frac12 ~ x=5
 9=1 ~ 1
+1=2 ~ 3=4
 2x+y=3 ~ 3
 x=5 ~ y=5
 x<5 ~ y<5
@@ -244,7 +246,8 @@ def test_the_last_formula_or_number_counts_leniently(text: str, lenient: str | N
 
 @pytest.mark.parametrize(
     "text",
-    ["(" * 300 + "1" + ")" * 300, "9^{9^{9^9}}", "100000000!", "1," * 500, r"\frac{" * 200, " " * 5000 + "1",
+    ["(" * 300 + "1" + ")" * 300, "x+" + "(" * 38 + "1" + ")" * 38,
+     "9^{9^{9^9}}", "100000000!", "1," * 500, r"\frac{" * 200, " " * 5000 + "1",
      "x" * 5000,
      r"\{" * 50, "|" * 99, "1\\pm" * 40, r"\cup" * 30, "=" * 200, r"\begin{pmatrix}" * 20, "2^{99999999999}", "\\",
      "and " * 300],
@@ -259,7 +262,7 @@ def test_no_text_hangs_or_crashes(text: str) -> None:
         thread.join(20)
         assert not thread.is_alive()
         grader.last(text)
-    assert time.monotonic() - begin < 5
+    assert time.monotonic() - begin < 10  # less than 1 s on an idle core
 
 
 @pytest.mark.parametrize("grader", [Numbers(), Choices(), YesNo(), Text(), Expressions()])

