@@ -91,10 +91,9 @@ def import_rows(
         parts.append(f"{count(duplicates, 'exact duplicate')} left out")
     if left_out:
         parts.append(f"{count(left_out, 'row')} without a readable answer left out")
-    parts += task.read_in_part(example.answer for example, _ in examples.values())
     return Loaded(
         examples=[example for example, _ in examples.values()],
-        description=f"{name}: {', '.join(parts)}",
+        description=f"{name}: {', '.join([*parts, *task.read_in_part(row.answer for row, _ in examples.values())])}",
         duplicates=duplicates,
         unreadable=left_out,
     )

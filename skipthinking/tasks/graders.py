@@ -52,7 +52,7 @@ def after_cue(text: str, cue: str, end: re.Pattern[str] = _SENTENCE_END) -> str 
 
 
 def cue_pattern(cue: str) -> re.Pattern[str]:
-    """Returns a pattern for a cue as a complete phrase in any case, with any white space between its words."""
+    """Returns the pattern of a cue: any case and white space, and no letter next to its words."""
     pattern = r"\s+".join(re.escape(word) for word in cue.split())
     before, after = (r"(?<!\w)" if cue[:1].isalnum() else ""), (r"(?!\w)" if cue[-1:].isalnum() else "")
     return re.compile(before + pattern + after, re.IGNORECASE)
