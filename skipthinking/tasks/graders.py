@@ -191,6 +191,7 @@ class Choices(Grader):
         upper, both = self.labels, f"{self.labels}{self.labels.lower()}"
         labels = [
             *re.finditer(rf"(?<!\w)\(([{both}])\)", text),
+            *re.finditer(rf"\\boxed\s*\{{(?:\\text\w*\s*\{{)?\s*([{both}])\s*\}}", text),
             *re.finditer(rf"(?<![\w(.'’-])([{both}])\)", text),
             *re.finditer(rf"(?i:option|choice|answer)\s*:?\s*([{upper}])(?![\w'’+#])", text),
             *re.finditer(rf"(?<![\w.'’-])([{upper}])(?=\s+(?:because|since|as)\b)", text),

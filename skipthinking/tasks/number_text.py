@@ -98,7 +98,7 @@ _CHANGES = _words(
 )
 _OR = _words("more less fewer so greater higher above better")
 _OPERATOR = re.compile(
-    r"\s*(?:[+*^×÷=<>≤≥≈≠±&|√π!\\{}⁰¹²³⁴⁵⁶⁷⁸⁹]|x\s*[-($]?\s*[0-9]|:\s*[0-9]|/\s*[^a-zA-Z]|[.,][0-9]|[eE][-+]?[0-9]"
+    r"\s*(?:[+*^×÷=<>≤≥≈≠±&|√π!十百千万亿億兆\\{}⁰¹²³⁴⁵⁶⁷⁸⁹]|x\s*[-($]?\s*[0-9]|:\s*[0-9]|/\s*[^a-zA-Z]|[.,][0-9]|[eE][-+]?[0-9]"
     r"|-\s*[-($]?\s*[0-9]|-\s*[a-zA-Z](?![a-zA-Z])|\(\s*[-0-9])|[0-9]"
 )
 _SENTENCE = re.compile(r"[.!?][\"')\]]*\s+[A-Z0-9]|\n")
@@ -162,6 +162,6 @@ def _introduced(before: list[str], unit: bool) -> bool:
     position = len(before) - 1
     while position >= 0 and before[position] in _BETWEEN:
         position -= 1
-    if position < 0 or before[position] not in _INTRODUCES or "(" in before:
+    if position < 0 or before[position] not in _INTRODUCES or {"(", "out"} & set(before):
         return False
     return unit or position > 0 or before[position] in _TIMES

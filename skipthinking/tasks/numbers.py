@@ -24,18 +24,18 @@ _NUMBER = re.compile(
 )
 _SCALE = re.compile(rf"\s*(?:-\s*)?({'|'.join(SCALES)})s?(?![a-z])", re.IGNORECASE)
 # "$5M" is money; "5M" alone may be meters, molar or millions.
-_LETTER = re.compile(r"(k|K|M|m|B|b|T|mn|mln|bn|tn)(?![A-Za-z])")
+_LETTER = re.compile(r"(?:k|K|M|m|B|b|T|\s?(?:mn|mln|bn|tn))(?![A-Za-z])")
 _LETTERS = {"k": 1_000, "m": 1_000_000, "mn": 1_000_000, "mln": 1_000_000, "b": 10**9, "bn": 10**9, "t": 10**12}
 _LETTERS["tn"] = _LETTERS["t"]
 _ALONE = ("k", "K", "mn", "mln", "bn", "tn")
 # A run of text that looks like one number, well-formed or not: "1.234.567" and "12:30" are refused as a unit.
 _RUN = re.compile(
-    r"(?<![\w.,/:^])(?:(?<![\w)\]])(?:-|(?<![\w)\]%] )-\s)|\bnegative\s"  # "8 - 3" has no sign
+    r"(?<![\w.,/:^])(?:(?<![\w)\]])(?:-(?!\s)|(?<![\w)\]%] )-\s)|\bnegative\s"  # "8 - 3" has no sign
     r"|(?:\A|(?<= is | be | to | at |was )|(?<=[=:(] ))minus\s)?"
     rf"{_CURRENCY}?\s?-?"
     r"(?:[0-9]+ [0-9]+/[0-9]+(?![0-9/])"
     r"|\.?[0-9](?:[0-9.,/:^]*[0-9])?(?:[eE][-+]?[0-9]+|\s?[×x*]\s?10\^[-+]?[0-9]+)?)"
-    rf"(?:\s?-?(?:{'|'.join(SCALES)})s?(?![a-z])|(?:[kKMBT]|mn|mln|bn|tn)(?![A-Za-z0-9]))*",
+    rf"(?:\s?-?(?:{'|'.join(SCALES)})s?(?![a-z])|(?:[kKMBT]|\s?(?:mn|mln|bn|tn))(?![A-Za-z0-9]))*",
     re.IGNORECASE,
 )
 _LONGEST = 64  # digits; a student that repeats one digit forever has not answered
@@ -45,9 +45,9 @@ _PLACES = 4
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Numbers(Grader):
-    """One number: integer, decimal, fraction, mixed or scientific, with sign, thousands separators, currency and unit.
+    r"""One number: integer, decimal, fraction, mixed or scientific, with sign, thousands separators, currency and unit.
 
-    Signs in words ("negative 3"), scale words ("1.8 million", "2 dozen", "$5k") and LaTeX ("$\\\\frac{1}{2}$",
+    Signs in words ("negative 3"), scale words ("1.8 million", "2 dozen", "$5k") and LaTeX ("$\frac{1}{2}$",
     "1{,}234") belong to the number. A percent sign is a unit: ``"50%"`` is 50, as in the gold answers of the
     benchmarks. The right-hand side of "=" counts. A number with a unit may be followed by other numbers in a phrase
     ("$16.00 after 60 days"). Several numbers ("5 or 6", "12 + 5", "3-4", "2 hours 15 minutes"), sentences ("4 pens are
@@ -102,9 +102,10 @@ def _parse(text: str) -> tuple[Fraction, str] | None:
         if scale := _SCALE.match(tail, end):
             value, end = value * SCALES[scale.group(1).lower()], scale.end()
     if letter := _LETTER.match(tail, end):
-        if match["currency"] or letter.group() in _ALONE:
-            value, end = value * _LETTERS[letter.group().lower()], letter.end()
-        elif letter.group() in ("M", "B", "T"):
+        name = letter.group().strip()
+        if match["currency"] or name in _ALONE:
+            value, end = value * _LETTERS[name.lower()], letter.end()
+        elif name in ("M", "B", "T"):
             return None
     rest = tail[end:]
     if not follows(rest, unit=match["currency"] is not None):

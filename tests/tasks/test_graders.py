@@ -172,6 +172,7 @@ def test_choices_read(text: str, label: str | None) -> None:
         ("written in C++", None),
         ("D-day", None),
         ("first b), then d)", "D"),
+        (r"So it is $\boxed{\text{C}}$", "C"),
     ],
 )
 def test_choices_last(text: str, label: str | None) -> None:
