@@ -173,8 +173,8 @@ def test_words_that_are_not_part_of_the_number_are_named(text: str, rest: str) -
 )  # fmt: skip
 def test_long_texts_take_time_in_proportion(piece: str) -> None:
     begin = time.monotonic()
-    for text in (piece * 2000, piece * 2000 + "5", "5 " + piece * 2000 + " x"):
+    for text in (piece * 600, piece * 600 + "5", "5 " + piece * 600 + " x"):
         Numbers().read(text)
         Numbers().last(text)
         boxed(text + r"\boxed{" * 3)
-    assert time.monotonic() - begin < 4  # 0.3 s on an idle core
+    assert time.monotonic() - begin < 2  # 0.1 s on an idle core
