@@ -209,14 +209,14 @@ def test_importing_sources_loads_no_heavy_library() -> None:
 REAL = {
     "gsm8k/train.jsonl": ("gsm8k", 7473, 7473),
     "gsm8k/test.jsonl": ("gsm8k", 1319, 1319),
-    "gsm8k/llama_level2.json": ("gsm8k", 7442, 7420),
+    "gsm8k/llama_level2.json": ("gsm8k", 7442, 7422),
     "svamp/chatgpt_level1.json": ("svamp", 700, 699),
     "svamp/chatgpt_level6.json": ("svamp", 699, 696),
     "svamp/gemini_level3.json": ("svamp", 700, 700),
     "svamp/test.json": ("svamp", 300, 300),
-    "strategyqa/chatgpt_level6.json": ("strategy_qa", 1999, 1995),
+    "strategyqa/chatgpt_level6.json": ("strategy_qa", 1999, 1998),
     "strategyqa/test.json": ("strategy_qa", 290, 290),
-    "csqa/llama_level3.json": ("commonsense_qa", 9732, 9728),
+    "csqa/llama_level3.json": ("commonsense_qa", 9732, 9729),
     "csqa/test.json": ("commonsense_qa", 1221, 1221),
 }
 
