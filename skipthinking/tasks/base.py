@@ -79,10 +79,10 @@ class Task:
     def cue(self) -> str:
         """The core of the answer phrase: the words of its last clause before ``{answer}``, such as "the answer is".
 
-        The core of a clause without words ("#### ") is the clause itself.
+        A colon belongs to it ("A:" is no article). The core of a clause without words ("#### ") is the clause itself.
         """
         clause = self.answer.partition("{answer}")[0].rpartition(",")[2].strip()
-        words = re.match(r"[\w\s'’-]+", clause)
+        words = re.match(r"[\w\s'’-]+[:=]?", clause)
         return " ".join(words.group().split()) if words else clause
 
     def ask(self, question: str) -> str:

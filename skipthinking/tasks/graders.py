@@ -12,7 +12,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-__all__ = ["Choices", "Grader", "Text", "YesNo", "after_cue", "boxed", "last_answer", "unwrap"]
+__all__ = ["Choices", "Grader", "Text", "YesNo", "after_cue", "boxed", "cue_pattern", "last_answer", "unwrap"]
 
 _SENTENCE_END = re.compile(r"[.!?](?=\s|$)")
 
@@ -27,14 +27,19 @@ def after_cue(text: str, cue: str) -> str | None:
     """
     if not cue:
         text = text.strip().rpartition("\n")[2]
-    pattern = r"\s+".join(re.escape(word) for word in cue.split())
-    pattern = (r"(?<!\w)" if cue[:1].isalnum() else "") + pattern + (r"(?!\w)" if cue[-1:].isalnum() else "")
-    starts = [match.end() for match in re.finditer(pattern, text, re.IGNORECASE)] if cue else [0]
+    starts = [match.end() for match in cue_pattern(cue).finditer(text)] if cue else [0]
     if not starts:
         return None
     rest = text[starts[-1] :].partition("\n")[0].lstrip(" \t:")
     # The period of "the answer is .5" does not end a sentence: no white space follows it.
     return _SENTENCE_END.split(rest, maxsplit=1)[0].strip()
+
+
+def cue_pattern(cue: str) -> re.Pattern[str]:
+    """Returns the pattern of a cue: any case and white space, and no letter next to its words."""
+    pattern = r"\s+".join(re.escape(word) for word in cue.split())
+    before, after = (r"(?<!\w)" if cue[:1].isalnum() else ""), (r"(?!\w)" if cue[-1:].isalnum() else "")
+    return re.compile(before + pattern + after, re.IGNORECASE)
 
 
 def unwrap(text: str, marks: str = "*_`\"'“”‘’") -> str:

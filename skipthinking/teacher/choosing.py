@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -11,6 +10,7 @@ from typing import Literal
 from skipthinking.data.phrases import question_key, strip_closing, thoughts, unended
 from skipthinking.records import Example, UserError
 from skipthinking.tasks import get_task
+from skipthinking.tasks.graders import cue_pattern
 from skipthinking.teacher.client import Completion
 
 __all__ = ["Candidate", "Correct", "Diverse", "Everything", "Keep", "Shortest", "Verdict", "grade_completion"]
@@ -60,8 +60,7 @@ def grade_completion(example: Example, sample: int, completion: Completion, leni
 
 def _before_answer(text: str, cue: str) -> str:
     """The text before the last answer phrase, or all of it if there is none, without a ** that opened the phrase."""
-    pattern = r"(?<!\w)" + r"\s+".join(re.escape(word) for word in cue.split()) + r"(?!\w)"
-    phrases = list(re.finditer(pattern, text, re.IGNORECASE))
+    phrases = list(cue_pattern(cue).finditer(text))
     # "So we get: therefore, the answer is $18" -> "So we get: the answer is 0.": with a plain answer in place, the rule
     # of the rationale files removes the entire sentence.
     rationale = strip_closing(text[: phrases[-1].start()] + "the answer is 0." if phrases else text)
