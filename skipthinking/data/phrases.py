@@ -54,7 +54,7 @@ _SPACED_PERIOD = re.compile(r"\s+\.\Z")
 _LEAD = re.compile(
     r"(?:(?:\A|(?<=[^a-z]))(?:so|thus|hence|therefore|consequently|accordingly|and|then|but|however|"
     r"finally|overall|ergo|in conclusion|as a result|"
-    r"(?:we|i) (?:can )?(?:conclude|say|see|know|get|have)(?: that)?|"
+    r"(?:we|i) (?:can )?(?:conclude|say|see|know|get|have|find|obtain)(?: that)?|"
     r"(?:this|which|that)(?: \w+ly)? (?:means|shows|implies|gives)(?: us)?(?: that)?|"
     r"it follows(?: \w+ly)? that|it (?:can be|is) concluded that|"
     r"(?:among|of) (?:all )?(?:the|these)(?: \w+)? (?:choices|options))(?![a-z])[\s,:]*"
@@ -72,7 +72,7 @@ _UNSTATED = re.compile(
 _HEDGE = re.compile(
     r",?[\s(]+(?:but|not|because|since|which|so|however|though|although|if|when)(?![a-z])|,\s+as\s", re.IGNORECASE
 )
-_NO_ANSWER = re.compile(r"(?:not(?!\s+(?:yes|no|true|false)\b)|however)\b", re.IGNORECASE)
+_NO_ANSWER = re.compile(r"(?:not(?!\s+(?:yes|no|true|false)\b)|however|obtained|found|given)\b", re.IGNORECASE)
 _CONTRAST = re.compile(r"[\s,(]*(?:but|however|though|although)\b.*(?:\d|(?-i:\b[B-J]\b))", re.IGNORECASE)
 _TWO_ANSWERS = re.compile(
     r"\d.*\bor\b.*\d|\b[A-J]\b\W*\bor\b\W*[A-J]\b|=[^=]*(?:,|\band\b|\bor\b|\\text\{)[\s$]*[a-zA-Z]\w*\s*="

@@ -42,7 +42,7 @@ _MISSED_END = re.compile(
 )
 # A quotation inside a sentence: '"Go!" she said'.
 _QUOTE_END = re.compile(r"[.!?][\"'”’]+$")
-_FACTORIAL = re.compile(r"[\dn)]!$")  # "in 3! ways", "3!*2"
+_FACTORIAL = re.compile(r"[\dn)}] ?!$")  # "in 3! ways", "3!*2"
 # "5.Then she", "in groups.When we", "accurate!So": no space between a word or number and a capitalized word.
 _GLUED = re.compile(r"(?<=[a-z0-9]{2}|[\s$=(]\d|\w[)\]%\"'])[.!?](?=[A-Z](?:[a-z]|\s))")
 _MARKER = re.compile(
@@ -62,19 +62,31 @@ _BLOCK = re.compile(
     r"|(?:\A|(?<=\n))(?:#{1,6} [^\n]*|\*\*[^*\n]+\*\*:?)(?=\s*(?:\n|\Z))",
     re.DOTALL,
 )
-# Pieces without content join the step after them: "## Solution", "**Step 2: Divide**", "Let's think step by step.",
-# "Therefore:", "\begin{itemize}", "```python", "<solution>", and the "J.K." of Rowling.
+# Pieces without content join the step after them, ...
 _OPENS = re.compile(
-    r"(?:\\item\b\s*|[-*+•]\s+)?(?:#{1,6} .*|\*\*(?:(?:step|part|case)\s*\d{1,2}\b|\d{1,2}[.)])?[^*=\d]*\*\*:?"
-    r"|(?:(?:okay|ok|alright|sure|certainly|so|now|first)[,!.]*\s+)*let['’]s\s+(?:[a-z'’-]+\s+){0,8}?"
-    r"(?:step[- ]by[- ]step|steps|(?:this|it|things)\s+down|in\s+detail|carefully)(?:\s+[a-z'’-]+){0,4}\s*[.:!]*"
-    r"|let us think step by step[.:]?"
-    r"|(?:here(?:['’]s)?|the|this|these)\s+(?:[a-z'’-]+\s+){0,6}?"
-    r"(?:proceed|steps?|process|path|solution|calculation|breakdown|explanation|follows)(?:\s+[a-z'’-]+){0,4}\s*:"
-    r"|(?:and|so|thus|hence|then|therefore|now|next|finally|first|also|given|where|since|because|but|if|or|that is|"
-    r"we (?:get|have|know)|note|proof|reasoning|calculation|explanation|(?:step-by-step\s+)?solution(?: path)?)"
-    r"[ *]*(?:[,:;…]|\.{3}|\n)[\s*]*"
-    r"|\\begin\{[^}]*\}(?:[\[{][^\]}]*[\]}])*|```\w*|<[a-z][\w ]*>|(?:(?-i:[A-Z])\.){2,}|(?:mr|mrs|ms|dr)\.)\s*",
+    r"(?:\\item\b\s*|[-*+•]\s+)?(?:"
+    + "|".join(
+        (
+            # "## Solution", "**Step 2: Divide**"
+            r"#{1,6} .*|\*\*(?:(?:step|part|case)\s*\d{1,2}\b|\d{1,2}[.)])?[^*=\d]*\*\*:?",
+            # "Okay, let's break this down step by step:"
+            r"(?:(?:okay|ok|alright|sure|certainly|so|now|first)[,!.]*\s+)*let['’]s\s+(?:[a-z'’-]+\s+){0,8}?"
+            r"(?:step[- ]by[- ]step|steps|(?:this|it|things)\s+down|in\s+detail|carefully)(?:\s+[a-z'’-]+){0,4}[ .:!]*",
+            r"let us think step by step[.:]?",
+            # "Here's how we proceed:", "The calculation is as follows:"
+            r"(?:here(?:['’]s)?|the|this|these)\s+(?:[a-z'’-]+\s+){0,6}?"
+            r"(?:proceed|steps?|process|path|solution|calculation|breakdown|explanation|follows)(?:\s+[a-z'’-]+){0,4}\s*:",
+            # "Therefore:", "So, we have:", "Hence" on its line
+            r"(?:(?:and|so|thus|hence|then|therefore|now|next|finally|first|also|given|where|since|because|but|if|or|let|"
+            r"note|that is|for example|we (?:get|have|know|obtain)|proof|reasoning|calculation|explanation|"
+            r"(?:step-by-step\s+)?solution(?: path)?)(?:,? |(?![a-z])))+[ *]*(?:[,:;…]|\.{3}|\n)[\s*]*",
+            # "Case 1.", "J.K." of Rowling
+            r"(?:proof|claim|lemma|case|method|solution|remark)\s*\d{0,2}[.:]|(?:(?-i:[A-Z])\.){2,}|(?:mr|mrs|ms|dr)\.",
+            # "\begin{itemize}", "```python", "<solution>"
+            r"\\begin\{[^}]*\}(?:[\[{][^\]}]*[\]}])*|```\w*|<[a-z][\w ]*>",
+        )
+    )
+    + r")\s*",
     re.IGNORECASE,
 )
 # ... or the step before them, as drawings do.
