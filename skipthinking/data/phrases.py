@@ -46,9 +46,10 @@ _ONLY_LETTER = re.compile(r"[*_(\[]*[A-E][)\].*_]*\Z")
 _LIST_BEFORE = re.compile(r"(?:[:,=]|(?:\A|\n)\W*\w)\W*\Z")
 _DIALOGUE = re.compile(r"A:\s*(?P<answer>[-$€£*]*\d[\d.,/%]*(?:\s+[a-z]+){0,3}[.*]*)\Z")
 _HASHES = re.compile(r"####[^\S\n]*(?P<answer>[^\n]*\S)\Z")
-# Minerva's prompt: "Final Answer: The final answer is $5$. I hope it is correct."
-_COURTESY = re.compile(r"\.?\s+I hope (?:it|this|that) (?:is correct|helps)[.!\s]*\Z", re.IGNORECASE)
-_SPACED_PERIOD = re.compile(r"\s+\.\Z")
+# Minerva's prompt: "Final Answer: The final answer is $5$. I hope it is correct." The space of " ." is of tokenized data.
+_AFTER_ANSWER = re.compile(
+    r"\.?\s{1,3}I hope (?:it|this|that) (?:is correct|helps)[.!\s]*\Z|(?<!\s)\s+\.\Z", re.IGNORECASE
+)
 
 # What may stand before a statement without content: words that lead in, marks, and headings that it would leave empty.
 _LEAD = re.compile(
@@ -151,7 +152,8 @@ def strip_closing(text: str) -> str:
 
 def _last_statement(text: str) -> tuple[str, str] | None:
     """Returns the text without the statement of the answer at its end, and the answer; None without a statement."""
-    text = _SPACED_PERIOD.sub(".", _COURTESY.sub("", text))
+    if extra := _AFTER_ANSWER.search(text, max(0, len(text) - 50)):
+        text = text[: extra.start()]
     for phrase in reversed(list(_PHRASE.finditer(text, max(0, len(text) - 500)))):
         if _certain(text, phrase) and (statement := _split(text, phrase.start(), text[phrase.end() :])):
             return statement
@@ -165,7 +167,7 @@ def _last_statement(text: str) -> tuple[str, str] | None:
     if dialogue and not re.search(r"^\W*[B-E]\s*:", text, re.MULTILINE):
         return _split(text, line, dialogue["answer"])
     letter = _ONLY_LETTER.search(text, line)
-    if letter is None or not line or _LIST_BEFORE.search(text[:line]):
+    if letter is None or not line or _LIST_BEFORE.search(text[max(0, line - 200) : line]):
         return None
     start = _start(text, letter.start())
     return None if text[line:start].strip() else (text[:start].rstrip(), _bare(letter.group()))
