@@ -46,7 +46,7 @@ _ONLY_LETTER = re.compile(r"[*_(\[]*[A-E][)\].*_]*\Z")
 _LIST_BEFORE = re.compile(r"(?:[:,=]|(?:\A|\n)\W*\w)\W*\Z")
 _DIALOGUE = re.compile(r"A:\s*(?P<answer>[-$€£*]*\d[\d.,/%]*(?:\s+[a-z]+){0,3}[.*]*)\Z")
 _HASHES = re.compile(r"####[^\S\n]*(?P<answer>[^\n]*\S)\Z")
-# Minerva's prompt: "Final Answer: The final answer is $5$. I hope it is correct." The space of " ." is of tokenized data.
+# Minerva: "Final Answer: The final answer is $5$. I hope it is correct." Tokenized data has a space before the period.
 _AFTER_ANSWER = re.compile(
     r"\.?\s{1,3}I hope (?:it|this|that) (?:is correct|helps)[.!\s]*\Z|(?<!\s)\s+\.\Z", re.IGNORECASE
 )
@@ -73,7 +73,7 @@ _UNSTATED = re.compile(
 _HEDGE = re.compile(
     r",?[\s(]+(?:but|not|because|since|which|so|however|though|although|if|when)(?![a-z])|,\s+as\s", re.IGNORECASE
 )
-_NO_ANSWER = re.compile(r"(?:not(?!\s+(?:yes|no|true|false)\b)|however|obtained|found|given)\b", re.IGNORECASE)
+_NO_ANSWER = re.compile(r"(?:not(?!\s+(?:yes|no|true|false)\b)|however|obtained|found)\b", re.IGNORECASE)
 _CONTRAST = re.compile(r"[\s,(]*(?:but|however|though|although)\b.*(?:\d|(?-i:\b[B-J]\b))", re.IGNORECASE)
 _TWO_ANSWERS = re.compile(
     r"\d.*\bor\b.*\d|\b[A-J]\b\W*\bor\b\W*[A-J]\b|=[^=]*(?:,|\band\b|\bor\b|\\text\{)[\s$]*[a-zA-Z]\w*\s*="
