@@ -167,7 +167,7 @@ def _last_statement(text: str) -> tuple[str, str] | None:
     if dialogue and not re.search(r"^\W*[B-E]\s*:", text, re.MULTILINE):
         return _split(text, line, dialogue["answer"])
     letter = _ONLY_LETTER.search(text, line)
-    if letter is None or not line or _LIST_BEFORE.search(text[max(0, line - 200) : line]):
+    if letter is None or not line or _LIST_BEFORE.search(text, max(0, line - 200), line):
         return None
     start = _start(text, letter.start())
     return None if text[line:start].strip() else (text[:start].rstrip(), _bare(letter.group()))
@@ -191,9 +191,8 @@ def _certain(text: str, phrase: re.Match[str]) -> bool:
 
 def _start(text: str, offset: int) -> int:
     """Returns where the words that lead in to the statement at ``offset`` begin."""
-    window = max(0, offset - 100)
-    lead = _LEAD.search(text[window:offset])
-    return window + lead.start() if lead else offset
+    lead = _LEAD.search(text, max(0, offset - 100), offset)
+    return lead.start() if lead else offset
 
 
 def _opens_clause(text: str, offset: int) -> bool:
