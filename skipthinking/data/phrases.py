@@ -139,7 +139,7 @@ def closing(text: str) -> tuple[str, str] | None:
         Reasoning and answer, or None if the end of the text does not state one answer ("5 or 6" are two).
     """
     statement = _last_statement(text.strip())
-    return (strip_closing(text), statement[1]) if statement else None
+    return (strip_closing(statement[0]), statement[1]) if statement else None
 
 
 def strip_closing(text: str) -> str:
@@ -155,14 +155,16 @@ def _last_statement(text: str) -> tuple[str, str] | None:
     if extra := _AFTER_ANSWER.search(text, max(0, len(text) - 50)):
         text = text[: extra.start()]
     for phrase in reversed(list(_PHRASE.finditer(text, max(0, len(text) - 500)))):
-        if _certain(text, phrase) and (statement := _split(text, phrase.start(), text[phrase.end() :])):
+        start = _start(text, phrase.start())
+        if _certain(text, start, phrase) and (statement := _split(text, start, text[phrase.end() :])):
             return statement
     line = text.rfind("\n") + 1
     if hashes := _HASHES.search(text, line):
         return _split(text, hashes.start(), hashes["answer"])
-    reply = _REVERSED.search(text, max(line, len(text) - 150))
-    if reply and _opens_clause(text, reply.start()):
-        return _split(text, reply.start(), reply["answer"])
+    if reply := _REVERSED.search(text, max(line, len(text) - 150)):
+        start = _start(text, reply.start())
+        if _opens_clause(text, start, reply.start()):
+            return _split(text, start, reply["answer"])
     dialogue = _DIALOGUE.match(text, line)
     if dialogue and not re.search(r"^\W*[B-E]\s*:", text, re.MULTILINE):
         return _split(text, line, dialogue["answer"])
@@ -173,11 +175,11 @@ def _last_statement(text: str) -> tuple[str, str] | None:
     return None if text[line:start].strip() else (text[:start].rstrip(), _bare(letter.group()))
 
 
-def _certain(text: str, phrase: re.Match[str]) -> bool:
+def _certain(text: str, start: int, phrase: re.Match[str]) -> bool:
     """Whether a phrase with the text after it states the answer: the weaker the phrase, the plainer the answer."""
-    head = text[: _start(text, phrase.start())].rstrip(" \t")
+    head, opens = text[:start].rstrip(" \t"), _opens_clause(text, start, phrase.start())
     answer = _HEDGE.split(_without_bracket(text[phrase.end() :]), maxsplit=1)[0]
-    own, verb, label, opens = phrase["own"], phrase["verb"], phrase["label"], _opens_clause(text, phrase.start())
+    own, verb, label = phrase["own"], phrase["verb"], phrase["label"]
     opens_line = not head or head.endswith("\n")
     names_answer = phrase["noun"][0] in "aA"  # rather than an option or a choice
     if label and "\n" in label and (own or not opens_line):
@@ -195,14 +197,15 @@ def _start(text: str, offset: int) -> int:
     return lead.start() if lead else offset
 
 
-def _opens_clause(text: str, offset: int) -> bool:
-    head = text[: _start(text, offset)].rstrip(" \t")
-    return len(head.rstrip()) < len(text[:offset].rstrip()) or not head or head.endswith(_CLAUSE_ENDS)
+def _opens_clause(text: str, start: int, offset: int) -> bool:
+    """Whether the statement at ``offset``, with the words from ``start`` that lead in to it, begins a clause."""
+    head = text[:start].rstrip(" \t")
+    return bool(text[start:offset].strip()) or not head or head.endswith(_CLAUSE_ENDS)
 
 
-def _split(text: str, offset: int, tail: str) -> tuple[str, str] | None:
-    """Splits at the statement at ``offset`` with the answer in ``tail``; None if it states no single answer."""
-    head, tail = text[: _start(text, offset)], _without_bracket(tail)
+def _split(text: str, start: int, tail: str) -> tuple[str, str] | None:
+    """Splits at the statement from ``start`` on with the answer in ``tail``; None if it states no single answer."""
+    head, tail = text[:start], _without_bracket(tail)
     inner = unwrap(tail)
     if "\n" in inner or tail.endswith("?") or _NO_ANSWER.match(inner) or _UNSTATED.search(head[-40:]):
         return None
