@@ -79,7 +79,7 @@ def test_a_broken_trace_is_named_or_left_out_and_counted(
     assert message in error
     assert f"{path}:3" in error or message == "at least one step"
     assert not (tmp_path / "tiny").exists() or message == "at least one step"
-    words = [*_words(path, *rows, unreadable="leave_out"), "--data.without_steps", "leave_out", "--run", "less"]
+    words = [*_words(path, *rows, bad_rows="leave_out"), "--data.without_steps", "leave_out", "--run", "less"]
     assert run("fit", *words) == 0
     out = " ".join(capsys.readouterr().out.split())
     assert "1 row without a readable answer left out" in out or "dropped 1 (33.3%): no steps" in out

@@ -11,6 +11,10 @@ from dataclasses import is_dataclass
 __all__ = ["current_class_paths", "find_class", "public_classes"]
 
 
+# Settings of older versions, in YAML or JSON.
+_RENAMED = {re.compile(r"""\bunreadable(?=["']?\s*[:=]\s*["']?(?:error|leave_out)\b)"""): "bad_rows"}
+
+
 def public_classes() -> dict[str, str]:
     """The shortest import path of each class that a config can name, by the class's name, as far as it is imported."""
     paths: dict[str, str] = {}
@@ -36,8 +40,10 @@ def current_class_paths(text: str) -> str:
 
     A dotted path in this package that cannot be imported stands for the public class of the same name:
     ``skipthinking.annotate.chunks.SearchChunks`` is ``SearchChunks``, wherever it lives now. Of the paths of a class
-    that can be imported, the shortest is taken, so that configs can be compared.
+    that can be imported, the shortest is taken, so that configs can be compared. Renamed settings get their new names.
     """
+    for old, new in _RENAMED.items():
+        text = old.sub(new, text)
     classes = public_classes() if "skipthinking." in text else {}
 
     def current(match: re.Match[str]) -> str:

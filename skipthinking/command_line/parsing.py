@@ -8,13 +8,18 @@ from typing import Any
 
 from jsonargparse import ArgumentParser
 
+from skipthinking.command_line.class_paths import current_class_paths
 from skipthinking.command_line.hints import OneLineErrors
 
 __all__ = ["call"]
 
 
 class ToolParser(OneLineErrors, ArgumentParser):
-    """Reports errors in one line, with the nearest valid key."""
+    """Reads options of older versions too, and reports errors in one line, with the nearest valid key."""
+
+    def parse_string(self, content: str, *args: Any, **kwargs: Any) -> Any:
+        """Parses a file of options."""
+        return super().parse_string(current_class_paths(content), *args, **kwargs)
 
 
 def call(function: Callable[..., Any], prog: str, words: Sequence[str]) -> Any:
@@ -40,6 +45,6 @@ def call(function: Callable[..., Any], prog: str, words: Sequence[str]) -> Any:
         word in flags and words[place + 1 : place + 2] not in (["true"], ["false"]) for place, word in enumerate(words)
     ]
     given = [f"{word}=true" if alone else word for word, alone in zip(words, bare, strict=True)]
-    settings = parser.instantiate(parser.parse_args(given)).as_dict()
+    settings = parser.instantiate(parser.parse_args([current_class_paths(word) for word in given])).as_dict()
     named = {name: settings[name] for name in parameters if name not in rest}
     return function(*(word for name in rest for word in settings[name]), **named)

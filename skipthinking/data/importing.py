@@ -3,21 +3,23 @@
 from __future__ import annotations
 
 import hashlib
+from collections import Counter
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from skipthinking.data.fields import UnreadableAnswer
+from skipthinking.data.columns import Unread, check_rivals
+from skipthinking.data.fields import ID_KEYS, KEYS, Ambiguous, Fields, NoAnswer, RowError, UnreadableAnswer, key_of
 from skipthinking.data.formats import Format, detect_format, get_format
 from skipthinking.data.rows import Located
 from skipthinking.records import DataError, Example, UserError
 from skipthinking.tasks import Task
 
-__all__ = ["Loaded", "Unreadable", "count", "import_rows"]
+__all__ = ["BadRows", "Loaded", "count", "import_rows"]
 
-Unreadable = Literal["error", "leave_out"]
+BadRows = Literal["error", "leave_out"]
 
-_ID_KEYS = ("id", "ID", "qid", "idx", "unique_id")
+_SAMPLE = 1000  # rows of a file that vote on its format
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -28,27 +30,31 @@ class Loaded:
         examples: The examples in the order of the source; ids are unique.
         description: One line for the start report: the source, the number of rows, their format, and what was left out.
         duplicates: Number of exact duplicates, which were left out.
-        unreadable: Number of rows without a readable answer, which were left out.
+        bad_rows: Number of rows that were left out by reason, such as "without a readable answer".
+        unread: The columns with text that were not read, in one phrase; also the end of the description.
     """
 
     examples: list[Example]
     description: str
     duplicates: int = 0
-    unreadable: int = 0
+    bad_rows: dict[str, int] = field(default_factory=dict)
+    unread: str = ""
 
 
 def import_rows(
-    files: Iterable[Sequence[Located]], *, name: str, task: Task, format: str, limit: int | None, unreadable: Unreadable
-) -> Loaded:
+    files: Iterable[Sequence[Located]], *, name: str, task: Task, format: str = "auto", limit: int | None = None,
+    bad_rows: BadRows = "error", rationale_key: str | None = None,
+) -> Loaded:  # fmt: skip
     """Turns rows into examples.
 
     Args:
         files: The rows of every file of the source.
         name: Name of the source for the start report.
         task: The task, whose grader must be able to read the answers.
-        format: Name of the rows' format; "auto" detects it from the first row of a file.
+        format: Name of the rows' format; "auto" detects it from the rows of each file.
         limit: Number of rows to import, from the first; None imports all.
-        unreadable: Whether a row without a readable answer is an error, or left out.
+        bad_rows: Whether a row with a fault is an error, or left out.
+        rationale_key: Key of the rationale; that of the format by default.
 
     Raises:
         UserError: A setting is invalid.
@@ -56,67 +62,119 @@ def import_rows(
     """
     if limit is not None and limit < 1:
         raise UserError(f"Expected a limit of at least 1, got {limit} (limit). Leave it out to take all rows.")
-    if unreadable not in ("error", "leave_out"):
-        raise UserError(f"Expected error or leave_out, got {unreadable!r} (unreadable). Choose one of them.")
+    if bad_rows not in ("error", "leave_out"):
+        raise UserError(f"Expected error or leave_out, got {bad_rows!r} (bad_rows). Choose one of them.")
     given = None if format == "auto" else get_format(format)
     examples: dict[str, tuple[Example, str]] = {}  # with the place of the row, by id
     formats: set[str] = set()
-    total = used = left_out = 0
+    faults: list[RowError] = []
+    unread = Unread({*ID_KEYS, "task", "meta"}, chosen=rationale_key is not None)
+    first_fault: tuple[dict[str, Any], frozenset[str]] | None = None
+    total = used = 0
     for rows in files:
         total += len(rows)
-        known = given or (detect_format(*rows[0]) if rows else None)
-        for row, where in rows if limit is None else rows[: limit - used]:
+        looked_at = rows if limit is None else rows[: limit - used]
+        used += len(looked_at)
+        known = given or (_detect(looked_at, rationale_key) if looked_at else None)
+        for row, where in looked_at:
             assert known is not None
-            used += 1
             formats.add(known.name)
             try:
-                example = _example(task, known, row, where)
-            except UnreadableAnswer as error:
-                if unreadable == "error":
-                    raise DataError(f"{error} To leave such rows out, set unreadable: leave_out.") from error
-                left_out += 1
+                fields = known.read(row, where, rationale_key)
+                if rationale_key is None and (given is None or fields.used & set(KEYS["rationale"])):
+                    check_rivals(row, fields, where, known.optional)
+                example = _example(task, known, fields, row, where)
+            except Ambiguous as error:
+                unread.chosen = True  # the message has the keys
+                unread.add(row, fields)
+                raise Ambiguous(f"{error}{_sentence(unread.report)}") from error
+            except RowError as error:
+                faults.append(error)
+                first_fault = first_fault or (row, error.used | {str(key_of(row, key)) for key in known.keys})
                 continue
+            unread.add(row, fields)
             first, place = examples.setdefault(example.id, (example, where))
             if first is not example and (key := _id_key(row)) is not None:
                 raise DataError(
                     f'Expected unique ids, got "{key}" {row[key]!r} twice ({place} and {where}). Rename one, or remove '
                     "the key from all rows."
                 )
-    if not examples:
-        raise DataError(f"Expected at least one usable row, got none of {total} ({name}). Fix the answers.")
-    duplicates = used - left_out - len(examples)
+    if first_fault and not examples:
+        unread.add_fault(*first_fault)  # all that is known of the columns
+    if faults and (bad_rows == "error" or not examples):
+        raise _error_of(faults, used, name, unread.report, bad_rows)
+    reasons = Counter(fault.reason for fault in faults)
+    duplicates = used - len(faults) - len(examples)
     parts = [count(total, "row") if used == total else f"first {used} of {count(total, 'row')}"]
     parts.append(f"format {' and '.join(sorted(formats))} ({'detected' if given is None else 'given'})")
     if duplicates:
         parts.append(f"{count(duplicates, 'exact duplicate')} left out")
-    if left_out:
-        parts.append(f"{count(left_out, 'row')} without a readable answer left out")
+    parts += [f"{count(number, 'row')} {reason} left out" for reason, number in reasons.most_common()]
+    parts += [unread.report] if unread.report else []
     return Loaded(
         examples=[example for example, _ in examples.values()],
         description=f"{name}: {', '.join(parts)}",
         duplicates=duplicates,
-        unreadable=left_out,
+        bad_rows=dict(reasons),
+        unread=unread.report,
     )
 
 
-def _example(task: Task, format: Format, row: dict[str, Any], where: str) -> Example:
-    fields = format.read(row, where)
+def _detect(rows: Sequence[Located], rationale_key: str | None) -> Format:
+    """Returns the format that most rows match: one bare answer does not change how a file of solutions is read."""
+    votes: Counter[str] = Counter()
+    for row, where in rows[:_SAMPLE]:
+        try:
+            votes[detect_format(row, where, rationale_key).name] += 1
+        except DataError:
+            continue
+    return get_format(votes.most_common(1)[0][0]) if votes else detect_format(*rows[0], rationale_key)
+
+
+def _error_of(faults: Sequence[RowError], used: int, name: str, unread: str, bad_rows: BadRows) -> DataError:
+    """The error for rows with faults: the first one, how many there are, and what to do."""
+    first, reasons = faults[0], Counter(fault.reason for fault in faults)
+    counted = ", ".join(f"{number} {reason}" for reason, number in reasons.most_common())
+    columns = _sentence(unread)
+    if len(faults) < used:
+        return DataError(
+            f"{first} {count(len(faults), 'row')} of {used} cannot be used ({counted}). To leave such rows out, set "
+            f"bad_rows: leave_out.{columns}"
+        )
+    if all(isinstance(fault, NoAnswer) for fault in faults):
+        return DataError(
+            f"Expected gold answers, got none in {count(used, 'row')} ({name}). Training and tests need them; predict "
+            f"answers the questions of such a file (--questions).{columns}"
+        )
+    none = f"Expected at least one usable row, got none of {used} ({name}): {counted}."
+    return DataError(f"{none} {first}{columns}" if bad_rows == "leave_out" or used > 1 else f"{first}{columns}")
+
+
+def _sentence(phrase: str) -> str:
+    """A phrase as a sentence after another one; empty for an empty phrase."""
+    return phrase and f" {phrase[0].upper()}{phrase[1:]}."
+
+
+def _example(task: Task, format: Format, fields: Fields, row: dict[str, Any], where: str) -> Example:
     _check_unicode((fields.question, fields.rationale, fields.answer, fields.conclusion), where)
     if row.get("task", task.name) != task.name and "task" in format.optional:
-        raise DataError(f"Expected task {task.name}, got {row['task']!r} ({where}). Change the setting task.")
+        raise RowError(
+            f"Expected task {task.name}, got {row['task']!r} ({where}). Change the setting task.", "of another task"
+        )
     try:
         task.check_gold(fields.answer, where)
     except DataError as error:
         raise UnreadableAnswer(str(error)) from error
-    known = {*format.keys, *format.optional, *_ID_KEYS}
+    known = {*fields.used, *format.keys, *format.optional, *ID_KEYS}
     nested = row.get("meta") if "meta" in format.optional else None
     meta = {**(nested if isinstance(nested, dict) else {}), **{k: v for k, v in row.items() if k not in known}}
     digest = hashlib.sha1((fields.question + fields.rationale + fields.answer).encode()).hexdigest()[:12]
     key = _id_key(row)
     id = f"{task.name}-{digest}" if key is None else row[key]
     if not isinstance(id, (str, int)) or isinstance(id, bool) or not str(id).strip():
-        raise DataError(
-            f'Expected an id in "{key}", got {id!r} ({where}). Fill it in, or remove the key from all rows.'
+        raise RowError(
+            f'Expected an id in "{key}", got {id!r} ({where}). Fill it in, or remove the key from all rows.',
+            f'without an id in "{key}"',
         )
     return Example(
         id=str(id),
@@ -130,7 +188,7 @@ def _example(task: Task, format: Format, row: dict[str, Any], where: str) -> Exa
 
 
 def _id_key(row: dict[str, Any]) -> str | None:
-    return next((key for key in _ID_KEYS if key in row), None)
+    return next((key for key in ID_KEYS if key in row), None)
 
 
 def _check_unicode(texts: Sequence[str], where: str) -> None:
@@ -138,9 +196,10 @@ def _check_unicode(texts: Sequence[str], where: str) -> None:
         try:
             text.encode()
         except UnicodeEncodeError as error:
-            raise DataError(
+            raise RowError(
                 f"Expected text, got half of a character, {text[error.start]!r}, at position {error.start} ({where}). "
-                "Fix the row."
+                "Fix the row.",
+                "with half a character",
             ) from error
 
 

@@ -67,7 +67,7 @@ class RationaleDataModule(L.LightningDataModule):
         num_workers: Number of processes that build batches; the result does not depend on it.
         seed: Seed of the validation split, the stage sampling and the order; the global seed by default.
         question: For ``predict``: a question to answer.
-        questions: For ``predict``: a file with one question per line, or JSONL with the key "question".
+        questions: For ``predict``: a text file with one question per line, or rows as in training, answers optional.
         task: For ``predict``: the task of the questions; that of the first training source by default.
     """
 
@@ -215,6 +215,11 @@ class RationaleDataModule(L.LightningDataModule):
         assert self.codec is not None
         assert self.trainer is not None
         method, rows = self.method, self.examples["train"]
+        if method.needs_rationale and not any(row.rationale.strip() for row in rows):
+            raise DataError(
+                f"Expected training examples with rationales, got none of {len(rows)}. Use rows with rationales (the "
+                "setting rationale_key names their column), or train with AnswerOnly."
+            )
         usable = rows
         if self.without_steps == "leave_out" and method.needs_rationale:
             usable = [row for row in rows if self.splitter.spans(row.rationale.strip())]

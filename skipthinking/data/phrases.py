@@ -1,16 +1,14 @@
-"""Text rules of the formats: phrases that state an answer, tags around thoughts, answer choices, and prompts."""
+"""Text rules of the formats: phrases that state an answer, answer choices, and prompts."""
 
 from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from typing import NamedTuple
 
 from skipthinking.tasks.graders import boxed, unwrap
 
 __all__ = [
-    "Stated", "closing", "plain_question", "question_key", "split_thoughts", "strip_closing", "thoughts", "unended",
-    "with_choices",
+    "bare", "closing", "plain_question", "question_key", "strip_closing", "with_choices",
 ]  # fmt: skip
 
 # A statement of the answer is a phrase, the answer, and nothing else. AQuA's rationales alone have some sixty kinds:
@@ -105,23 +103,6 @@ _FEW_WORDS = re.compile(r"(?!(?:that|to|not|based|in)\s)\S+(?:\s+\S+){,3}")
 _CHOICES = re.compile(r"\s*\(?(?:answer\s+)?(?:choices|options)\s*:\s*", re.IGNORECASE)
 _BEFORE = re.compile(r"\A\s*(?:Q|Question)\s*:\s*", re.IGNORECASE)
 _AFTER = re.compile(r"(?:\s*###|\s*\n\s*(?:A|Answer)\s*:(?:\s*Let['’]s think step by step\.?)?)\s*\Z")
-# The opening tag is missing if the chat template put it into the prompt.
-_THOUGHTS = re.compile(r"\s*(?:<(?:think|thinking|reasoning)>)?(.*?)</(?:think|thinking|reasoning)>(.*)\Z", re.DOTALL)
-_OPENED = re.compile(r"\s*<(think|thinking|reasoning)>")
-
-
-class Stated(NamedTuple):
-    """The parts of a completion.
-
-    Attributes:
-        reasoning: The reasoning, without a phrase at its end that states the answer.
-        answer: The answer as written in the completion.
-        conclusion: The text between the thoughts and the answer, if the thoughts have tags.
-    """
-
-    reasoning: str
-    answer: str
-    conclusion: str = ""
 
 
 def closing(text: str) -> tuple[str, str] | None:
@@ -172,7 +153,7 @@ def _last_statement(text: str) -> tuple[str, str] | None:
     if letter is None or not line or _LIST_BEFORE.search(text, max(0, line - 200), line):
         return None
     start = _start(text, letter.start())
-    return None if text[line:start].strip() else (text[:start].rstrip(), _bare(letter.group()))
+    return None if text[line:start].strip() else (text[:start].rstrip(), bare(letter.group()))
 
 
 def _certain(text: str, start: int, phrase: re.Match[str]) -> bool:
@@ -241,55 +222,12 @@ def _result(tail: str) -> str:
             return box
         if match := _CALCULATION.fullmatch(tail.strip("$ ")):
             return match.group(1)
-    return _bare(unwrap(tail) if "\n" in tail else tail)
+    return bare(unwrap(tail) if "\n" in tail else tail)
 
 
-def _bare(answer: str) -> str:
+def bare(answer: str) -> str:
+    """Returns an answer without quotes, asterisks and punctuation around it."""
     return answer.strip().rstrip(" .,;:>\"'”’*").lstrip(" *\"'“‘<")
-
-
-def unended(completion: str) -> str | None:
-    """Returns the name of the tag if a completion opens thoughts and never closes them, else None."""
-    opened = _OPENED.match(completion)
-    return opened.group(1) if opened and not _THOUGHTS.match(completion) else None
-
-
-def thoughts(completion: str) -> tuple[str, str] | None:
-    """Returns the thoughts between the tags of a completion, and the text after them; None without such tags.
-
-    >>> thoughts("<think>2+3=5</think>It is 5.")
-    ('2+3=5', 'It is 5.')
-    """
-    match = _THOUGHTS.match(completion)
-    return (match.group(1), match.group(2)) if match else None
-
-
-def split_thoughts(completion: str) -> Stated | None:
-    """Splits a completion by the tags of thoughts, an arrow, a closing phrase, or a boxed answer.
-
-    Args:
-        completion: "<think>reasoning</think>conclusion and answer", "reasoning --> answer", "reasoning The answer is
-            X", or a text with a boxed answer (which stays in the reasoning).
-
-    Returns:
-        The parts, or None if the completion states no answer or never closes its thoughts.
-    """
-    if parts := thoughts(completion):
-        reasoning, rest = strip_closing(parts[0]), parts[1].strip()
-        if stated := closing(rest):
-            return Stated(reasoning, stated[1], stated[0]) if stated[1] else None
-        if answer := boxed(rest):
-            return Stated(reasoning, answer, rest)
-        return Stated(reasoning, _bare(rest)) if _bare(rest) and "\n" not in rest else None
-    if unended(completion):
-        return None
-    reasoning, arrow, answer = completion.rpartition("-->")
-    if arrow and closing(answer) is None:
-        return Stated(strip_closing(reasoning), _bare(re.sub(r"\s+END\s*\Z", "", answer)))
-    if stated := closing(completion):
-        return Stated(*stated)
-    answer = boxed(completion) or ""
-    return Stated(completion.strip(), answer) if answer else None
 
 
 def plain_question(text: str) -> str:

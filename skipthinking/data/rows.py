@@ -9,17 +9,16 @@ import csv
 import glob
 import io
 import json
-import re
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
 
-from skipthinking.data.fields import shown
+from skipthinking.data.lines import read_lines, read_problems
 from skipthinking.files import parse_json, read_jsonl, read_text
 from skipthinking.records import DataError, UserError, did_you_mean
 
-__all__ = ["Located", "find_files", "read_questions", "read_rows"]
+__all__ = ["Located", "find_files", "read_rows"]
 
 Located = tuple[dict[str, Any], str]
 """A row and its place: "file:line", or "file: row k" counted from 1."""
@@ -80,7 +79,7 @@ def read_rows(path: Path) -> list[Located]:
     if path.is_dir():
         rows = list(_numbered(_read_saved(path), path))
     else:
-        read = _READ.get(path.suffix.lower())
+        read = (_READ | _NAMED).get(path.suffix.lower())
         if read is None:
             raise DataError(
                 f"Expected a file of {', '.join(_READ)}, got {path.name!r} ({path}). Convert or rename the file."
@@ -199,36 +198,5 @@ _READ: dict[str, Callable[[Path], Iterator[Located]]] = {
     ".arrow": _read_columns,
 }
 
-
-def read_questions(path: Path) -> list[tuple[str, str]]:
-    """Reads questions without answers: text with one per line, or JSONL (``.jsonl``, ``.ndjson``).
-
-    A line of JSONL is an object such as {"id": "q7", "question": "2+3?"}; the id may be missing.
-
-    Returns:
-        (id, question) pairs in file order; a missing id is "line-" and the line number.
-
-    Raises:
-        UserError: The file is missing.
-        DataError: The file has a malformed line, an id twice, or no question.
-    """
-    if not path.is_file():
-        raise UserError(f"Expected a file of questions, got {str(path)!r}, which does not exist. Fix data.questions.")
-    if path.suffix.lower() in (".jsonl", ".ndjson"):
-        questions = [_question(row, where) for where, row in read_jsonl(path)]
-    else:
-        lines = enumerate(re.split(r"\r\n?|\n", read_text(path)), 1)
-        questions = [(f"line-{number}", line.strip()) for number, line in lines if line.strip()]
-    if not questions:
-        raise DataError(f"Expected at least one question, got none ({path}).")
-    if len({id for id, _ in questions}) < len(questions):
-        raise DataError(f"Expected every id once, got duplicates ({path}). Rename them or leave ids out.")
-    return questions
-
-
-def _question(row: object, where: str) -> tuple[str, str]:
-    question = row.get("question") if isinstance(row, dict) else None
-    if not isinstance(row, dict) or not isinstance(question, str) or not question.strip():
-        raise DataError(f'Expected an object with a "question" text, got {shown(row)} ({where}).')
-    id = row.get("id")
-    return f"line-{where.rpartition(':')[2]}" if id is None else str(id), question.strip()
+# Read only if named: a folder may hold notes of these kinds.
+_NAMED: dict[str, Callable[[Path], Iterator[Located]]] = {".txt": read_lines, ".xml": read_problems}

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any, Literal
 
-from skipthinking.data.importing import Loaded, Unreadable, count, import_rows
+from skipthinking.data.importing import BadRows, Loaded, count, import_rows
 from skipthinking.data.rows import Located, find_files, read_rows
 from skipthinking.records import UserError
 from skipthinking.tasks import Task, generate, get_task
@@ -66,9 +66,19 @@ class Files(Source):
     Args:
         path: A file, a glob, a folder (all data files directly in it), or a list of these.
         task: Name of the task, whose grader must be able to read the answers.
-        format: Name of the rows' format, see :mod:`skipthinking.data.formats`; "auto" detects it for each file.
+        format: Name of the rows' format, see :mod:`skipthinking.data.formats`; "auto" detects it for each file. In
+            formats without a name for it, the question is under question, problem, query, instruction, prompt, input,
+            sQuestion or original_text; the answer under answer, final_answer, expected_answer, correct_answer,
+            gold_answer, ground_truth, reference_answer, final_ans, gold, answerKey, label, target or ans; a text with
+            rationale and answer under completion, response, output, generation or content; a conversation under
+            messages or conversations.
         limit: Number of rows to read, from the first; all by default.
-        unreadable: Whether a row without a readable answer is an error, or left out and counted in the start report.
+        bad_rows: Whether a row with a fault (an empty value, no readable answer, a second question) is an error, or is
+            left out and counted in the start report.
+        rationale_key: Key of the rationale. By default the format's, or one of rationale, reasoning, reasoning_content,
+            reasoning_trace, thinking, think, thoughts, thought, cot, chain_of_thought, cot_content, explanation, steps,
+            thinking_trajectories, deepseek_thinking_trajectory, gemini_thinking_trajectory, deepseek_reasoning,
+            generated_solution, solution. Two of them with different texts are an error.
     """
 
     def __init__(
@@ -77,10 +87,12 @@ class Files(Source):
         task: str,
         format: str = "auto",
         limit: int | None = None,
-        unreadable: Unreadable = "error",
+        bad_rows: BadRows = "error",
+        rationale_key: str | None = None,
     ) -> None:
         self.path = path
-        self.task, self.format, self.limit, self.unreadable = task, format, limit, unreadable
+        self.task, self.format, self.limit = task, format, limit
+        self.bad_rows, self.rationale_key = bad_rows, rationale_key
 
     def paths(self) -> list[Path]:
         """Returns the files that ``path`` matches."""
@@ -93,7 +105,8 @@ class Files(Source):
         name = names[0] if len(names) == 1 else f"{len(names)} files ({', '.join(names)})"
         return import_rows(
             map(read_rows, paths),
-            name=name, task=task, format=self.format, limit=self.limit, unreadable=self.unreadable,
+            name=name, task=task, format=self.format, limit=self.limit, bad_rows=self.bad_rows,
+            rationale_key=self.rationale_key,
         )  # fmt: skip
 
 
@@ -108,7 +121,12 @@ class Hub(Source):
         format: Name of the rows' format, see :mod:`skipthinking.data.formats`; "auto" detects it.
         limit: Number of rows to read, from the first; all by default.
         revision: Commit, branch or tag of the data set.
-        unreadable: Whether a row without a readable answer is an error, or left out and counted in the start report.
+        bad_rows: Whether a row with a fault (an empty value, no readable answer, a second question) is an error, or is
+            left out and counted in the start report.
+        rationale_key: Key of the rationale. By default the format's, or one of rationale, reasoning, reasoning_content,
+            reasoning_trace, thinking, think, thoughts, thought, cot, chain_of_thought, cot_content, explanation, steps,
+            thinking_trajectories, deepseek_thinking_trajectory, gemini_thinking_trajectory, deepseek_reasoning,
+            generated_solution, solution. Two of them with different texts are an error.
     """
 
     def __init__(
@@ -120,10 +138,12 @@ class Hub(Source):
         format: str = "auto",
         limit: int | None = None,
         revision: str | None = None,
-        unreadable: Unreadable = "error",
+        bad_rows: BadRows = "error",
+        rationale_key: str | None = None,
     ) -> None:
         self.task, self.split, self.name, self.config = task, split, name, config
-        self.format, self.limit, self.revision, self.unreadable = format, limit, revision, unreadable
+        self.format, self.limit, self.revision = format, limit, revision
+        self.bad_rows, self.rationale_key = bad_rows, rationale_key
 
     def load(self) -> Loaded:
         """Downloads the rows, or reads them from the cache of ``datasets``."""
@@ -132,7 +152,8 @@ class Hub(Source):
         shown = f"{name}{f'/{config}' if config else ''}, split {split}"
         return import_rows(
             _download(name, config, split, self.revision, shown),
-            name=shown, task=task, format=self.format, limit=self.limit, unreadable=self.unreadable,
+            name=shown, task=task, format=self.format, limit=self.limit, bad_rows=self.bad_rows,
+            rationale_key=self.rationale_key,
         )  # fmt: skip
 
     def _place(self, task: Task) -> tuple[str, str | None, str]:

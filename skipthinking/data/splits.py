@@ -8,9 +8,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from skipthinking.data.importing import Loaded
+from skipthinking.annotate.runner import say
+from skipthinking.data.importing import Loaded, count
 from skipthinking.data.phrases import question_key
-from skipthinking.data.rows import read_questions
+from skipthinking.data.questions import read_questions
 from skipthinking.data.sources import Source
 from skipthinking.records import DataError, Example, UserError
 from skipthinking.tasks import get_task
@@ -70,8 +71,7 @@ class Splits:
             key = f"test/{name}"
             if key in self.examples:
                 continue
-            loaded = source.load()
-            self.report.append(f"{key}: {loaded.description}")
+            loaded = self._read(key, source)
             if not loaded.examples:
                 raise DataError(f"Expected at least one test example, got none in data.test.{name}.")
             for example in loaded.examples:
@@ -89,17 +89,28 @@ class Splits:
         if not self.sources:
             raise DataError("Expected at least one training source, got none. Set data.train.")
         self.load_tests()  # in every stage, because their questions leave the training set
-        loaded = [source.load() for source in self.sources]
-        self.report += [f"train: {part.description}" for part in loaded]
-        examples = join(loaded)
+        examples = join([self._read("train", source) for source in self.sources])
+        total, tested = len(examples), list[str]()
         for name, rows in self.test_sets.items():
             examples, overlap = drop_overlap(examples, rows)
             if overlap:
-                self.report.append(f"train: {overlap} examples left out, their question is in test set {name}")
-        train, val = split_validation(examples, self.val_size, self.seed)
-        if not train:
-            raise DataError(f"Expected at least one training example, got none from {len(self.sources)} source(s).")
-        self.examples["train"], self.examples["val"] = train, val
+                tested.append(f"{count(overlap, 'example')} left out, their question is in test set {name}")
+        if not examples:
+            reason = f", got none of {total}: {'; '.join(tested)}" if tested else ", got none"
+            raise DataError(
+                f"Expected at least one training example{reason}. Use other rows for data.train or for data.test."
+            )
+        self.report += [f"train: {line}" for line in tested]
+        self.examples["train"], self.examples["val"] = split_validation(examples, self.val_size, self.seed)
+
+    def _read(self, split: str, source: Source) -> Loaded:
+        """Reads a source; columns that were not read are printed at once, because the next step may fail."""
+        loaded = source.load()
+        if loaded.unread:
+            say(f"{split}: {loaded.unread}")
+        said = f", {loaded.unread}" if loaded.unread else ""
+        self.report.append(f"{split}: {loaded.description.replace(said, '')}")
+        return loaded
 
     def _load_questions(self) -> list[Example]:
         tasks = [source.task for source in (*self.sources, *self.test_sources.values()) if hasattr(source, "task")]

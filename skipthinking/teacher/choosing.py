@@ -7,7 +7,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from skipthinking.data.phrases import question_key, strip_closing, thoughts, unended
+from skipthinking.data.phrases import question_key, strip_closing
+from skipthinking.data.thoughts import BadTags, Tagged, split_tags
 from skipthinking.records import Example, UserError
 from skipthinking.tasks import get_task
 from skipthinking.tasks.graders import cue_pattern
@@ -47,12 +48,20 @@ def grade_completion(example: Example, sample: int, completion: Completion, leni
         lenient: Whether an answer without the task's answer phrase counts, too.
     """
     task = get_task(example.task)
-    thought, spoken = thoughts(completion.text) or ("", completion.text)
+    try:
+        tagged, broken = split_tags(completion.text), None
+    except BadTags as error:
+        tagged, broken = Tagged(None, completion.text), error
+    thought, spoken = tagged.thoughts or "", tagged.text
+    if tagged.answer is not None:
+        spoken = f"{spoken}\n\n{task.answer.replace('{answer}', tagged.answer)}"
     grade = task.grade(spoken, example.answer)
     extracted = grade.extracted_lenient if lenient else grade.extracted
     correct = grade.correct_lenient if lenient else grade.correct
     verdict: Verdict = "unparsable" if extracted is None else "correct" if correct else "wrong"
-    if completion.finish in _CUT_OFF or unended(completion.text):
+    if broken:
+        verdict = "unparsable"
+    if completion.finish in _CUT_OFF or (broken and broken.unended):
         verdict = "cut off"
     before, thought = _before_answer(spoken, task.cue), strip_closing(thought)
     return Candidate(sample=sample, rationale=thought or before, verdict=verdict, conclusion=before if thought else "")

@@ -16,6 +16,8 @@ from conftest import TINY
 
 from skipthinking.__main__ import main
 from skipthinking.command_line.class_paths import current_class_paths, find_class
+from skipthinking.command_line.parsing import call
+from skipthinking.data.sources import Files
 
 OLD = """
 model:
@@ -68,6 +70,28 @@ def test_a_class_that_moved_is_found_by_its_name(path: str) -> None:
     current = find_class(current_class_paths(f"skipthinking.{path}"))
     assert current is not None
     assert current.__name__ == path.rpartition(".")[2]
+
+
+def test_a_setting_of_an_older_version_has_its_new_name(tmp_path: Path) -> None:
+    old = "{path: a, task: gsm8k, unreadable: leave_out}"
+    (tmp_path / "old.yaml").write_text(f"data: {{train: [{{class_path: Files, init_args: {old}}}]}}")
+    (source,) = yaml.safe_load(_printed("--config", tmp_path / "old.yaml"))["data"]["init_args"]["train"]
+    assert source["init_args"]["bad_rows"] == "leave_out"
+    assert "unreadable" not in source["init_args"]
+    assert current_class_paths('{"unreadable":"error"}') == '{"bad_rows":"error"}'
+    assert current_class_paths("--data.train.unreadable=error") == "--data.train.bad_rows=error"
+    assert current_class_paths("prompt: unreadable text") == "prompt: unreadable text"
+
+
+def test_tools_read_options_of_older_versions(tmp_path: Path) -> None:
+    def tool(source: Files | None = None) -> Files | None:
+        return source
+
+    path = tmp_path / "old.yaml"
+    path.write_text(
+        "source: {class_path: skipthinking.files.Files, init_args: {path: a, task: b, unreadable: leave_out}}"
+    )
+    assert call(tool, "tool", ["--config", str(path)]).bad_rows == "error"
 
 
 def test_a_class_that_is_gone_is_named_in_a_line(run: Callable[..., int], capsys: pytest.CaptureFixture[str]) -> None:

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from skipthinking.data.fields import Fields, UnreadableAnswer
+from skipthinking.data.fields import KEYS, Fields, UnreadableAnswer
 from skipthinking.data.formats import FORMATS, Format, detect_format, get_format
 from skipthinking.data.phrases import closing, plain_question, strip_closing
 from skipthinking.records import DataError, UserError
@@ -39,6 +39,8 @@ ROWS: list[tuple[str, dict[str, Any], str, str, str]] = [
         "5",
     ),
     ("instruction", {"instruction": "True?", "label": "False"}, "True?", "", "False"),
+    ("instruction", {"instruction": "2+3?", "output": "2 --> 3", "label": "5"}, "2+3?", "2 --> 3", "5"),
+    ("prompt_completion", {"prompt": "2+3?", "completion": "2 --> \\boxed{5}"}, "2+3?", "2 --> \\boxed{5}", "5"),
     (
         "instruction",
         {"instruction": "Where? Answer Choices:\nA. race track\nB. the desert\n", "output": "", "label": "A"},
@@ -181,6 +183,205 @@ ROWS: list[tuple[str, dict[str, Any], str, str, str]] = [
         "It is $\\boxed{\\frac{1}{2}}$.",
         "\\frac{1}{2}",
     ),
+    *[
+        ("qra", {"problem": "2+3?", key: "2+3=5.", "final_answer": "5"}, "2+3?", "2+3=5.", "5")
+        for key in KEYS["rationale"]
+        if key != "solution"
+    ],
+    ("math", {"problem": "2+3?", "solution": "2+3=5.", "answer": "5"}, "2+3?", "2+3=5.", "5"),
+    ("qra", {"question": "2+3?", "solution": "2+3=5.", "answer": "5"}, "2+3?", "2+3=5.", "5"),  # LIMO
+    ("qra", {"question": "2+3?", "steps": ["<<1+1=2>>", "<<2+3=5>>"], "answer": "5"}, "2+3?", "1+1=2\n2+3=5", "5"),
+    ("qra", {"question": "2+3?", "cot": "<think>2+3=5.</think>", "answer": "5"}, "2+3?", "2+3=5.", "5"),
+    ("qra", {"question": "2+3?", "rationale": "", "reasoning": "2+3=5.", "answer": "5"}, "2+3?", "2+3=5.", "5"),
+    ("qa", {"question": "2+3?", "answer": "5", "steps": 1}, "2+3?", "", "5"),  # the number of steps
+    ("qa", {"question": "2+3?", "answer": "<think>2+3=5.</think>5"}, "2+3?", "2+3=5.", "5"),
+    *[("qa", {key: "2+3?", "ground_truth": "5"}, "2+3?", "", "5") for key in KEYS["question"]],
+    *[("qa", {"question": "2+3?", key: "5"}, "2+3?", "", "5") for key in KEYS["answer"] if key != "final_ans"],
+    ("completion", {"question": "2+3?", "completion": "2+3=5. The answer is 5"}, "2+3?", "2+3=5.", "5"),
+    *[
+        ("completion", {"query": "2+3?", key: "2+3=5. The answer is: 5"}, "2+3?", "2+3=5.", "5")
+        for key in KEYS["completion"]
+    ],  # MetaMathQA
+    ("completion", {"question": "2+3?", "response": "2+3=5.", "answer": "5"}, "2+3?", "2+3=5.", "5"),
+    (
+        "sharegpt",
+        {"conversations": [{"from": "human", "value": "2+3?"}, {"from": "gpt", "value": "2+3=5. #### 5"}]},
+        "2+3?",
+        "2+3=5.",
+        "5",
+    ),
+    (
+        "sharegpt",
+        {
+            "system": "Think.",
+            "conversations": [
+                {"from": "system", "value": "x"},
+                {"from": "user", "value": "2+3?"},
+                {
+                    "from": "assistant",
+                    "value": "<|begin_of_thought|>\n\n2+3=5.\n\n<|end_of_thought|>\n\n"
+                    "<|begin_of_solution|>\n\n5\n\n<|end_of_solution|>",
+                },
+            ],
+        },
+        "2+3?",
+        "2+3=5.",
+        "5",
+    ),  # Bespoke-Stratos
+    (
+        "prompt_completion",
+        {
+            "prompt": [{"role": "system", "content": "x"}, {"role": "user", "content": "2+3?"}],
+            "completion": [{"role": "assistant", "content": "2+3=5. The answer is 5"}],
+        },
+        "2+3?",
+        "2+3=5.",
+        "5",
+    ),  # TRL
+    (
+        "prompt_completion",
+        {"prompt": [{"role": "user", "content": "2+3?"}], "completion": "2+3=5. The answer is 5"},
+        "2+3?",
+        "2+3=5.",
+        "5",
+    ),
+    *[
+        (
+            "messages",
+            {
+                "messages": [
+                    {"role": "user", "content": "2+3?"},
+                    {"role": "assistant", "content": "The answer is 5", key: "2+3=5."},
+                ]
+            },
+            "2+3?",
+            "2+3=5.",
+            "5",
+        )
+        for key in KEYS["rationale"]
+    ],
+    (
+        "messages",
+        {
+            "messages": [
+                {"role": "user", "content": [{"type": "text", "text": "2+3?"}]},
+                {
+                    "role": "assistant",
+                    "content": [{"type": "thinking", "thinking": "2+3=5."}, {"type": "text", "text": "5"}],
+                },
+            ]
+        },
+        "2+3?",
+        "2+3=5.",
+        "5",
+    ),
+    (
+        "messages",
+        {"messages": [{"role": "user", "content": "2+3?"}, {"role": "assistant", "content": "2+3=5."}], "answer": "5"},
+        "2+3?",
+        "2+3=5.",
+        "5",
+    ),
+    (
+        "messages",
+        {"messages": [{"role": "user", "content": "2+3?", "from": None}], "reasoning": "2+3=5.", "answer": 5},
+        "2+3?",
+        "2+3=5.",
+        "5",
+    ),  # Dolphin-R1
+    (
+        "messages",
+        {
+            "messages": [
+                {"role": None, "from": "human", "content": None, "value": "2+3?"},
+                {"role": None, "from": "gpt", "content": None, "value": "2+3=5. The answer is 5"},
+            ]
+        },
+        "2+3?",
+        "2+3=5.",
+        "5",
+    ),  # columns of two sources
+    (
+        "completion",
+        {"input": [{"role": "user", "content": "2+3?"}], "output": "<think>2+3=5.</think>5", "reasoning": "on"},
+        "2+3?",
+        "2+3=5.",
+        "5",
+    ),  # Nemotron
+    ("completion", {"input": "2+3?", "reasoning_content": "2+3=5.", "content": "5"}, "2+3?", "2+3=5.", "5"),
+    ("completion", {"question": "2+3?", "thinking": "2+3=5.", "response": "The answer is 5"}, "2+3?", "2+3=5.", "5"),
+    ("qa", {"question": "2+3?", "answer": "5", "cot": "math"}, "2+3?", "", "5"),  # the kind of question
+    ("qa", {"question": "N_00+N_01?", "answer": "5", "nums": "2.0 3"}, "2+3?", "", "5"),
+    ("qa", {"question": "[NUM1]+[NUM2]?", "answer": "5", "nums": [2, 3]}, "2+3?", "", "5"),
+    ("qa", {"question": "the number1 song?", "answer": "5"}, "the number1 song?", "", "5"),
+    ("addsub", {"iIndex": 1, "sQuestion": "2+3?", "lEquations": ["X=2+3"], "lSolutions": [5.0]}, "2+3?", "", "5"),
+    (
+        "mawps",
+        {
+            "Question": "number0 pens at number1 ?",
+            "Numbers": "2 2.5",
+            "Equation": "* number0 number1",
+            "Answer": 5.0,
+            "Body": "number0 pens",
+            "Ques": "at number1 ?",
+        },
+        "2 pens at 2.5 ?",
+        "",
+        "5",
+    ),
+    (
+        "svamp",
+        {"Body": "He has 2.", "Question": "How many?", "Answer": "2 (apples)", "Formula": "2=2"},
+        "He has 2. How many?",
+        "",
+        "2",
+    ),  # ASDiv's XML
+    ("svamp", {"Body": "He has  2.", "Question": "He has 2. How many?", "Answer": 2}, "He has 2. How many?", "", "2"),
+    ("asdiv", {"body": "He has 2.", "question": "He has 2. How many?", "answer": "2"}, "He has 2. How many?", "", "2"),
+    ("text", {"text": "2+3?||<<2+3=5>> <<5*1=5>> #### 5"}, "2+3?", "2+3=5 5*1=5", "5"),
+    ("text", {"text": "2+3? || So <<2+3=5>>5. #### 5"}, "2+3?", "So 5.", "5"),
+    (
+        "commonsense_qa_files",
+        {
+            "answerKey": "B",
+            "question": {
+                "stem": "Where?",
+                "choices": [{"label": "A", "text": "race track"}, {"label": "B", "text": "the desert"}],
+            },
+        },
+        CHOICES,
+        "",
+        "B",
+    ),
+    (
+        "qra",
+        {"question": "Where?", "options": {"A": "race track", "B": "the desert"}, "explanation": "Hot.", "answer": "B"},
+        CHOICES,
+        "Hot.",
+        "B",
+    ),  # MedQA
+    ("trace", {"question": "2+3?", "rationale": "2+3=5. The answer is 5"}, "2+3?", "2+3=5.", "5"),
+    ("trace", {"question": "2+3?", "solution": "2+3=5. So \\boxed{5}"}, "2+3?", "2+3=5. So \\boxed{5}", "5"),
+    (
+        "trace",
+        {"question": "2+3?", "solution": "5", "thinking_trajectories": ["Hm. 2+3=5."], "attempt": "So:\n5"},
+        "2+3?",
+        "Hm. 2+3=5.",
+        "5",
+    ),  # s1K
+    (
+        "trace",
+        {
+            "problem": "2+3?",
+            "deepseek_reasoning": "Oh. 2+3=5.",
+            "deepseek_solution": "So 5.",
+            "ground_truth_solution": "Add.\n\\boxed{5}",
+            "domain": "math",
+        },
+        "2+3?",
+        "Oh. 2+3=5.",
+        "5",
+    ),  # OpenThoughts
     ("strategy_qa", {"question": "So?", "answer": True, "facts": ["A is.", "B is."]}, "So?", "A is. B is.", "True"),
     ("strategy_qa", {"question": "So?", "answer": False}, "So?", "", "False"),
 ]
@@ -190,6 +391,8 @@ ROWS: list[tuple[str, dict[str, Any], str, str, str]] = [
 CONCLUSIONS = {
     "Two and\n\nthree.": "So:\n\\boxed{5}\nas said.",
     "Hm.\n\nWait.": "It is 5.",
+    "Hm. 2+3=5.": "So:\n5",
+    "Oh. 2+3=5.": "So 5.",
     "Add 2.\n\nAdd 3.": "So 2 + 3 is $\\boxed{5}$.",
 }
 

@@ -1,14 +1,18 @@
-"""Laws of files of bare questions."""
+"""Laws of files of questions, bare or with answers."""
 
 from __future__ import annotations
 
+import csv
 import json
 import re
 from pathlib import Path
+from typing import Any
 
 import pytest
+from test_formats import CHOICES, ROWS
 
-from skipthinking.data.rows import read_questions
+from skipthinking.data.formats import get_format
+from skipthinking.data.questions import read_questions
 from skipthinking.records import DataError, UserError
 
 
@@ -123,3 +127,68 @@ def test_a_question_that_is_no_text_is_a_data_error(tmp_path: Path, value: str) 
     path = written(tmp_path, "q.jsonl", f'{{"question": {value}}}')
     with pytest.raises(DataError, match=r"q\.jsonl:1"):
         read_questions(path)
+
+
+@pytest.mark.parametrize(("name", "row"), [(name, row) for name, row, *_ in ROWS if name != "text"])
+def test_predict_asks_what_training_asks(name: str, row: dict[str, Any], tmp_path: Path) -> None:
+    path = written(tmp_path, "q.json", json.dumps([row]))
+    assert read_questions(path) == [("row-1", get_format(name).read(row, "f:1").question)]
+
+
+@pytest.mark.parametrize("gold", [None, "", "B"])
+def test_choices_are_asked_with_and_without_gold(gold: str | None, tmp_path: Path) -> None:
+    labels, texts = ["A", "B"], ["race track", "the desert"]
+    rows = [
+        {"question": "Where?", "choices": {"label": labels, "text": texts}, "answerKey": gold},
+        {
+            "question": {
+                "stem": "Where?",
+                "choices": [{"label": x, "text": y} for x, y in zip(labels, texts, strict=True)],
+            }
+        },
+        {"question": "Where?", "options": ["A)race track", "B)the desert"], "rationale": "", "correct": gold},
+        {"question": "Where?", "options": {"A": "race track", "B": "the desert"}},
+        {"question": "Where?", "choices": "{'label': ['A', 'B'], 'text': ['race track', 'the desert']}"},  # a CSV cell
+        {"instruction": "Where? Answer choices: A: race track, B: the desert", "input": ""},
+        {"messages": [{"role": "user", "content": "Q: Where? Options: (A) race track (B) the desert"}]},
+        {"prompt": [{"role": "system", "content": "x"}, {"role": "user", "content": CHOICES}]},
+        {"question": CHOICES, "choices": {"label": labels, "text": texts}},  # not twice
+    ]
+    path = written(tmp_path, "q.jsonl", "\n".join(map(json.dumps, rows)))
+    assert read_questions(path) == [(f"line-{n}", CHOICES) for n in range(1, len(rows) + 1)]
+
+
+def test_all_kinds_of_files_give_the_same_questions(tmp_path: Path) -> None:
+    import pyarrow
+    import pyarrow.parquet
+
+    rows = [{"id": "x1", "question": 'One\n"two"?'}, {"id": "x2", "question": "2, 3; é?"}]
+    written(tmp_path, "q.json", json.dumps(rows))
+    written(tmp_path, "q.jsonl", "\n".join(map(json.dumps, rows)))
+    for name, delimiter in (("q.csv", ","), ("q.tsv", "\t")):
+        with (tmp_path / name).open("w", encoding="utf-8", newline="") as file:
+            table = csv.DictWriter(file, ("id", "question"), delimiter=delimiter)
+            table.writeheader()
+            table.writerows(rows)
+    pyarrow.parquet.write_table(pyarrow.Table.from_pylist(rows), tmp_path / "q.parquet")
+    for kind in ("json", "jsonl", "csv", "tsv", "parquet"):
+        assert read_questions(tmp_path / f"q.{kind}") == [(row["id"], row["question"]) for row in rows]
+
+
+@pytest.mark.parametrize(
+    "row",
+    [
+        {"messages": [{"role": r, "content": "x"} for r in ("user", "assistant", "user")]},
+        {"instruction": "And now?", "history": [["2+3?", "5"]]},
+        {"Question": "Ann has number0 pens?", "Numbers": ""},
+        {"question": "Where?", "choices": ["x", "y"]},
+    ],
+)
+def test_a_question_that_needs_more_than_is_read_is_refused(row: dict[str, Any], tmp_path: Path) -> None:
+    with pytest.raises(DataError, match=r"q\.json: row 1"):
+        read_questions(written(tmp_path, "q.json", json.dumps([row])))
+
+
+def test_a_file_of_an_unknown_kind_is_refused_with_the_kinds_that_are_read(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match=r"\.jsonl.*\.csv.*\.parquet"):
+        read_questions(written(tmp_path, "q.xlsx", "What?"))

@@ -157,7 +157,11 @@ BAD_FILES: list[tuple[str, str | bytes, list[str]]] = [
     ("a.json", json.dumps([ROWS[0], {"question": "x", "answer": "1"}]), ['without "rationale"', "a.json: row 2"]),
     ("a.json", json.dumps([{"q": "x"}]), ["known format", '"q"', "a.json: row 1"]),
     ("a.json", json.dumps([{**ROWS[0], "question": " "}]), ['"question"', "empty value", "a.json: row 1"]),
-    ("a.json", json.dumps([{**ROWS[0], "answer": "many"}]), ["'many'", "a.json: row 1", "unreadable: leave_out"]),
+    (
+        "a.json",
+        json.dumps([{**ROWS[0], "answer": "many"}, ROWS[0]]),
+        ["'many'", "a.json: row 1", "bad_rows: leave_out"],
+    ),
     ("a.json", json.dumps([{**ROWS[0], "task": "svamp"}]), ["Expected task gsm8k, got 'svamp'", "a.json: row 1"]),
     ("a.json", json.dumps([{**ROWS[0], "id": ""}]), ['an id in "id"', "a.json: row 1"]),
     ("a.json", json.dumps([{**row, "id": 5} for row in ROWS]), ['"id" 5 twice', "a.json: row 1 and", "a.json: row 2"]),

@@ -12,9 +12,10 @@ from typing import Any
 
 import pytest
 
+from skipthinking.data.formats import detect_format
 from skipthinking.data.importing import Loaded
 from skipthinking.data.sources import Files, Generated, Hub
-from skipthinking.data.splits import drop_overlap, join, split_validation
+from skipthinking.data.splits import Splits, drop_overlap, join, split_validation
 from skipthinking.records import DataError, Example, UserError
 
 SHARED = Path(__file__).parents[2].parent / "shared" / "data"
@@ -85,20 +86,86 @@ def test_unreadable_answers_are_left_out_and_counted_on_request(tmp_path: Path) 
         {"instruction": "3?", "output": "So. The answer is unknown"},
     ]
     file = write_json(tmp_path / "a.json", rows)
-    loaded = Files(file, task="gsm8k", unreadable="leave_out").load()
+    loaded = Files(file, task="gsm8k", bad_rows="leave_out").load()
     assert [example.answer for example in loaded.examples] == ["1"]
-    assert loaded.unreadable == 2
+    assert loaded.bad_rows == {"without a readable answer": 2}
     assert loaded.description.endswith("2 rows without a readable answer left out")
-    with pytest.raises(DataError, match=r"row 2.*unreadable: leave_out"):
+    with pytest.raises(DataError, match=r"row 2.*bad_rows: leave_out"):
         Files(file, task="gsm8k").load()
     with pytest.raises(DataError, match="none of 2"):
-        Files(write_json(tmp_path / "b.json", rows[1:]), task="gsm8k", unreadable="leave_out").load()
+        Files(write_json(tmp_path / "b.json", rows[1:]), task="gsm8k", bad_rows="leave_out").load()
 
 
-def test_leaving_out_does_not_hide_other_defects(tmp_path: Path) -> None:
-    rows = [{"instruction": "1?", "output": "The answer is 1"}, {"instruction": "", "output": "The answer is 1"}]
-    with pytest.raises(DataError, match='"instruction"'):
-        Files(write_json(tmp_path / "a.json", rows), task="gsm8k", unreadable="leave_out").load()
+GOOD = {"question": "2+3?", "rationale": "2+3=5.", "answer": "5"}
+TALK = [{"role": "user", "content": "2+3?"}, {"role": "assistant", "content": "The answer is 5."}]
+# A fault of one row: (good row, bad row, reason in the start report).
+FAULTS = [
+    (GOOD, {**GOOD, "question": " "}, 'with an empty "question"'),
+    (GOOD, {**GOOD, "answer": ""}, 'with an empty "answer"'),
+    (GOOD, {**GOOD, "answer": None}, 'without "answer"'),
+    (GOOD, {**GOOD, "answer": {"value": 5}}, 'with another type than text in "answer"'),
+    (GOOD, {**GOOD, "rationale": ["a", 1]}, 'with another type than text in "rationale"'),
+    (GOOD, {**GOOD, "answer": "many"}, "without a readable answer"),
+    (GOOD, {**GOOD, "rationale": "<think>2+3=5."}, "without a readable answer"),
+    (GOOD, {**GOOD, "rationale": "\ud83d"}, "with half a character"),
+    (GOOD, {**GOOD, "task": "svamp"}, "of another task"),
+    (GOOD, {"question": "2+3?", "answer": "5"}, 'without "rationale"'),
+    ({**GOOD, "id": "a"}, {**GOOD, "id": ""}, 'without an id in "id"'),
+    ({"question": "2+3?", "answer": "2+3=5\n#### 5"}, {"question": "2+4?", "answer": "6"}, "without a readable answer"),
+    ({"question": "2+3?", "answer": "5"}, {"question": "2+4?", "answer": "So #### 6"}, "without a readable answer"),
+    ({"messages": TALK}, {"messages": TALK * 2}, "with more or fewer turns than one question and one reply"),
+    ({"messages": TALK}, {"messages": TALK[:1]}, "without a reply"),
+    ({"messages": TALK}, {"messages": []}, 'without messages in "messages"'),
+    ({"messages": TALK}, {"messages": [*TALK, {"role": "tool", "content": "x"}]}, "with the role 'tool'"),
+    ({"instruction": "2+3?", "output": "The answer is 5"}, {"instruction": "And now?", "output": "The answer is 5",
+     "history": [["2+3?", "5"]]}, "with earlier turns"),
+    ({"Question": "number0 ?", "Numbers": "5", "Answer": 5}, {"Question": "number0 number1 ?", "Numbers": "5",
+     "Answer": 5}, "with placeholders in place of numbers"),
+    ({"prompt": "2+3?", "completion": "The answer is 5", "label": True}, {"prompt": "2+3?", "completion":
+     "The answer is 5", "label": False}, "labeled false"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("good", "bad", "reason"), FAULTS, ids=[f"{n}-{row[2]}" for n, row in enumerate(FAULTS)])
+def test_a_fault_of_a_row_is_an_error_or_left_out_and_counted(
+    good: dict[str, Any], bad: dict[str, Any], reason: str, tmp_path: Path
+) -> None:
+    """One bad row does not stop a file, if the user asks; a file of bad rows stops always."""
+    file = write_json(tmp_path / "a.json", [good, bad])
+    with pytest.raises(DataError, match=r"row 2.*1 row of 2 cannot be used.*set bad_rows: leave_out") as caught:
+        Files(file, task="gsm8k").load()
+    assert f"(1 {reason})" in str(caught.value)
+    loaded = Files(file, task="gsm8k", bad_rows="leave_out").load()
+    assert loaded.bad_rows == {reason: 1}
+    assert f"1 row {reason} left out" in loaded.description
+    assert [row.answer for row in loaded.examples] == ["5"]
+    known = detect_format(good, "f:1").name
+    with pytest.raises(DataError) as caught:
+        Files(write_json(tmp_path / "b.json", [bad, bad]), task="gsm8k", bad_rows="leave_out", format=known).load()
+    assert "bad_rows" not in str(caught.value)  # a remedy that would not help
+
+
+def test_the_rows_vote_on_the_format_of_a_file(tmp_path: Path) -> None:
+    rows = [{"question": f"{n}?", "answer": f"So.\n#### {n}" if n else "0"} for n in range(4)]
+    loaded = Files(write_json(tmp_path / "a.json", rows), task="gsm8k", bad_rows="leave_out").load()
+    assert [row.rationale for row in loaded.examples] == ["So."] * 3
+    assert loaded.bad_rows == {"without a readable answer": 1}
+
+
+def test_counts_of_faults_are_of_the_rows_that_were_looked_at(tmp_path: Path) -> None:
+    rows = [{**GOOD, "answer": ""}, {**GOOD, "answer": "many"}, GOOD, GOOD, GOOD]
+    file = write_json(tmp_path / "a.json", rows)
+    with pytest.raises(DataError, match="none of 2 "):
+        Files(file, task="gsm8k", limit=2, bad_rows="leave_out").load()
+    with pytest.raises(DataError, match=r"2 rows of 3 cannot be used \(1 with an empty \"answer\", 1 without a read"):
+        Files(file, task="gsm8k", limit=3).load()
+
+
+def test_a_test_set_without_gold_answers_points_to_predict(tmp_path: Path) -> None:
+    row = {"question": "Where?", "choices": {"label": ["A", "B"], "text": ["x", "y"]}, "answerKey": ""}
+    for file in (write_json(tmp_path / "a.json", [row] * 2), write_json(tmp_path / "b.json", [row])):
+        with pytest.raises(DataError, match=r"Expected gold answers, got none in . rows?.*predict.*--questions"):
+            Files(file, task="commonsense_qa").load()
 
 
 def test_hub_without_network_points_to_files(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
@@ -196,6 +263,29 @@ def test_overlap_ignores_case_and_white_space() -> None:
     assert ([row.id for row in kept], dropped) == (["b"], 2)
 
 
+def test_training_questions_that_are_all_in_test_sets_are_named(tmp_path: Path) -> None:
+    source = Files(write_jsonl(tmp_path / "a.jsonl", ROWS), task="gsm8k")
+    part, rest = (Files(write_jsonl(tmp_path / f"{n}.jsonl", ROWS[n:m]), task="gsm8k") for n, m in ((0, 3), (3, 4)))
+    for tests, size, expected in (
+        ({"t": source}, 0, "got none of 4: 4 examples left out, their question is in test set t"),
+        ({"t": part, "u": rest}, 0.5, "in test set t; 1 example"),
+    ):
+        splits = Splits([source], tests, val_size=size, seed=0, question=None, questions=None, task=None)
+        with pytest.raises(DataError, match=expected):
+            splits.load("fit")
+
+
+def test_columns_that_are_not_read_are_said_once_before_the_next_step(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    row = {**GOOD, "level": "easy"}
+    source = Files(write_jsonl(tmp_path / "a.jsonl", [row]), task="gsm8k")
+    splits = Splits([source], {}, val_size=0, seed=0, question=None, questions=None, task=None)
+    splits.load("fit")
+    assert capsys.readouterr().out == 'train: columns not read: "level"\n'
+    assert not any("level" in line for line in splits.report)
+
+
 def test_importing_sources_loads_no_heavy_library() -> None:
     code = (
         "import sys, skipthinking.data.formats, skipthinking.data.rows, skipthinking.data.phrases;"
@@ -205,30 +295,54 @@ def test_importing_sources_loads_no_heavy_library() -> None:
     assert run.stdout.strip() == "[]", run.stderr
 
 
-# file -> (task, rows of the file, examples without those whose answer is unreadable, which were looked at one by one).
+# file -> (rows of the file, rows without a readable answer, which were looked at one by one, examples). The others are
+# exact duplicates.
 REAL = {
-    "gsm8k/train.jsonl": ("gsm8k", 7473, 7473),
-    "gsm8k/test.jsonl": ("gsm8k", 1319, 1319),
-    "gsm8k/llama_level2.json": ("gsm8k", 7442, 7422),
-    "svamp/chatgpt_level1.json": ("svamp", 700, 699),
-    "svamp/chatgpt_level6.json": ("svamp", 699, 696),
-    "svamp/gemini_level3.json": ("svamp", 700, 700),
-    "svamp/test.json": ("svamp", 300, 300),
-    "strategyqa/chatgpt_level6.json": ("strategy_qa", 1999, 1998),
-    "strategyqa/test.json": ("strategy_qa", 290, 290),
-    "csqa/llama_level3.json": ("commonsense_qa", 9732, 9729),
-    "csqa/test.json": ("commonsense_qa", 1221, 1221),
+    "csqa/llama_level1.json": (9732, 0, 9732),
+    "csqa/llama_level3.json": (9732, 3, 9729),
+    "csqa/test.json": (1221, 0, 1221),
+    "gsm8k/gemini_level2.json": (7433, 1, 7432),
+    "gsm8k/llama_level2.json": (7442, 20, 7422),
+    "gsm8k/test.jsonl": (1319, 0, 1319),
+    "gsm8k/train.jsonl": (7473, 0, 7473),
+    "strategyqa/chatgpt_level1.json": (1998, 1, 1996),
+    "strategyqa/chatgpt_level2.json": (1999, 0, 1998),
+    "strategyqa/chatgpt_level3.json": (1999, 1, 1997),
+    "strategyqa/chatgpt_level4.json": (1999, 2, 1996),
+    "strategyqa/chatgpt_level5.json": (1999, 0, 1998),
+    "strategyqa/chatgpt_level6.json": (1999, 0, 1998),
+    "strategyqa/test.json": (290, 0, 290),
+    "svamp/chatgpt_level1.json": (700, 1, 699),
+    "svamp/chatgpt_level2.json": (700, 0, 700),
+    "svamp/chatgpt_level3.json": (699, 1, 698),
+    "svamp/chatgpt_level4.json": (700, 0, 700),
+    "svamp/chatgpt_level5.json": (699, 2, 697),
+    "svamp/chatgpt_level6.json": (699, 3, 696),
+    "svamp/gemini_level1.json": (700, 0, 700),
+    "svamp/gemini_level2.json": (700, 0, 700),
+    "svamp/gemini_level3.json": (700, 0, 700),
+    "svamp/gemini_level4.json": (700, 0, 700),
+    "svamp/gemini_level5.json": (700, 0, 700),
+    "svamp/gemini_level6.json": (700, 0, 700),
+    "svamp/llama_level1.json": (700, 0, 700),
+    "svamp/llama_level2.json": (700, 0, 700),
+    "svamp/llama_level3.json": (700, 3, 697),
+    "svamp/llama_level4.json": (700, 0, 700),
+    "svamp/test.json": (300, 0, 300),
 }
+TASKS = {"gsm8k": "gsm8k", "svamp": "svamp", "strategyqa": "strategy_qa", "csqa": "commonsense_qa"}
 
 
 @real_data
 @pytest.mark.parametrize("name", REAL)
 def test_real_data_is_read_whole(name: str) -> None:
-    task, rows, examples = REAL[name]
-    strict = rows == examples
-    loaded = Files(str(SHARED / name), task=task, unreadable="error" if strict else "leave_out").load()
+    rows, unreadable, examples = REAL[name]
+    task = TASKS[name.partition("/")[0]]
+    loaded = Files(str(SHARED / name), task=task, bad_rows="leave_out" if unreadable else "error").load()
     assert f" {rows} rows" in loaded.description
-    assert len(loaded.examples) == examples == rows - loaded.unreadable - loaded.duplicates
+    assert len(loaded.examples) == examples == rows - unreadable - loaded.duplicates
+    assert loaded.bad_rows == ({"without a readable answer": unreadable} if unreadable else {})
+    assert loaded.unread == ('columns not read: "Equation", "Type"' if name == "svamp/test.json" else "")
     for row in loaded.examples:
         assert not re.search(r"the answer is\s*\S*\s*$", row.rationale, re.IGNORECASE), row.rationale[-80:]
         assert "####" not in row.rationale
