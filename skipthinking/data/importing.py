@@ -113,7 +113,7 @@ def import_rows(
     parts += [unread.report] if unread.report else []
     return Loaded(
         examples=[example for example, _ in examples.values()],
-        description=f"{name}: {', '.join(parts)}",
+        description=f"{name}: {', '.join([*parts, *task.read_in_part(row.answer for row, _ in examples.values())])}",
         duplicates=duplicates,
         bad_rows=dict(reasons),
         unread=unread.report,

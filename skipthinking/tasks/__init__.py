@@ -1,8 +1,9 @@
 """How a question is asked, and how an answer is graded.
 
-Start with ``base.py`` (a task), then ``graders.py``, ``numbers.py`` and ``expressions.py``. ``benchmarks.py`` lists
-the benchmarks. Each built-in task is a separate file, such as ``arithmetic.py``; ``generation.py`` has what they share:
-drawing problems, splits, verbose rationales. May import: the ground.
+Start with ``base.py`` (a task), then ``graders.py``, ``numbers.py`` (with ``number_text.py``), ``expressions.py`` (with
+``latex.py``, ``values.py``). ``benchmarks.py`` lists the benchmarks. Each built-in task is a separate file, such as
+``arithmetic.py``; ``generation.py`` has what they share: drawing problems, splits, verbose rationales. May import: the
+ground.
 """
 
 from skipthinking.tasks.base import Grade, HubSource, Task

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
+from textwrap import shorten
 from typing import Any
 
 from skipthinking.records import DataError, UserError
@@ -77,12 +78,13 @@ class Task:
 
     @property
     def cue(self) -> str:
-        """The core of the answer phrase: the words of its last clause before ``{answer}``, such as "the answer is".
+        """The core of the answer phrase: its last clause before ``{answer}``, such as "the answer is" or "A:".
 
-        A colon belongs to it ("A:" is no article). The core of a clause without words ("#### ") is the clause itself.
+        The clause ends where a wrapper of the answer begins ("the answer is \\boxed{"). The core of a clause without
+        words ("#### ") is the clause itself.
         """
         clause = self.answer.partition("{answer}")[0].rpartition(",")[2].strip()
-        words = re.match(r"[\w\s'’-]+[:=]?", clause)
+        words = re.match(r"[\w\s'’-]+[:=.)>]*", clause)
         return " ".join(words.group().split()) if words else clause
 
     def ask(self, question: str) -> str:
@@ -113,6 +115,14 @@ class Task:
                 f"Expected an answer that the grader {self.grader!r} of task {self.name} can read, got {answer!r} "
                 f"({where}). Fix the answer or choose another task."
             )
+
+    def read_in_part(self, answers: Iterable[str]) -> list[str]:
+        """Describes the gold answers with words that grading ignores, such as "72 clips"; empty without any."""
+        partial = [answer for answer in answers if self.grader.rest(answer)]
+        if not partial:
+            return []
+        first = f"{shorten(partial[0], 60)!r} is {self.grader.show(partial[0])}"
+        return [f"{len(partial)} gold answer{'s' if len(partial) > 1 else ''} read in part ({first})"]
 
     def grade(self, completion: str, gold: str) -> Grade:
         """Grades a completion against the gold answer.

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from skipthinking.tasks.base import HubSource, Task
 from skipthinking.tasks.expressions import Expressions
-from skipthinking.tasks.graders import Choices, YesNo
+from skipthinking.tasks.graders import Choices, Text, YesNo
 from skipthinking.tasks.numbers import Numbers
 
 __all__ = ["BENCHMARKS"]
@@ -46,4 +46,6 @@ BENCHMARKS = (
         question="{question} Answer yes or no.",
         hub=HubSource(path="ChilleD/StrategyQA", splits=_BOTH),
     ),
+    # A word, a name or a short phrase, by exact match, as in the tasks of BIG-Bench Hard without choices.
+    Task(name="short_answer", grader=Text()),
 )

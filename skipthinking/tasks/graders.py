@@ -12,15 +12,31 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-__all__ = ["Choices", "Grader", "Text", "YesNo", "after_cue", "boxed", "cue_pattern", "last_answer", "unwrap"]
+from skipthinking.tasks.boxes import boxed, closing_brace
+
+__all__ = [
+    "Choices", "Grader", "Text", "YesNo", "after_cue", "boxed", "cue_pattern", "last_answer", "unwrap",
+    "without_phrase",
+]  # fmt: skip
 
 _SENTENCE_END = re.compile(r"[.!?](?=\s|$)")
+# The period of "Dr. Smith", "J. R. R. Tolkien" and "U.S. Army" does not end an answer.
+_TEXT_END = re.compile(r"(?<!\b[A-Z])(?<!\b(?i:Dr|Mr|Ms|St|Jr|Sr|Mt|Ft|vs))(?<!\b(?i:Mrs))\.(?=\s|$)|[!?](?=\s|$)")
+_OPTION = re.compile(
+    r"\A(?:the\s+)?(?:(?:correct|best|right)\s+)?(?:option|choice|answer)(?:\s+is)?\s*:?\s+(?=\S)", re.I
+)
+_VERDICT = r"(not\s+)?(yes|no|true|false)"
+_PHRASE = re.compile(
+    r"\A\s*(?:####\s*|(?:(?:so|thus|hence|therefore),?\s+)?(?:the\s+|my\s+|our\s+)?(?:final\s+|correct\s+|right\s+)?"
+    r"(?:answer|ans)\**(?:\s+is\b\s*:?|\s*[:=])\**\s*)(?=\S)",
+    re.IGNORECASE,
+)
 
 
-def after_cue(text: str, cue: str) -> str | None:
+def after_cue(text: str, cue: str, end: re.Pattern[str] = _SENTENCE_END) -> str | None:
     """Returns what follows the last ``cue``, up to the end of the line or sentence; None where the cue is missing.
 
-    An empty cue stands for the start of the last line.
+    A cue keeps its punctuation: "A:" is not the article "a". An empty cue stands for the start of the last line.
 
     >>> after_cue("The answer is 3. No, the answer is: 5. Good.", "the answer is")
     '5'
@@ -32,7 +48,7 @@ def after_cue(text: str, cue: str) -> str | None:
         return None
     rest = text[starts[-1] :].partition("\n")[0].lstrip(" \t:")
     # The period of "the answer is .5" does not end a sentence: no white space follows it.
-    return _SENTENCE_END.split(rest, maxsplit=1)[0].strip()
+    return end.split(rest, maxsplit=1)[0].strip()
 
 
 def cue_pattern(cue: str) -> re.Pattern[str]:
@@ -58,35 +74,18 @@ def unwrap(text: str, marks: str = "*_`\"'“”‘’") -> str:
             if text.startswith(left) and text.endswith(right):
                 text = text[2:-2]
         for command in ("\\boxed{", "\\fbox{", "\\text{"):
-            if text.startswith(command) and _closing_brace(text, len(command) - 1) == len(text) - 1:
+            if text.startswith(command) and closing_brace(text, len(command) - 1) == len(text) - 1:
                 text = text[len(command) : -1]
     return text
 
 
-def boxed(text: str) -> str | None:
-    r"""Returns the content of the last ``\boxed{...}``, or else of the last ``\fbox{...}``; None without one.
+def without_phrase(text: str) -> str:
+    """Removes one phrase before an answer: "The answer is 5" and "Answer: 5" give "5".
 
-    Braces are balanced. If the last box is never closed, the boxes before it do not count either.
-
-    >>> boxed(r"\boxed{1}, so \boxed{\frac{1}{2}}."), boxed(r"\boxed{1}, so \boxed{2")
-    ('\\frac{1}{2}', None)
+    >>> without_phrase("The correct answer is: (B)"), without_phrase("#### 18"), without_phrase("answers")
+    ('(B)', '18', 'answers')
     """
-    for opening in (r"\boxed{", r"\fbox{"):
-        start = text.rfind(opening)
-        end = _closing_brace(text, start + len(opening) - 1) if start >= 0 else None
-        if end is not None:
-            return text[start + len(opening) : end].strip()
-    return None
-
-
-def _closing_brace(text: str, opening: int) -> int | None:
-    """Returns the position of the brace that closes the one at ``opening``, None if there is none."""
-    depth = 0
-    for index in range(opening, len(text)):
-        depth += {"{": 1, "}": -1}.get(text[index], 0)
-        if depth == 0:
-            return index
-    return None
+    return _PHRASE.sub("", text, count=1)
 
 
 class Grader(ABC):
@@ -105,6 +104,10 @@ class Grader(ABC):
     def same(self, a: str, b: str) -> bool:
         """Whether two canonical forms are the same answer."""
         return a == b
+
+    def rest(self, text: str) -> str:
+        """Returns the words of a readable answer that its canonical form leaves out, such as its unit."""
+        return ""
 
     def show(self, answer: str) -> str:
         """Returns the form of an answer in the answer sentence; an unreadable answer stays as it is."""
@@ -126,11 +129,16 @@ class YesNo(Grader):
     """
 
     def read(self, text: str) -> str | None:
-        match = re.match(r"(not\s+)?(yes|no|true|false)\b", unwrap(text), re.IGNORECASE)
-        return None if match is None else _verdict(unwrap(text), match)
+        text = unwrap(without_phrase(unwrap(text)))
+        match = re.match(rf"{_VERDICT}\b(?!-)(?!\s*(?:/|(?:or|and)\b))", text, re.IGNORECASE)
+        return None if match is None else _verdict(text, match)
+
+    def rest(self, text: str) -> str:
+        text = unwrap(without_phrase(unwrap(text)))
+        return re.sub(rf"{_VERDICT}\W*", "", text, count=1, flags=re.I) if self.read(text) else ""
 
     def last(self, text: str) -> str | None:
-        matches = re.finditer(r"(?<![\w-])(not\s+)?(yes|no|true|false)\b(?!-)", text, re.IGNORECASE)
+        matches = re.finditer(rf"(?<![\w-]){_VERDICT}\b(?!-)", text, re.IGNORECASE)
         return last_answer(_verdict(text, match) for match in matches)
 
 
@@ -161,13 +169,20 @@ class Choices(Grader):
     labels: str = "ABCDE"
 
     def read(self, text: str) -> str | None:
-        text = re.sub(r"^(?:option|choice|answer)\s+", "", unwrap(text), flags=re.IGNORECASE)
-        text = text.strip("*_").strip()
-        label = f"[{self.labels}{self.labels.lower()}]"
-        if re.match(rf"\(?{label}\)?\s*(?:,?\s*(?:or|and)\s|[,/&])\s*\(?{label}(?!\w)", text):
+        text = unwrap(re.sub(r"\\(?:text|textbf|mathrm|mathbf)\s*\{([^{}]*)\}", r"\1", unwrap(text))).replace("**", "")
+        text = unwrap(_OPTION.sub("", without_phrase(text), count=1))
+        label, mark = f"[{self.labels}{self.labels.lower()}]", r"[(\[{<]"
+        # "A or B", "A and B", "(A) and (C)", "(B) fridge or (C) oven", but not "(B) because (A) and (C) are too small"
+        if re.match(rf"\(?{label}\)?\s*(?:,?\s*(?:or|and)\s|[,/&])\s*(?:{mark}?{label}(?!\w)|both)", text):
             return None
-        match = re.match(rf"[(\[{{]\s*({label})\s*[)\]}}]|({label})\s*(?:[):.!?]|\*\*|$)", text)
-        match = match or re.match(rf"([{self.labels}])(?=\s*,|\s+(?:because|since|as|[-–—])(?!\w))", text)
+        claim = re.split(r"\b(?:because|since|as|not|but)\b", text)[0]
+        if re.search(rf"\b(?:or|and)\s+(?:\({label}\)|{label}\))", claim):
+            return None
+        match = re.match(rf"{mark}\s*({label})\s*[)\]}}>]|({label})\s*(?:\)|[:.!?](?!\w)|$)", text)
+        # "B.fridge" and "B:12", but not "D.C." and "e.g."
+        match = match or re.match(
+            rf"([{self.labels}])(?=[:.](?!\w(?:\.|$))|\s*,|\s+(?:because|since|as|[-–—])(?!\w))", text
+        )
         if match is None and (bare := self.labels.replace("A", "")):
             match = re.match(rf"([{bare}])(?=\s)", text)
         return None if match is None else next(group for group in match.groups() if group).upper()
@@ -176,6 +191,7 @@ class Choices(Grader):
         upper, both = self.labels, f"{self.labels}{self.labels.lower()}"
         labels = [
             *re.finditer(rf"(?<!\w)\(([{both}])\)", text),
+            *re.finditer(rf"\\boxed\s*\{{(?:\\text\w*\s*\{{)?\s*([{both}])\s*\}}", text),
             *re.finditer(rf"(?<![\w(.'’-])([{both}])\)", text),
             *re.finditer(rf"(?i:option|choice|answer)\s*:?\s*([{upper}])(?![\w'’+#])", text),
             *re.finditer(rf"(?<![\w.'’-])([{upper}])(?=\s+(?:because|since|as)\b)", text),
@@ -187,20 +203,21 @@ class Choices(Grader):
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Text(Grader):
-    """Plain text, compared without case, outer quotes, outer punctuation and repeated spaces.
+    """One word or a short phrase: exact match without case, outer quotes and punctuation, and repeated spaces.
 
     Attributes:
         pattern: Regular expression that an answer must match after case folding; "the" may precede it. Without a
-            pattern any text is an answer, and the last plausible one is the last quoted phrase, or else the last word.
+            pattern any text of one sentence is an answer, and the last plausible one is the last quoted phrase, or else
+            the last word.
     """
 
     pattern: str | None = None
 
     def read(self, text: str) -> str | None:
-        folded = _fold(_strip(text))
+        bare = _strip(_bare_text(text))
         if self.pattern is None:
-            return folded or None
-        match = re.fullmatch(rf"(?:the )?({self.pattern})", folded)
+            return None if _TEXT_END.search(bare) else _fold(bare) or None
+        match = re.fullmatch(rf"(?:the )?({self.pattern})", _fold(bare))
         return None if match is None else match.group(1)
 
     def last(self, text: str) -> str | None:
@@ -211,9 +228,20 @@ class Text(Grader):
             phrases = [match.group(1) or match.group(2) for match in quotes] or text.split()
         return last_answer(map(self.read, phrases))
 
+    def strict(self, text: str, cue: str) -> str | None:
+        rest = after_cue(text, cue, _TEXT_END)
+        return None if rest is None else self.read(rest)
+
     def show(self, answer: str) -> str:
         """Without a pattern, the case of an answer is kept: names stay names."""
-        return " ".join(_strip(answer).split()) if self.pattern is None else Grader.show(self, answer)
+        if self.pattern is not None or self.read(answer) is None:
+            return Grader.show(self, answer)
+        return " ".join(_strip(_bare_text(answer)).split())
+
+
+def _bare_text(text: str) -> str:
+    """Removes an answer phrase, math delimiters and LaTeX commands for text around an answer."""
+    return unwrap(without_phrase(unwrap(text)))
 
 
 def _fold(text: str) -> str:

@@ -1,12 +1,15 @@
 """Literal tables of what each grader reads, and of what it must not read."""
 
+import json
 import sys
+from pathlib import Path
 
 import pytest
 
+from skipthinking.data.sources import Files
 from skipthinking.records import DataError, UserError
 from skipthinking.tasks import Choices, Expressions, Numbers, Task, Text, YesNo, get_task, task_names
-from skipthinking.tasks.graders import after_cue
+from skipthinking.tasks.graders import after_cue, boxed
 
 
 @pytest.mark.parametrize(
@@ -127,6 +130,27 @@ def test_numbers_are_exact_but_for_long_decimals(a: str, b: str, same: bool) -> 
         ("E-mail", None),
         ("F", None),
         ("", None),
+        ("B. fridge", "B"),
+        ("B) fridge", "B"),
+        ("(B)12", "B"),
+        ("B.fridge", "B"),
+        ("B - fridge", "B"),
+        ("**B. fridge**", "B"),
+        ("[B]", "B"),
+        (r"$\textbf{(B)}\ 12$", "B"),
+        (r"\boxed{\text{B}}", "B"),
+        ("Option B: fridge", "B"),
+        ("option (b)", "B"),
+        ("The answer is B", "B"),
+        ("The correct option is (B).", "B"),
+        ("Answer: B", "B"),
+        ("answer: option B", "B"),
+        ("(B) because (A) and (C) are too small", "B"),
+        ("(B) fridge and (C) oven", None),
+        ("A and B", None),
+        ("B/C", None),
+        ("D.C.", None),
+        ("e.g. a fridge", None),
     ],
 )
 def test_choices_read(text: str, label: str | None) -> None:
@@ -148,6 +172,7 @@ def test_choices_read(text: str, label: str | None) -> None:
         ("written in C++", None),
         ("D-day", None),
         ("first b), then d)", "D"),
+        (r"So it is $\boxed{\text{C}}$", "C"),
     ],
 )
 def test_choices_last(text: str, label: str | None) -> None:
@@ -170,6 +195,10 @@ def test_choices_have_no_other_labels() -> None:
         ("not true", "no"),
         ("no one", None),
         ("nope", None),
+        ("The answer is no.", "no"),
+        (r"\boxed{\text{Yes}}", "yes"),
+        ("yes or no", None),
+        ("yes/no", None),
         ("unknown", None),
         ("", None),
     ],
@@ -201,6 +230,84 @@ def test_text_pattern_restricts_answers() -> None:
     assert letters.last("The letters are n, then n k for now.") == "n k"
     assert Text(pattern="[0-9]{2}/[0-9]{2}/[0-9]{4}").read("03 / 14 / 2021") == "03/14/2021"
     assert Text(pattern="ball|cup").read("the ball") == "ball"
+
+
+@pytest.mark.parametrize(
+    "answer",
+    ["Paris", "Dr. Smith", "J. R. R. Tolkien", "U.S. Army", "ice-cream", "42", "(A)", r"\text{Monday}", "São Paulo"],
+)
+def test_a_short_answer_survives_its_answer_sentence(answer: str) -> None:
+    task = get_task("short_answer")
+    assert task.grade(f"Hm. Not Rome. {task.answer_sentence(answer)}", answer).correct
+    assert task.grade(f"Therefore, the answer is {task.grader.show(answer).upper()}.", answer).correct
+    assert not task.grade("Therefore, the answer is Rome.", answer).correct
+
+
+def test_a_text_of_several_sentences_is_not_a_short_answer() -> None:
+    with pytest.raises(DataError, match=r"short_answer can read, got 'It is red\. Then blue'"):
+        get_task("short_answer").check_gold("It is red. Then blue", "data.jsonl:3")
+
+
+@pytest.mark.parametrize(
+    ("answer", "text", "extracted"),
+    [
+        ("A: {answer}", "There is a 5 and a 6.\nA: 26", "26"),
+        ("A: {answer}", "There is a 26", None),
+        ("#### {answer}", "It is 3.\n#### 17", "17"),
+        ("My final answer: {answer}", "my final  answer: 17.", "17"),
+        ("So it is **{answer}**.", "So it is **17**.", "17"),
+        ("Answer => {answer}", "the answer 3\nAnswer => 17", "17"),
+    ],
+)
+def test_a_cue_keeps_its_punctuation(answer: str, text: str, extracted: str | None) -> None:
+    assert Task(name="mine", grader=Numbers(), answer=answer).grade(text, "1").extracted == extracted
+
+
+@pytest.mark.parametrize(
+    ("text", "content"),
+    [
+        (r"$x=\boxed{3}$ or $x=\boxed{5}$", "3, 5"),
+        (r"x=\boxed{3} or x=\boxed{5}", "3, 5"),
+        (r"\(x = \boxed{3}\) or \(x = \boxed{5}\)", "3, 5"),
+        (r"$\boxed{3}$, $\boxed{4}$, and $\boxed{5}$", "3, 4, 5"),
+        (r"\boxed{3}\text{ or }\boxed{5}", "3, 5"),
+        (r"$x=\boxed{3}$ and $y=\boxed{5}$", "x=3, y=5"),
+        (r"x_1=\boxed{3},\quad x_2=\boxed{5}", "x_1=3, x_2=5"),
+        (r"First $\boxed{3}$, so it is \boxed{5}", "5"),
+        (r"\boxed{3} or rather \boxed{5}", "5"),
+        (r"\boxed{5}\n\n\boxed{5} and \boxed{5}", "5"),
+        (r"\boxed{\boxed{3}}", "3"),
+        (r"\boxed {3}", "3"),
+        (r"\boxed 3.", "3"),
+        (r"\boxed{1} or \boxed{2", None),
+    ],
+)
+def test_boxes_with_a_separator_between_them_are_a_list(text: str, content: str | None) -> None:
+    assert boxed(text) == content
+
+
+def test_a_gold_answer_of_two_boxes_needs_both() -> None:
+    pytest.importorskip("math_verify")
+    task = get_task("math")
+    both = r"So $x=\boxed{3}$ or $x=\boxed{5}$."
+    gold = boxed(both)
+    assert gold is not None
+    assert task.grade(both, gold).correct
+    assert task.grade(r"So $x$ is $\boxed{5, 3}$.", gold).correct
+    assert not task.grade(r"So $x$ is $\boxed{5}$.", gold).correct
+    assert not task.grade(r"So $x=\boxed{4}$ or $x=\boxed{5}$.", "5").correct
+
+
+def test_gold_answers_that_are_read_in_part_are_counted(tmp_path: Path) -> None:
+    rows = [
+        {"question": f"{n}+3?", "answer": answer} for n, answer in enumerate(["72 clips in total", "$5", "6 (apples)"])
+    ]
+    path = tmp_path / "a.jsonl"
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    loaded = Files(str(path), task="gsm8k").load()
+    assert "2 gold answers read in part ('72 clips in total' is 72)" in loaded.description
+    path.write_text(json.dumps(rows[1]))
+    assert "in part" not in Files(str(path), task="gsm8k").load().description
 
 
 def test_strict_takes_the_last_answer_phrase_up_to_the_sentence_end() -> None:
@@ -252,6 +359,7 @@ GOLD = {
     "math": [r"\frac{1}{2}", "5!", r"\text{Evelyn}", "[2,5)", "f'(x)", r"\$18.90", r"\text{a}+\text{b}"],
     "commonsense_qa": ["A", "(e)"],
     "strategy_qa": ["True", "no"],
+    "short_answer": ["valid", "Dr. Smith"],
     "coin_flip": ["yes", "no"],
     "last_letter": ["n k", "a e i"],
     "shuffled_objects": ["ball", "kite"],
