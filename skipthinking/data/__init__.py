@@ -1,8 +1,9 @@
 """From files to batches: rows, examples, token ids, chunks, batches, and the LightningDataModule over them.
 
 Start with ``module.py`` (RationaleDataModule), then follow an example: ``sources.py`` (a task, files or the hub),
-``finding.py`` (paths to files), ``rows.py`` (files to rows), ``formats.py`` (a row to its fields), ``importing.py``
-(rows to examples), ``splits.py`` (training, validation, test), ``encoding.py`` with ``templates.py`` and ``steps.py``
-(examples to token ids), ``chunkers.py``, ``instances.py``, ``planning.py``, ``position.py`` and ``batches.py``. May
-import: the ground, tasks, annotate.
+``finding.py`` (paths to files), ``rows.py`` (files to rows), ``formats.py`` (a row to its fields; with ``fields.py``,
+the table of keys, and ``questions.py``, the question of a row), ``importing.py`` (rows to examples), ``splits.py``
+(training, validation, test), ``encoding.py`` with ``templates.py`` and ``steps.py`` (examples to token ids),
+``chunkers.py``, ``instances.py``, ``planning.py``, ``position.py`` and ``batches.py``. May import: the ground, tasks,
+annotate.
 """

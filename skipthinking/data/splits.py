@@ -108,7 +108,8 @@ class Splits:
         loaded = source.load()
         if loaded.unread:
             say(f"{split}: {loaded.unread}")
-        self.report.append(f"{split}: {loaded.description.removesuffix(f', {loaded.unread}')}")
+        said = f", {loaded.unread}" if loaded.unread else ""
+        self.report.append(f"{split}: {loaded.description.replace(said, '')}")
         return loaded
 
     def _load_questions(self) -> list[Example]:

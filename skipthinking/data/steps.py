@@ -10,7 +10,7 @@ import re
 from abc import ABC, abstractmethod
 from collections.abc import Iterable
 from functools import lru_cache
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 from skipthinking.records import Span, UserError
 
@@ -22,12 +22,12 @@ __all__ = ["BlankLines", "Pattern", "Sentences", "StepSplitter"]
 # A period after these never ends a sentence.
 _ALWAYS_JOINED = (
     "mr mrs ms dr prof st jr sr rev gen col sgt capt lt gov sen rep hon e.g i.e eg ie cf vs viz approx ca incl esp inc "
-    "ltd corp co u.s u.k u.n d.c jan feb aug sept oct nov dec"
+    "ltd corp co u.s u.k u.n d.c jan feb aug sept oct nov dec rs mt"
 )
 # A period after these ends a sentence only before a capital letter: "5 lbs. of rice", but "5 lbs. Bob has ...".
 _JOINED_TO_LOWER_CASE = (
     "etc al a.m p.m b.c a.d b.c.e c.e ft lb lbs oz hr hrs min mins sec secs yr yrs km cm mm kg gal qt tbsp tsp mph "
-    "dept est max avg"
+    "dept est max avg sq cu"
 )
 # A period after these ends a sentence unless a number follows: "Is that so? No. He ...", but "train no. 5".
 _BEFORE_NUMBER = re.compile(r"\b(?:nos?|figs?|eqs?|eqn|vol|ch|pp?|art|sect?|ex)\.$", re.IGNORECASE)
@@ -42,12 +42,56 @@ _MISSED_END = re.compile(
 )
 # A quotation inside a sentence: '"Go!" she said'.
 _QUOTE_END = re.compile(r"[.!?][\"'”’]+$")
+_FACTORIAL = re.compile(r"[\dn)}] ?!$")  # "in 3! ways", "3!*2"
 # "5.Then she", "in groups.When we", "accurate!So": no space between a word or number and a capitalized word.
 _GLUED = re.compile(r"(?<=[a-z0-9]{2}|[\s$=(]\d|\w[)\]%\"'])[.!?](?=[A-Z](?:[a-z]|\s))")
 _MARKER = re.compile(
-    r"(?:\W*step\W*)?[(\[*_#]*(?:\d{1,3}|[a-zA-Z]|[ivx]{1,4})[.):\]]+[*_]*|\W*step\s+\d{1,3}\W*", re.IGNORECASE
+    r"(?:(?:\\item\b|[-*+•])\s*)*(?:\\item|(?:\W*step\W*)?[(\[*_#]*(?:\d{1,3}|[a-zA-Z]|[ivx]{1,4})[.):\]]+[*_]*"
+    r"|\W*step\s+\d{1,3}\W*)",
+    re.IGNORECASE,
 )
 _OPENING = re.compile(r"[-*+•–—#>(\[\\]+")
+_MATH_ENVIRONMENTS = (
+    "align|aligned|alignat|array|[bpvV]?matrix|cases|displaymath|eqnarray|equation|flalign|gather|gathered|math|multline|"
+    "split|tabular|table|tikzpicture|asy"
+)
+# Never torn: displayed formulas, tables, drawings, headings.
+_BLOCK = re.compile(
+    rf"\\begin\{{(?P<name>{_MATH_ENVIRONMENTS})\*?\}}.*?\\end\{{(?P=name)\*?\}}|\[asy\].*?\[/asy\]"
+    r"|(?<!\\)\\\[(?:(?!\\\[).){,2000}?\\\]|\$\$(?:(?!\n\s*\n|\$\$).)+\$\$"
+    r"|(?:\A|(?<=\n))(?:#{1,6} [^\n]*|\*\*[^*\n]+\*\*:?)(?=\s*(?:\n|\Z))",
+    re.DOTALL,
+)
+# Pieces without content join the step after them, ...
+_OPENS = re.compile(
+    r"(?:\\item\b\s*|[-*+•]\s+)?(?:"
+    + "|".join(
+        (
+            # "## Solution", "**Step 2: Divide**"
+            r"#{1,6} .*|\*\*(?:(?:step|part|case)\s*\d{1,2}\b|\d{1,2}[.)])?[^*=\d]*\*\*:?",
+            # "Okay, let's break this down step by step:"
+            r"(?:(?:okay|ok|alright|sure|certainly|so|now|first)[,!.]*\s+)*let['’]s\s+(?:[a-z'’-]+\s+){0,8}?"
+            r"(?:step[- ]by[- ]step|steps|(?:this|it|things)\s+down|in\s+detail|carefully)(?:\s+[a-z'’-]+){0,4}[ .:!]*",
+            r"let us think step by step[.:]?",
+            # "Here's how we proceed:", "The calculation is as follows:"
+            r"(?:here(?:['’]s)?|the|this|these)\s+(?:[a-z'’-]+\s+){0,6}?"
+            r"(?:proceed|steps?|process|path|solution|calculation|breakdown|explanation|follows)(?:\s+[a-z'’-]+){0,4}\s*:",
+            # "Therefore:", "So, we have:", "Hence" on its line
+            r"(?:(?:and|so|thus|hence|then|therefore|now|next|finally|first|also|given|where|since|because|but|if|or|let|"
+            r"note|that is|for example|we (?:get|have|know|obtain)|proof|reasoning|calculation|explanation|"
+            r"(?:step-by-step\s+)?solution(?: path)?)(?:,? |(?![a-z])))+[ *]*(?:[,:;…]|\.{3}|\n)[\s*]*",
+            # "Case 1.", "J.K." of Rowling
+            r"(?:proof|claim|lemma|case|method|solution|remark)\s*\d{0,2}[.:]|(?:(?-i:[A-Z])\.){2,}|(?:mr|mrs|ms|dr)\.",
+            # "\begin{itemize}", "```python", "<solution>"
+            r"\\begin\{[^}]*\}(?:[\[{][^\]}]*[\]}])*|```\w*|<[a-z][\w ]*>",
+        )
+    )
+    + r")\s*",
+    re.IGNORECASE,
+)
+# ... or the step before them, as drawings do.
+_CLOSES = re.compile(r"\\end\{[^}]*\}|(?:<br\s*/?>\s*|</[a-z][\w ]*>\s*)+", re.IGNORECASE)
+_DRAWING = re.compile(r"\[asy\].*?\[/asy\]|\\begin\{(tikzpicture|asy)\}.*?\\end\{\1\}", re.DOTALL)
 _LINE = re.compile(r"[^\r\n]+")
 _BLANK_LINE = re.compile(r"\r?\n[^\S\n]*\r?\n\s*")
 
@@ -91,7 +135,9 @@ class Sentences(StepSplitter):
       We are ... 2 groups.3. When"). Items count 1, 2, ..., and a number must follow a period or a colon. So "290.2. We"
       is split before "2." only if item 2 is the next one.
     * "She has 5.Then she" is split after the period: a lower-case letter or digit before it, a capitalized word after.
-    * Decimals are not split. A piece without letters and digits (a closing bracket on a line) joins the previous step.
+    * Decimals are not split, and neither are displayed formulas, tables and drawings.
+    * A piece without content is not a step: a heading, "Therefore:" or "Let's think step by step." joins the following
+      step; a closing bracket, the end of a LaTeX environment or a drawing joins the previous one.
     """
 
     def starts(self, text: str) -> Iterable[int]:
@@ -105,7 +151,8 @@ class Sentences(StepSplitter):
                 before, first = content[:begin].rstrip(), content[begin : begin + 1]
                 numbered = first.isdigit() and _BEFORE_NUMBER.search(before)
                 quoted = first.islower() and _QUOTE_END.search(before)
-                if not numbered and not quoted:
+                factorial = (first.islower() or first in "*/+-=^)") and _FACTORIAL.search(before)
+                if not (numbered or quoted or factorial):
                     starts.add(offset + begin)
             for pattern in (_GLUED, _SOFT_END, _MISSED_END):
                 starts.update(offset + match.end() for match in pattern.finditer(content))
@@ -113,11 +160,11 @@ class Sentences(StepSplitter):
 
 
 class BlankLines(StepSplitter):
-    """One step per paragraph: splits at blank lines."""
+    """One step per paragraph: splits at blank lines. A paragraph without content, such as a heading, is not a step."""
 
     def starts(self, text: str) -> Iterable[int]:
         """Returns the offsets of paragraphs."""
-        return [match.end() for match in _BLANK_LINE.finditer(text)]
+        return _joined(text, [0, *(match.end() for match in _BLANK_LINE.finditer(text))])
 
 
 class Pattern(StepSplitter):
@@ -177,22 +224,35 @@ def _item_starts(text: str) -> list[int]:
 
 
 def _joined(text: str, starts: list[int]) -> list[int]:
-    """Drops the starts of steps that would be only a list marker or only punctuation."""
+    """Drops the starts inside of blocks, and those of pieces without content."""
+    blocks = [match.span() for match in _BLOCK.finditer(text)]
+    starts = [start for start in starts if not any(begin < start < end for begin, end in blocks)]
     kept: list[int] = []
-    opened = False  # the last piece was only a marker, so the next one belongs to the same step
+    waiting = False  # there was no content since the last kept start, so the next piece belongs to the same step
     for start, end in zip(starts, [*starts[1:], len(text)], strict=True):
-        piece = text[start:end].strip()
-        if not piece:
+        piece = text[start:end]
+        if not piece.strip():
             continue
-        bare = not any(character.isalnum() for character in piece)
-        marker = bool(_OPENING.fullmatch(piece) if bare else _MARKER.fullmatch(piece))
-        if not opened and (marker or not bare):
+        belongs = _belongs(piece)
+        if not waiting and (belongs != "before" or not kept):
             kept.append(start)
-        opened = marker
-    if opened and kept and _only_marker(text[kept[-1] :]):
-        kept.pop()  # a marker at the end belongs to the previous step
+            waiting = belongs is not None
+        elif belongs is None:
+            waiting = False
+    if waiting and kept:
+        kept.pop()  # no content until the end: it belongs to the previous step
     return kept
 
 
-def _only_marker(piece: str) -> bool:
-    return bool(_MARKER.fullmatch(piece.strip()) or _OPENING.fullmatch(piece.strip()))
+def _belongs(piece: str) -> Literal["before", "after"] | None:
+    """Returns the side on which the step of a piece without content is; None for a piece with content."""
+    side: Literal["before", "after"] = "before"
+    for line in _DRAWING.sub("\n", piece).splitlines(keepends=True):
+        words = line.strip()
+        bare = not any(character.isalnum() for character in words)
+        if not words or _CLOSES.fullmatch(words) or (bare and not _OPENING.fullmatch(words)):
+            continue
+        if not (bare or _MARKER.fullmatch(words) or _OPENS.fullmatch(line.lstrip())):
+            return None
+        side = "after"
+    return side

@@ -72,7 +72,7 @@ def read(row: dict[str, Any]) -> tuple[str, str, str]:
 @QUICK
 @given(name=st.sampled_from(sorted(FORMATS)), question=PLAIN, rationale=PLAIN, answer=ANSWER)
 def test_plain_text_is_read_back_exactly(name: str, question: str, rationale: str, answer: str) -> None:
-    question, rationale = f"{question} Why?".strip(), f"{rationale}\nThat is it.".strip()
+    question, rationale = f"{question} Why?".strip(), f"{rationale}\nThat is it. We add, and it fits.".strip()
     assume(plain_question(question) == question)
     assert read(FORMATS[name](question, rationale, answer)) == (question, rationale, answer)
 
@@ -83,7 +83,7 @@ def test_text_with_markers_is_read_back_exactly_or_refused(
     name: str, question: str, rationale: str, answer: str
 ) -> None:
     """A closing tag without an opening one is left out: it is how templates that open the thoughts look."""
-    question, rationale = f"{question} Why?".strip(), f"{rationale}\nThat is it.".strip()
+    question, rationale = f"{question} Why?".strip(), f"{rationale}\nThat is it. We add, and it fits.".strip()
     assume(plain_question(question) == question)
     try:
         result = read(FORMATS[name](question, rationale, answer))

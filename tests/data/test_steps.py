@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import random
+import re
 from itertools import pairwise
 from pathlib import Path
 
@@ -11,6 +12,7 @@ import pytest
 
 from skipthinking.data.steps import BlankLines, Pattern, Sentences, StepSplitter
 from skipthinking.records import UserError
+from skipthinking.tasks import generate, get_task, task_names
 
 SHARED = Path(__file__).parents[2].parent / "shared" / "data"
 SPLITTERS = [Sentences(), BlankLines(), Pattern(r"Step \d+:"), Pattern(r"(?<=[;.])"), Pattern("")]
@@ -134,7 +136,24 @@ def test_spans_partition_real_rationales() -> None:
         ('He said "Go!" and ran. Then "Stop." Then', ['He said "Go!" and ran.', ' Then "Stop."', " Then"]),
         # Lines and blank lines.
         ("First line\nSecond line.\n\nThird ", ["First line", "\nSecond line.", "\n\nThird "]),
-        ("So:\n\\[\n3 + 4 = 7\n\\]\nDone.", ["So:", "\n\\[\n3 + 4 = 7\n\\]", "\nDone."]),
+        # Displayed formulas, drawings, code.
+        ("So:\n\\[\n3 + 4 = 7\n\\]\nDone.", ["So:\n\\[\n3 + 4 = 7\n\\]", "\nDone."]),
+        ("We have\n$$\n3 + 4\n= 7.\n$$\nso 7.", ["We have\n$$\n3 + 4\n= 7.\n$$", "\nso 7."]),
+        (
+            "Add:\n\\begin{align*}\nx &= 3 + 4 \\\\[2pt]\n&= 7.\n\\end{align*}\nDone.",
+            ["Add:", "\n\\begin{align*}\nx &= 3 + 4 \\\\[2pt]\n&= 7.\n\\end{align*}", "\nDone."],
+        ),
+        (
+            '[asy]\ndraw(A);\n\nlabel("B");\n[/asy]\nIt is 5. So.',
+            ['[asy]\ndraw(A);\n\nlabel("B");\n[/asy]\nIt is 5.', " So."],
+        ),
+        ("It is 5.\n[asy]\ndraw(A);\n[/asy]\nSo.", ["It is 5.\n[asy]\ndraw(A);\n[/asy]", "\nSo."]),
+        ("Run it.\n```python\nx = 5\ny = 8\n```\nDone.", ["Run it.", "\n```python\nx = 5", "\ny = 8\n```", "\nDone."]),
+        # A heading with content is one; bold text with a number is not.
+        ("### Step 2. Divide it.\nHalf is 2.", ["### Step 2. Divide it.\nHalf is 2."]),
+        ("**5 apples**\nare left.", ["**5 apples**", "\nare left."]),
+        ("There are 3! ways. Then 2*3!*3!=72.", ["There are 3! ways.", " Then 2*3!*3!=72."]),
+        ("J.K. Rowling paid Rs. 50 for 3 sq. ft. of it.", ["J.K. Rowling paid Rs. 50 for 3 sq. ft. of it."]),
         # Lost white space.
         ("She has 5.Then she buys 3. 5 + 3 = 8.", ["She has 5.", "Then she buys 3.", " 5 + 3 = 8."]),
         ("let x = 5. so y = 3. done", ["let x = 5.", " so y = 3.", " done"]),
@@ -149,6 +168,35 @@ def test_spans_partition_real_rationales() -> None:
 )
 def test_sentences_on_literal_cases(text: str, steps: list[str]) -> None:
     assert pieces(Sentences(), text) == steps
+
+
+# Text around a step (@) that carries nothing.
+BLOCKS = ["@", "\\[\n@\n\\]", "$$\n@\n$$", "\\begin{align*}\n@\n\\end{align*}", "```python\n@\n```", "```\n@\n```"]
+PROSE = [
+    "@", "Let's think step by step.\n@", "Let's break this down:\n@", "Here's how we proceed:\n\n@", "Therefore:\n@",
+    "Then,\n@", "Hence\n@", "**Solution:**\n@", "## Solution\n\n@", "**Step 1:**\n@", "**Step 1: Add**\n@", "@\n---",
+    "### Step 2: Adding up.\n@", "Solution:\n@", "<solution>\n@\n</solution>", "1.\n@", "@\n<br>",
+    "\\begin{itemize}\n\\item @\n\\end{itemize}",
+    "[asy]\ndraw((0,0)--(1,1));\n\ndot(A);\n[/asy]\n@", "@\n[asy]\ndraw((0,0)--(1,1));\n[/asy]",
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("splitter", [Sentences(), BlankLines()], ids=lambda splitter: type(splitter).__name__)
+def test_every_step_carries_something(splitter: StepSplitter) -> None:
+    dice = random.Random(0)
+    for _ in range(300):
+        frames = [dice.choice(PROSE) for _ in range(dice.randint(1, 6))]
+        frames = [frame.replace("@", dice.choice([*BLOCKS, *PROSE])) for frame in frames]
+        text = "\n\n".join(frame.replace("@", f"we add {i} + 1 = {i + 1}") for i, frame in enumerate(frames))
+        assert_partition(splitter, text)
+        assert [step.count("we add") for step in pieces(splitter, text)] == [1] * len(frames), text
+
+
+@pytest.mark.parametrize("task", [name for name in task_names() if get_task(name).generator])
+def test_generated_rationales_are_split_at_their_sentences(task: str) -> None:
+    for example in generate(task, split="train", size=100):
+        sentences = re.split(r"(?<=[.?!])(?=\s)", example.rationale)
+        assert pieces(Sentences(), example.rationale) == sentences
 
 
 def test_steps_of_a_text_do_not_depend_on_other_texts() -> None:

@@ -318,6 +318,17 @@ def test_strict_takes_the_last_answer_phrase_up_to_the_sentence_end() -> None:
     assert after_cue("breathe answer is 5", "the answer is") is None
 
 
+@pytest.mark.parametrize(
+    ("answer", "cue"),
+    [("A: {answer}", "A:"), ("So the answer is: {answer}", "So the answer is:"), ("#### {answer}", "####")],
+)
+def test_cue_keeps_its_punctuation(answer: str, cue: str) -> None:
+    task = Task(name="own", grader=get_task("gsm8k").grader, answer=answer)
+    assert task.cue == cue
+    assert task.grade(f"He buys a 7 foot pole and so the answer is 8.\n{answer.format(answer=5)}", "5").extracted == "5"
+    assert task.grade("He buys a 7 foot pole.", "7").extracted is None
+
+
 def test_lenient_is_strict_where_strict_finds_one() -> None:
     task = get_task("gsm8k")
     assert task.grade("The answer is 5. 7", "7").extracted_lenient == "5"
