@@ -28,7 +28,7 @@ from skipthinking.tasks.graders import boxed
 
 __all__ = [
     "GOLD", "Format", "Parser", "completion_row", "conversation_row", "lettered_row", "plain_row", "rationale_of",
-    "stated_answer", "without_unit", "worked_row",
+    "registry", "stated_answer", "without_unit", "worked_row",
 ]  # fmt: skip
 
 _CALCULATOR_MARK = re.compile(r"<<([^<>\n]*)>>")
@@ -107,6 +107,21 @@ class Format:
             error.used = frozenset(tracked.used)
             raise
         return replace(fields, used=frozenset(tracked.used & row.keys()))
+
+
+def registry(formats: list[Format]) -> Callable[..., Callable[[Parser], Parser]]:
+    """Returns a decorator that adds parsers to a list of formats: name and keys, then ``optional`` and ``fits``."""
+
+    def format(
+        name: str, *keys: str, optional: tuple[str, ...] = (), fits: Callable[[Row], bool] = lambda row: True
+    ) -> Callable[[Parser], Parser]:
+        def add(parse: Parser) -> Parser:
+            formats.append(Format(name=name, keys=keys, parse=parse, optional=optional, fits=fits))
+            return parse
+
+        return add
+
+    return format
 
 
 def rationale_of(row: Row, where: str) -> tuple[str, str]:

@@ -39,6 +39,8 @@ ROWS: list[tuple[str, dict[str, Any], str, str, str]] = [
         "5",
     ),
     ("instruction", {"instruction": "True?", "label": "False"}, "True?", "", "False"),
+    ("instruction", {"instruction": "2+3?", "output": "2 --> 3", "label": "5"}, "2+3?", "2 --> 3", "5"),
+    ("prompt_completion", {"prompt": "2+3?", "completion": "2 --> \\boxed{5}"}, "2+3?", "2 --> \\boxed{5}", "5"),
     (
         "instruction",
         {"instruction": "Where? Answer Choices:\nA. race track\nB. the desert\n", "output": "", "label": "A"},

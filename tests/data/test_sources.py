@@ -145,6 +145,13 @@ def test_a_fault_of_a_row_is_an_error_or_left_out_and_counted(
     assert "bad_rows" not in str(caught.value)  # a remedy that would not help
 
 
+def test_the_rows_vote_on_the_format_of_a_file(tmp_path: Path) -> None:
+    rows = [{"question": f"{n}?", "answer": f"So.\n#### {n}" if n else "0"} for n in range(4)]
+    loaded = Files(write_json(tmp_path / "a.json", rows), task="gsm8k", bad_rows="leave_out").load()
+    assert [row.rationale for row in loaded.examples] == ["So."] * 3
+    assert loaded.bad_rows == {"without a readable answer": 1}
+
+
 def test_counts_of_faults_are_of_the_rows_that_were_looked_at(tmp_path: Path) -> None:
     rows = [{**GOOD, "answer": ""}, {**GOOD, "answer": "many"}, GOOD, GOOD, GOOD]
     file = write_json(tmp_path / "a.json", rows)
