@@ -91,7 +91,7 @@ def test_tools_read_options_of_older_versions(tmp_path: Path) -> None:
     path.write_text(
         "source: {class_path: skipthinking.files.Files, init_args: {path: a, task: b, unreadable: leave_out}}"
     )
-    assert call(tool, "tool", ["--config", str(path)]).bad_rows == "error"
+    assert call(tool, "tool", ["--config", str(path)]).bad_rows == "leave_out"
 
 
 def test_a_class_that_is_gone_is_named_in_a_line(run: Callable[..., int], capsys: pytest.CaptureFixture[str]) -> None:
