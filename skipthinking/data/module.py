@@ -12,10 +12,8 @@ from pathlib import Path
 from typing import Any, Literal, cast
 
 import lightning as L
-import numpy as np
-import torch
 from lightning.pytorch.callbacks import GradientAccumulationScheduler
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import DataLoader
 from tqdm import tqdm
 
 from skipthinking.annotate.runner import Runner, say
@@ -26,6 +24,7 @@ from skipthinking.data.chunkers import AverageChunks, Chunker
 from skipthinking.data.encoding import Codec, Plain, Template
 from skipthinking.data.planning import Plan, Planning
 from skipthinking.data.position import Epoch, align_batches, position_of, restore_progress
+from skipthinking.data.prompts import Prompts
 from skipthinking.data.protocol import Method
 from skipthinking.data.sources import Source
 from skipthinking.data.splits import Splits
@@ -124,9 +123,7 @@ class RationaleDataModule(L.LightningDataModule):
         self.codec: Codec | None = None
         self.runner = Runner([])
         self.annotating = False  # set by the command annotate
-        self._prompts: dict[str, list[np.ndarray]] = {}
-        # Encoded evaluation examples that have a rationale, by id and question, because splits may share ids.
-        self.teacher: dict[tuple[str, str], Encoded] = {}
+        self._prompts = Prompts()
         self.without_rationale = 0
         self.first: Instance | None = None
         self._too_long = 0  # examples left out of the last epoch
@@ -145,6 +142,11 @@ class RationaleDataModule(L.LightningDataModule):
     def examples(self) -> dict[str, list[Example]]:
         """Examples by split: train, val, predict, and test/NAME."""
         return self.splits.examples
+
+    @property
+    def teacher(self) -> dict[tuple[str, str], Encoded]:
+        """Encoded examples of the evaluated splits that have a rationale, by id and question."""
+        return self._prompts.teacher
 
     @property
     def test_sets(self) -> dict[str, list[Example]]:
@@ -189,13 +191,9 @@ class RationaleDataModule(L.LightningDataModule):
 
     def _encode_prompts(self) -> None:
         assert self.codec is not None
-        method = self.method
         for name, rows in self.examples.items():
-            if name != "train" and name not in self._prompts:
-                self._prompts[name] = self.codec.prompts(rows, method.prompt_prefixes[0])
-                with_rationale = [row for row in rows if self.splitter.spans(row.rationale.strip())]
-                for encoded in self.codec.encode(with_rationale):
-                    self.teacher[encoded.id, encoded.example.question] = encoded
+            if name != "train":
+                self._prompts.encode(self.codec, name, rows, self.method.prompt_prefixes[0])
 
     def _begin(self) -> None:
         """Sets the date of the prompts: that of the run in ``start_from``, whose annotations are reused, or now."""
@@ -404,23 +402,8 @@ class RationaleDataModule(L.LightningDataModule):
     # ------------------------------------------------------------------------------------ evaluation
 
     def _prompt_loader(self, names: Sequence[str]) -> DataLoader[EvalBatch]:
-        """Batches prompts of similar length; rank r of R takes batches r, r + R, ..., so every example occurs once."""
-        trainer = self.trainer
-        assert trainer is not None
-        rows = [
-            (example.id, prompt)
-            for name in names
-            for example, prompt in zip(self.examples[name], self._prompts[name], strict=True)
-        ]
-        rows.sort(key=lambda row: (-len(row[1]), row[0]))  # longest first, so that a lack of memory shows immediately
-        batches = [
-            EvalBatch(ids=[id for id, _ in part], prompts=[torch.from_numpy(prompt) for _, prompt in part])
-            for at in range(0, len(rows), self.eval_batch_size)
-            for part in [rows[at : at + self.eval_batch_size]]
-        ]
-        mine = batches[trainer.global_rank :: trainer.world_size]
-        # A rank without batches would skip the evaluation loop and its collectives, so it gets an empty batch.
-        return DataLoader(cast("Dataset[EvalBatch]", mine or [EvalBatch(ids=[], prompts=[])]), batch_size=None)
+        assert self.trainer is not None
+        return self._prompts.loader(names, self.eval_batch_size, self.trainer.global_rank, self.trainer.world_size)
 
     def val_dataloader(self) -> DataLoader[EvalBatch] | list[Any]:
         """Prompts of the validation examples."""
