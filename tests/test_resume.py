@@ -216,7 +216,9 @@ def test_sigterm_ends_a_test_and_the_run_goes_on_with_it(
     oracle: Path, run: Callable[..., int], tmp_path: Path, capsys: pytest.CaptureFixture[str],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:  # fmt: skip
+    handlers = [signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1)]
     assert run("fit", *HARD, *TERMINATE) == 143
+    assert [signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1)] == handlers
     assert "stopped in test. Go on: the same command with --ckpt_path last." in capsys.readouterr().err
     assert not (tmp_path / "tiny" / "summary.json").exists()
     with monkeypatch.context() as patch:  # a finished run has no next epoch to plan

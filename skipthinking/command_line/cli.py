@@ -49,7 +49,7 @@ from skipthinking.report.summary import print_summary
 from skipthinking.runs.callbacks import Annotations, Answers, Results, StartReport
 from skipthinking.runs.folder import LastCheckpoint, RunConfig, last_checkpoint, release_folders
 from skipthinking.runs.log import RunLogger
-from skipthinking.runs.signals import Interrupts
+from skipthinking.runs.signals import Interrupts, handlers_kept
 from skipthinking.students.sharding import WholeWeights, check_strategy, whole_state
 
 __all__ = ["SkipCLI", "main"]
@@ -368,7 +368,8 @@ def main(args: list[str] | None = None) -> int:
     warnings.filterwarnings("ignore", message=".*gradient_checkpointing.* is deprecated")  # peft's use, and ours
     warnings.filterwarnings("ignore", message=".*LeafSpec.*is deprecated")  # between lightning and torch
     try:
-        _cli(args)
+        with handlers_kept():
+            _cli(args)
     except MisconfigurationException as error:
         return _fail(f"Expected settings that Lightning can run, got: {' '.join(str(error).split())}")
     except ValueError as error:

@@ -6,7 +6,8 @@ import os
 import signal
 import sys
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,7 @@ from lightning.pytorch.utilities.exceptions import SIGTERMException
 from skipthinking.runs.folder import last_checkpoint
 from skipthinking.runs.slurm import requeue
 
-__all__ = ["Interrupts"]
+__all__ = ["Interrupts", "handlers_kept"]
 
 
 class Interrupts(Callback):
@@ -151,6 +152,19 @@ class Interrupts(Callback):
         """Restores the handlers of before the command."""
         _restore(self._inner)
         _restore(self._outer)
+
+
+@contextmanager
+def handlers_kept() -> Iterator[None]:
+    """Restores the handlers of signals after a command, which an exception may leave installed."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)}
+    try:
+        yield
+    finally:
+        _restore(before)
 
 
 def _handle(before: dict[int, Any], number: signal.Signals, handler: Callable[[int, Any], None]) -> None:
