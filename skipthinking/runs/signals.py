@@ -184,6 +184,6 @@ def _handle(before: dict[int, Any], number: signal.Signals, handler: Callable[[i
     before.setdefault(number, previous)
 
 
-def _restore(before: dict[int, Any]) -> None:
+def _restore(before: dict[Any, Any]) -> None:
     while before:
         signal.signal(*before.popitem())
