@@ -154,6 +154,25 @@ def test_a_checkpoint_of_any_hook_resumes_without_losing_or_repeating_anything(
     _assert_same(tmp_path / "tiny", fixed_oracle)
 
 
+def test_validations_within_epochs_and_plateau_schedules_go_on_where_they_were(
+    run: Callable[..., int], tmp_path: Path
+) -> None:
+    """Validations follow micro-batches 3 and 6 of 7; stops at steps 2 to 10 are before, at and after the last ones."""
+    plateau = "lightning.pytorch.cli.ReduceLROnPlateau"
+    words = [*HARD, "--trainer.val_check_interval", 0.5, "--checkpoint_every", 1, "--model.scheduler", plateau,
+             "--model.scheduler.monitor", "train/loss", "--model.scheduler.threshold", 0.9,
+             "--model.scheduler.patience", 0]  # fmt: skip
+    assert run("fit", *words, "--run", "whole") == 0
+    for stop in (4, 8, 10):
+        with pytest.raises(PulledPlugError):
+            run("fit", *words, "--trainer.callbacks+=interruptions.Interrupt", "--trainer.callbacks.step", stop,
+                "--ckpt_path", "last")  # fmt: skip
+    assert run("fit", *words, "--ckpt_path", "last") == 0
+    _assert_same(tmp_path / "tiny", tmp_path / "whole")
+    rows = [row for row in _end(tmp_path / "tiny")[1] if row["val/accuracy"]]
+    assert [(int(row["step"]), int(row["epoch"])) for row in rows] == [(1, 0), (2, 0), (5, 1), (6, 1), (9, 2), (10, 2)]
+
+
 @pytest.mark.parametrize(("step", "change"), [
     (2, ["--data.batch_size", 6]),
     (7, ["--data.batch_size", 2, "--trainer.accumulate_grad_batches", 1]),

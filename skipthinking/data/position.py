@@ -131,14 +131,18 @@ def position_of(epoch: Epoch, trainer: L.Trainer) -> dict[str, Any]:
     begun = _counts(trainer.fit_loop.epoch_progress).started > epoch.number
     done = micro_batches_done(trainer) if begun else 0  # Lightning counts those of the last epoch until the first one
     finished = begun and done >= trainer.num_training_batches  # which trainer.limit_train_batches may lower
-    return {**epoch.position(done), "finished": finished}
+    incomplete = 0 if finished else done % epoch.planning.accumulate  # micro-batches that a resumed run repeats
+    return {**epoch.position(done), "finished": finished, "incomplete": incomplete}
 
 
 def restore_progress(trainer: L.Trainer, position: dict[str, Any]) -> int:
     """Sets Lightning's counts to the beginning or to the middle of an epoch, and returns its number.
 
     Lightning restores them as they were at some place between two hooks. Its repairs of the counts fit some of these
-    places only: after a stop at the last batch of an epoch, later stops would go on with an epoch too early.
+    places only: after a stop at the last batch of an epoch, later stops would go on with an epoch too early. In the
+    middle of an epoch the counts become those of a checkpoint from ``on_train_batch_end``, where the last micro-batch
+    is not completed and the step of the log comes next: only from there does Lightning train first even if a
+    validation follows this micro-batch (``val_check_interval``).
     """
     loop: Any = trainer.fit_loop
     middle = not position["finished"] and any(stretch["steps"] for stretch in position["stretches"])
@@ -147,9 +151,12 @@ def restore_progress(trainer: L.Trainer, position: dict[str, Any]) -> int:
     for counts in (progress.total, progress.current):
         counts.ready = counts.started = number + middle
         counts.processed = counts.completed = number
-    _set(batches.total, batches.total.processed)
+    _set(batches.total, batches.total.processed - position.get("incomplete", 0))
     _set(batches.current, 0)  # in the middle of an epoch, see align_batches
-    loop.epoch_loop._batches_that_stepped = trainer.global_step  # the step of the log
+    batches.total.completed -= middle
+    batches.is_last_batch = False
+    loop.epoch_loop.val_loop.batch_progress.reset()  # a validation that did not end is not gone on with
+    loop.epoch_loop._batches_that_stepped = trainer.global_step - middle  # the step of the log
     restarting: Any = _Loop.restarting
     restarting.fset(loop, middle)  # the fit loop's own setter sees a restart wherever max_steps is set
     return number
@@ -157,7 +164,9 @@ def restore_progress(trainer: L.Trainer, position: dict[str, Any]) -> int:
 
 def align_batches(trainer: L.Trainer, offset: int) -> None:
     """Sets Lightning's count of micro-batches in this epoch, in units of the present accumulation."""
-    _set(_counts(trainer.fit_loop.epoch_loop.batch_progress), offset)
+    counts = _counts(trainer.fit_loop.epoch_loop.batch_progress)
+    _set(counts, offset)
+    counts.completed -= 1  # see restore_progress
 
 
 def _set(counts: Any, value: int) -> None:

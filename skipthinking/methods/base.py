@@ -24,7 +24,9 @@ from skipthinking.data.position import reopen_epoch
 from skipthinking.evaluation.module import AnsweringModule
 from skipthinking.losses import weighted_likelihood
 from skipthinking.methods.finite import check_gradients, check_loss
-from skipthinking.methods.schedules import begin_epoch, begin_run, optimizers, resume_epoch, steps_of_epoch
+from skipthinking.methods.schedules import (
+    begin_epoch, begin_run, optimizers, resume_epoch, step_plateaus, steps_of_epoch,
+)  # fmt: skip
 from skipthinking.records import Encoded, Instance, UserError
 from skipthinking.students import Student
 from skipthinking.students.weights import check_adapter, load_start, trained_only
@@ -162,6 +164,15 @@ class Distiller(AnsweringModule, ABC):
     def on_train_epoch_start(self) -> None:
         """Passes the length of the epoch to the schedule."""
         begin_epoch(self.trainer, self.steps_per_epoch or 1)
+
+    def on_train_epoch_end(self) -> None:
+        """Steps plateau schedules."""
+        step_plateaus(self.trainer)
+
+    def lr_scheduler_step(self, scheduler: Any, metric: Any) -> None:
+        """Steps a schedule; one with a metric, a plateau schedule, has been stepped by :meth:`on_train_epoch_end`."""
+        if metric is None:
+            super().lr_scheduler_step(scheduler, metric)
 
     # ------------------------------------------------------------------------------------ training
 

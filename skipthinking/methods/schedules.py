@@ -15,7 +15,7 @@ from torch.optim.lr_scheduler import LambdaLR, ReduceLROnPlateau
 from skipthinking.data.position import micro_batches_done
 from skipthinking.records import UserError
 
-__all__ = ["Warmup", "begin_epoch", "begin_run", "optimizers", "resume_epoch", "steps_of_epoch"]
+__all__ = ["Warmup", "begin_epoch", "begin_run", "optimizers", "resume_epoch", "step_plateaus", "steps_of_epoch"]
 
 
 class Warmup(LambdaLR):
@@ -167,6 +167,19 @@ def resume_epoch(trainer: L.Trainer, steps_per_epoch: int) -> None:
     done = micro_batches_done(trainer) // trainer.accumulate_grad_batches
     for schedule in _warmups(trainer) if done and _ends_by_epochs(trainer, steps_per_epoch) else ():
         schedule.resume_epoch(trainer.current_epoch, steps_of_epoch(trainer), done, steps_per_epoch)
+
+
+def step_plateaus(trainer: L.Trainer) -> None:
+    """Steps plateau schedules at the end of a complete epoch, before checkpoints are saved.
+
+    Lightning steps them after that, so that a run that goes on from the end of an epoch would lose the step; and never
+    in an epoch that a run was resumed in.
+    """
+    for config in trainer.lr_scheduler_configs if trainer.fit_loop.epoch_loop._num_ready_batches_reached() else ():
+        value = trainer.callback_metrics.get(config.monitor or "")
+        due = (trainer.current_epoch + 1) % config.frequency == 0
+        if isinstance(config.scheduler, ReduceLROnPlateau) and due and value is not None:  # else Lightning's error
+            config.scheduler.step(value)
 
 
 def _ends_by_epochs(trainer: L.Trainer, steps_per_epoch: int) -> bool:

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import lightning as L
-from lightning.pytorch.callbacks import Callback
+from lightning.pytorch.callbacks import Checkpoint
 from lightning.pytorch.utilities.exceptions import SIGTERMException
 
 from skipthinking.runs.folder import last_checkpoint
@@ -21,7 +21,7 @@ from skipthinking.runs.slurm import requeue
 __all__ = ["Interrupts", "handlers_kept"]
 
 
-class Interrupts(Callback):
+class Interrupts(Checkpoint):
     """Finishes and saves the optimizer step on Ctrl-C, SIGTERM and SIGUSR1; a second Ctrl-C stops at once.
 
     SLURM sends SIGUSR1 if asked by ``sbatch --signal=USR1@180``. The job is then requeued as well, and its command
@@ -32,6 +32,8 @@ class Interrupts(Callback):
     one all-reduce of a flag per step. Outside of a job, and for Ctrl-C, they do not, and the last regular checkpoint
     counts. Between epochs, where searches run, a run stops at once: the previous epoch ended with a checkpoint. So do
     test, validate, predict and annotate, where Lightning ignores SIGTERM.
+
+    Lightning calls checkpoint callbacks last: what this one saves has the state of all others after the same step.
 
     Args:
         folder: The run folder.
