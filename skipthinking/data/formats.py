@@ -75,16 +75,18 @@ def _prompt_completion(row: Tracked, where: str) -> Fields:
     """Texts, or the conversations of TRL.
 
     Sample row: {"prompt": "2+3?", "completion": "<think>2+3=5</think>It is 5. The answer is 5."}
+    Sample row: {"prompt": "2+3?", "response": "2+3=5. The answer is 5."}
     Sample row: {"prompt": [{"role": "user", "content": "2+3?"}],
         "completion": [{"role": "assistant", "content": "The answer is 5."}]}
     """
-    prompt, completion = row["prompt"], row["completion"]
+    key = str(key_of(row, "completion"))
+    prompt, completion = row["prompt"], row[key]
     if row.get("label") is False:  # KTO's verdict
         raise RowError(f"Expected a completion to learn, got label false ({where}). Remove the row.", "labeled false")
     if not isinstance(prompt, list) and not isinstance(completion, list):
-        return completion_row(question_of(row, where), row, "completion", where)
-    turns = [*turns_of(prompt, "prompt", where, "user"), *turns_of(completion, "completion", where, "assistant")]
-    return conversation_row(turns, row, "completion", where)
+        return completion_row(question_of(row, where), row, key, where)
+    turns = [*turns_of(prompt, "prompt", where, "user"), *turns_of(completion, key, where, "assistant")]
+    return conversation_row(turns, row, key, where)
 
 
 @_format("messages", "messages")

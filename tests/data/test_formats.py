@@ -407,6 +407,15 @@ def test_format_reads_and_is_detected(
     assert detect_format(row, "f:1").name == name
 
 
+@pytest.mark.parametrize("question", KEYS["question"])
+@pytest.mark.parametrize("completion", KEYS["completion"])
+def test_any_key_of_a_question_goes_with_any_key_of_a_completion(question: str, completion: str) -> None:
+    for other in ({}, {"answer": "5"}):
+        row = {question: "2+3?", completion: "2+3=5. The answer is 5.", **other}
+        read = detect_format(row, "f:1").read(row, "f:1")
+        assert replace(read, used=frozenset()) == Fields(question="2+3?", rationale="2+3=5.", answer="5")
+
+
 def test_every_format_has_a_literal_case() -> None:
     assert {name for name, *_ in ROWS} == {known.name for known in FORMATS}
 
