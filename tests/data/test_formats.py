@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import random
 import re
 from dataclasses import replace
 from typing import Any
@@ -12,6 +13,7 @@ import pytest
 from skipthinking.data.fields import KEYS, Fields, UnreadableAnswer
 from skipthinking.data.formats import FORMATS, Format, detect_format, get_format
 from skipthinking.data.phrases import closing, plain_question, strip_closing
+from skipthinking.data.questions import question_of
 from skipthinking.records import DataError, UserError
 from skipthinking.tasks.graders import boxed
 
@@ -414,6 +416,20 @@ def test_any_key_of_a_question_goes_with_any_key_of_a_completion(question: str, 
         row = {question: "2+3?", completion: "2+3=5. The answer is 5.", **other}
         read = detect_format(row, "f:1").read(row, "f:1")
         assert replace(read, used=frozenset()) == Fields(question="2+3?", rationale="2+3=5.", answer="5")
+
+
+def test_a_row_of_any_keys_and_values_is_read_or_refused() -> None:
+    draw = random.Random(0)
+    values = [value for _, row, *_ in ROWS for value in row.values()]
+    values += [None, "", [], {}, float("nan"), True, [None], [1], {"a": 1}, [{"role": None}], "[1]", b"x", 10**400]
+    keys = sorted({key for _, row, *_ in ROWS for key in row} | {key for keys in KEYS.values() for key in keys})
+    for _ in range(5000):
+        row = {key: draw.choice(values) for key in draw.sample(keys, draw.randint(1, 5))}
+        for read in (lambda row, where: detect_format(row, where).read(row, where), question_of):
+            try:
+                read(row, "f:1")
+            except DataError as error:
+                assert "f:1" in str(error)
 
 
 def test_every_format_has_a_literal_case() -> None:
