@@ -14,6 +14,7 @@ from skipthinking.data.conversations import turns_of
 from skipthinking.data.fields import (
     KEYS,
     Fields,
+    NoAnswer,
     Row,
     RowError,
     Tracked,
@@ -122,6 +123,10 @@ def _math(row: Tracked, where: str) -> Fields:
     r"""Sample row: {"problem": "2+3?", "solution": "It is $\\boxed{5}$.", "level": "Level 1"}"""
     solution = text_of(row, "solution", where)
     answer = text_of(row, "answer", where, empty=True).strip() or boxed(solution)
+    if answer in ("proof", "notfound"):  # NuminaMath-1.5
+        raise NoAnswer(
+            f"Expected a gold answer, got {answer!r} ({where}). Remove the row.", f"with {answer!r} for an answer"
+        )
     if not answer:
         raise unreadable("solution", r"a \boxed{} answer", solution, where)
     return Fields(question=question_of(row, where), rationale=strip_closing(solution), answer=answer)
