@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import replace
 
 from skipthinking.data.fields import (
@@ -10,6 +9,7 @@ from skipthinking.data.fields import (
     RowError,
     Tracked,
     answer_of,
+    peek,
     shown,
     text_of,
     unreadable,
@@ -49,7 +49,7 @@ def _commonsense_qa(row: Tracked, where: str) -> Fields:
     return lettered_row(row, where, "answerKey", "choices")
 
 
-@_benchmark("commonsense_qa_files", "question", "answerKey", fits=lambda row: isinstance(row["question"], Mapping))
+@_benchmark("commonsense_qa_files", "question", "answerKey", fits=lambda row: isinstance(peek(row, "question"), dict))
 def _commonsense_qa_files(row: Tracked, where: str) -> Fields:
     """The files that CommonsenseQA's authors publish.
 

@@ -14,7 +14,7 @@ __all__ = ["Unread", "check_rivals"]
 
 # Words in the name of a column that may be the rationale.
 _WORDS = {"rationale", "reasoning", "reason", "think", "thinking", "thought", "thoughts", "cot", "chain", "explanation",
-          "solution", "trace"}  # fmt: skip
+          "solution", "trace", "response", "completion", "output", "generation"}  # fmt: skip
 _SHORT = 20  # characters; a shorter text occurs in another one by chance
 
 

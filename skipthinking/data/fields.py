@@ -159,7 +159,7 @@ def text_of(row: Row, key: str, where: str, empty: bool = False) -> str:
         row: The row.
         key: Key of the value.
         where: File and line, for errors.
-        empty: Whether the value may be missing, null or blank.
+        empty: Whether the value may be missing, null, NaN or blank.
 
     Raises:
         RowError: The value has another type, is not finite, or is blank although ``empty`` is false.
@@ -167,7 +167,7 @@ def text_of(row: Row, key: str, where: str, empty: bool = False) -> str:
     value = row.get(key)
     if isinstance(value, float) and value.is_integer():
         value = int(value)
-    if value is None and empty:
+    if empty and (value is None or value != value):
         value = ""
     if not isinstance(value, (str, int, float)) or value != value or value in (math.inf, -math.inf):
         reason = f'without "{key}"' if value is None or value != value else f'with another type than text in "{key}"'

@@ -14,6 +14,7 @@ from skipthinking.data.conversations import turns_of
 from skipthinking.data.fields import (
     KEYS,
     Fields,
+    NoAnswer,
     Row,
     RowError,
     Tracked,
@@ -75,16 +76,18 @@ def _prompt_completion(row: Tracked, where: str) -> Fields:
     """Texts, or the conversations of TRL.
 
     Sample row: {"prompt": "2+3?", "completion": "<think>2+3=5</think>It is 5. The answer is 5."}
+    Sample row: {"prompt": "2+3?", "response": "2+3=5. The answer is 5."}
     Sample row: {"prompt": [{"role": "user", "content": "2+3?"}],
         "completion": [{"role": "assistant", "content": "The answer is 5."}]}
     """
-    prompt, completion = row["prompt"], row["completion"]
+    key = str(key_of(row, "completion"))
+    prompt, completion = row["prompt"], row[key]
     if row.get("label") is False:  # KTO's verdict
         raise RowError(f"Expected a completion to learn, got label false ({where}). Remove the row.", "labeled false")
     if not isinstance(prompt, list) and not isinstance(completion, list):
-        return completion_row(question_of(row, where), row, "completion", where)
-    turns = [*turns_of(prompt, "prompt", where, "user"), *turns_of(completion, "completion", where, "assistant")]
-    return conversation_row(turns, row, "completion", where)
+        return completion_row(question_of(row, where), row, key, where)
+    turns = [*turns_of(prompt, "prompt", where, "user"), *turns_of(completion, key, where, "assistant")]
+    return conversation_row(turns, row, key, where)
 
 
 @_format("messages", "messages")
@@ -120,6 +123,10 @@ def _math(row: Tracked, where: str) -> Fields:
     r"""Sample row: {"problem": "2+3?", "solution": "It is $\\boxed{5}$.", "level": "Level 1"}"""
     solution = text_of(row, "solution", where)
     answer = text_of(row, "answer", where, empty=True).strip() or boxed(solution)
+    if answer in ("proof", "notfound"):  # NuminaMath-1.5
+        raise NoAnswer(
+            f"Expected a gold answer, got {answer!r} ({where}). Remove the row.", f"with {answer!r} for an answer"
+        )
     if not answer:
         raise unreadable("solution", r"a \boxed{} answer", solution, where)
     return Fields(question=question_of(row, where), rationale=strip_closing(solution), answer=answer)

@@ -24,7 +24,7 @@ from skipthinking.data.fields import (
 from skipthinking.data.phrases import closing, plain_question, strip_closing
 from skipthinking.data.questions import check_alone, question_of
 from skipthinking.data.thoughts import BadTags, split_tags, split_thoughts
-from skipthinking.tasks.graders import boxed
+from skipthinking.tasks.graders import boxed, unwrap
 
 __all__ = [
     "GOLD", "Format", "Parser", "completion_row", "conversation_row", "lettered_row", "plain_row", "rationale_of",
@@ -106,7 +106,9 @@ class Format:
         except RowError as error:
             error.used = frozenset(tracked.used)
             raise
-        return replace(fields, used=frozenset(tracked.used & row.keys()))
+        bare = unwrap(fields.rationale) == unwrap(fields.answer)  # the answer alone, "$\\boxed{5}$"
+        rationale = "" if bare else fields.rationale
+        return replace(fields, rationale=rationale, used=frozenset(tracked.used & row.keys()))
 
 
 def registry(formats: list[Format]) -> Callable[..., Callable[[Parser], Parser]]:
@@ -157,7 +159,7 @@ def plain_row(row: Tracked, where: str, key: str | None = None) -> Fields:
     answer = answer_of(row, key or str(key_of(row, "answer")), where)
     return Fields(
         question=question_of(row, where),
-        rationale="" if rationale == answer else rationale,
+        rationale=rationale,
         answer=answer,
         conclusion=conclusion,
     )

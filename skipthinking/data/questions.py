@@ -65,17 +65,18 @@ def _stem(row: Row, where: str) -> str:
     if isinstance(peek(row, key), bool):
         raise RowError(f'Expected text in "{key}", got {row[key]} ({where}). Fix the row.', f'without text in "{key}"')
     text = text_of(row, key, where)
-    context = next((name for name in ("input", "context") if not is_blank(peek(row, name))), None)
-    if key == "instruction" and context is not None:
-        text = f"{text}\n{text_of(row, context, where)}"
+    names = ("input", "context", "passage") if key == "instruction" else ("context", "passage")
+    if context := next((name for name in names if not is_blank(peek(row, name))), None):
+        around = text_of(row, context, where)
+        text = f"{text}\n{around}" if key == "instruction" else _joined(around, text, "\n")
     return text.strip() if key in _VERBATIM and "reasoning_completion" not in row else plain_question(text)
 
 
-def _joined(body: str, question: str) -> str:
-    """A problem's body and question, the body only once."""
-    if question_key(question).startswith(question_key(body)):
+def _joined(body: str, question: str, between: str = " ") -> str:
+    """A problem's body or passage and its question, the body only once."""
+    if question_key(body) in question_key(question):
         return question.strip()
-    return f"{body.strip()} {question.strip()}"
+    return f"{body.strip()}{between}{question.strip()}"
 
 
 def _filled(text: str, row: Row, where: str) -> str:

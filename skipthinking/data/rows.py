@@ -8,6 +8,7 @@ from __future__ import annotations
 import csv
 import io
 import json
+import re
 import sys
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
@@ -89,13 +90,18 @@ def _read_json(path: Path) -> Iterator[Located]:
         raise DataError(
             f"Expected JSON, got {error.msg} at column {error.colno} ({path}:{error.lineno}). Fix the file."
         ) from error
-    if isinstance(content, dict) and isinstance(content.get("data"), (list, dict)):
-        content = content["data"]
-        if isinstance(content, dict):
-            return _read_samples(content, path)
+    if isinstance(content, dict):
+        rows = content.get("data", content.get("examples"))  # BIG-Bench Hard: {"canary": "...", "examples": [...]}
+        if isinstance(rows, dict):
+            return _read_samples(rows, path)
+        if isinstance(rows, list) or any(isinstance(value, str) for value in content.values()):
+            content = rows if isinstance(rows, list) else [content]  # MATH has one row in a file
     if not isinstance(content, list):
         got = f"an object with the keys {', '.join(map(repr, content))}" if isinstance(content, dict) else repr(content)
-        raise DataError(f'Expected a list of rows, or {{"data": [...]}}, got {got} ({path}). Put the rows into a list.')
+        raise DataError(
+            f'Expected a list of rows, or {{"data": [...]}}, got {got} ({path}). '
+            'Put the rows into a list (pandas writes one with orient="records").'
+        )
     return _numbered(content, path)
 
 
@@ -113,13 +119,17 @@ def _read_samples(content: dict[str, Any], path: Path) -> Iterator[Located]:
 
 def _read_table(path: Path, delimiter: str) -> Iterator[Located]:
     csv.field_size_limit(sys.maxsize)  # a long trace has more than the 131,072 characters that Python allows in a cell
-    reader = csv.reader(io.StringIO(read_text(path), newline=""), delimiter=delimiter, strict=True)
+    text = read_text(path)
+    names = re.split(r"[\r\n]", text, maxsplit=1)[0]
+    if delimiter not in names:  # where the comma is the decimal mark, Excel separates cells with semicolons
+        delimiter = next((mark for mark in ";\t," if mark in names), delimiter)
+    reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, strict=True)
     try:
         header = next(reader, [])
         if twice := [name for name, count in Counter(header).items() if count > 1]:
             raise DataError(f"Expected each column once, got {twice[0]!r} twice ({path}:1). Rename one.")
         for cells in reader:
-            if not cells:
+            if not any(map(str.strip, cells)):
                 continue
             where = f"{path}:{reader.line_num}"
             if len(cells) != len(header):

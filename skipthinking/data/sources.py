@@ -103,7 +103,8 @@ class Files(Source):
         """Reads the files."""
         task, paths = get_task(self.task), self.paths()
         names = [_short_name(path) for path in paths]
-        name = names[0] if len(names) == 1 else f"{len(names)} files ({', '.join(names)})"
+        listed = ", ".join(names if len(names) < 9 else [*names[:3], "...", names[-1]])
+        name = names[0] if len(names) == 1 else f"{len(names)} files ({listed})"
         return import_rows(
             map(read_rows, paths),
             name=name, task=task, format=self.format, limit=self.limit, bad_rows=self.bad_rows,

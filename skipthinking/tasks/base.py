@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from textwrap import shorten
 from typing import Any
 
@@ -38,8 +38,8 @@ class Grade:
     Attributes:
         extracted: Canonical form of the answer after the answer phrase, None without one ("no answer").
         extracted_lenient: ``extracted``, or else the last plausible answer anywhere in the text.
-        correct: Whether ``extracted`` is the gold answer.
-        correct_lenient: Whether ``extracted_lenient`` is the gold answer.
+        correct: Whether ``extracted``, or another reading of the same text, is the gold answer.
+        correct_lenient: The same for ``extracted_lenient``.
     """
 
     extracted: str | None
@@ -136,11 +136,19 @@ class Task:
         self.check_gold(gold, "gold answer")
         target = self.grader.read(gold)
         assert target is not None
-        strict = self.grader.strict(completion, self.cue)
-        lenient = self.grader.last(completion) if strict is None else strict
+        grades = [self._grade_by(grader, completion, target) for grader in self.grader.readings(gold)]
+        return replace(
+            grades[0],
+            correct=any(grade.correct for grade in grades),
+            correct_lenient=any(grade.correct_lenient for grade in grades),
+        )
+
+    def _grade_by(self, grader: Grader, completion: str, target: str) -> Grade:
+        strict = grader.strict(completion, self.cue)
+        lenient = grader.last(completion) if strict is None else strict
         return Grade(
             extracted=strict,
             extracted_lenient=lenient,
-            correct=strict is not None and self.grader.same(target, strict),
-            correct_lenient=lenient is not None and self.grader.same(target, lenient),
+            correct=strict is not None and grader.same(target, strict),
+            correct_lenient=lenient is not None and grader.same(target, lenient),
         )

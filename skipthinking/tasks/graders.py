@@ -105,6 +105,10 @@ class Grader(ABC):
         """Whether two canonical forms are the same answer."""
         return a == b
 
+    def readings(self, gold: str) -> tuple[Grader, ...]:
+        """Returns this grader, and graders of other readings that a completion may have beside this gold answer."""
+        return (self,)
+
     def rest(self, text: str) -> str:
         """Returns the words of a readable answer that its canonical form leaves out, such as its unit."""
         return ""

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from fractions import Fraction
+from math import prod
 
 from skipthinking.tasks.graders import Grader, last_answer, unwrap, without_phrase
 from skipthinking.tasks.number_text import SCALES, follows, plain, without_remarks
@@ -57,16 +58,28 @@ class Numbers(Grader):
     has infinitely many) are the same if they differ by less than one unit in the last place of the shorter one, and by
     a relative difference of less than 1e-3. So 0.3333 is 1/3, and 0.6667 is 2/3.
 
+    A completion's last scale word is its unit if that makes it the gold answer: "7 dozen" is 84, and also 7 where the
+    question asks for dozens. A gold answer with a scale word has one reading.
+
+    Attributes:
+        scaled: Whether the last scale word belongs to the number; otherwise it is a unit.
+
     >>> Numbers().read("$1,234.00"), Numbers().read("12 apples"), Numbers().read("-3/4"), Numbers().read("1.234.567")
     ('1234', '12', '-0.75', None)
     """
 
+    scaled: bool = field(default=True, repr=False)
+
+    def readings(self, gold: str) -> tuple[Grader, ...]:
+        unscaled = replace(self, scaled=False)
+        return (self, unscaled) if unscaled.read(gold) == self.read(gold) else (self,)
+
     def read(self, text: str) -> str | None:
-        parts = _parse(text)
+        parts = _parse(text, self.scaled)
         return None if parts is None else _canonical(parts[0])
 
     def rest(self, text: str) -> str:
-        parts = _parse(text)
+        parts = _parse(text, self.scaled)
         return "" if parts is None else parts[1]
 
     def last(self, text: str) -> str | None:
@@ -82,7 +95,7 @@ class Numbers(Grader):
         return places >= _PLACES and abs(x - y) < min(Fraction(1, 10 ** int(places)), max(abs(x), abs(y)) / 1000)
 
 
-def _parse(text: str) -> tuple[Fraction, str] | None:
+def _parse(text: str, scaled: bool) -> tuple[Fraction, str] | None:
     """Returns the number at the start of an answer and the words after it, None if the text is not a number."""
     shorter = unwrap(without_phrase(unwrap(plain(text))))
     remark = without_remarks(shorter)
@@ -97,20 +110,23 @@ def _parse(text: str) -> tuple[Fraction, str] | None:
     value = None if match is None else _value(match)
     if match is None or value is None:
         return None
-    end = match.end()
+    end, scales = match.end(), []
     for _ in range(2):  # "2 hundred thousand"
         if scale := _SCALE.match(tail, end):
-            value, end = value * SCALES[scale.group(1).lower()], scale.end()
+            scales.append(SCALES[scale.group(1).lower()])
+            end = scale.end()
     if letter := _LETTER.match(tail, end):
         name = letter.group().strip()
         if match["currency"] or name in _ALONE:
-            value, end = value * _LETTERS[name.lower()], letter.end()
+            scales.append(_LETTERS[name.lower()])
+            end = letter.end()
         elif name in ("M", "B", "T"):
             return None
     rest = tail[end:]
     if not follows(rest, unit=match["currency"] is not None):
         return None
     lost = f"{rest} {shorter[len(remark) :]}" if shorter.startswith(remark) else rest
+    value *= prod(scales if scaled else scales[:-1])
     return value, " ".join(lost.split()).lstrip(",;:. ") if re.search("[a-zA-Z]", lost) else ""
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import random
 import re
 from dataclasses import replace
 from typing import Any
@@ -12,6 +13,7 @@ import pytest
 from skipthinking.data.fields import KEYS, Fields, UnreadableAnswer
 from skipthinking.data.formats import FORMATS, Format, detect_format, get_format
 from skipthinking.data.phrases import closing, plain_question, strip_closing
+from skipthinking.data.questions import question_of
 from skipthinking.records import DataError, UserError
 from skipthinking.tasks.graders import boxed
 
@@ -21,7 +23,14 @@ CHOICES = "Where?\nAnswer Choices:\nA. race track\nB. the desert"
 ROWS: list[tuple[str, dict[str, Any], str, str, str]] = [
     ("qra", {"question": "2+3?", "rationale": "2+3=5.", "answer": 5}, "2+3?", "2+3=5.", "5"),
     ("qra", {"question": "2+3?", "rationale": None, "answer": "5"}, "2+3?", "", "5"),
+    ("qra", {"question": "2+3?", "rationale": float("nan"), "answer": "5"}, "2+3?", "", "5"),
     ("qa", {"question": "2+3?", "answer": 5}, "2+3?", "", "5"),
+    ("qa", {"question": "2+3?", "context": "", "answer": 5}, "2+3?", "", "5"),
+    ("qa", {"question": "How many?", "context": "He has 5.", "answer": 5}, "He has 5.\nHow many?", "", "5"),
+    ("qa", {"question": "He has 5. How many?", "passage": "He has 5.", "answer": 5}, "He has 5. How many?", "", "5"),
+    ("strategy_qa", {"question": "Is it?", "passage": "It is.", "answer": False}, "It is.\nIs it?", "", "False"),
+    ("math", {"problem": "2+3?", "solution": "$\\boxed{5}$"}, "2+3?", "", "5"),
+    ("math", {"problem": "2+3?", "solution": "5", "answer": "5"}, "2+3?", "", "5"),
     ("qa", {"question": "2+3?", "answer": "The answer is 5.", "level": 1}, "2+3?", "", "The answer is 5."),
     (
         "gsm8k",
@@ -407,6 +416,32 @@ def test_format_reads_and_is_detected(
     assert detect_format(row, "f:1").name == name
 
 
+@pytest.mark.parametrize("question", KEYS["question"])
+@pytest.mark.parametrize("completion", KEYS["completion"])
+def test_any_key_of_a_question_goes_with_any_key_of_a_completion(question: str, completion: str) -> None:
+    for other in ({}, {"answer": "5"}):
+        row = {question: "2+3?", completion: "2+3=5. The answer is 5.", **other}
+        read = detect_format(row, "f:1").read(row, "f:1")
+        assert replace(read, used=frozenset()) == Fields(question="2+3?", rationale="2+3=5.", answer="5")
+
+
+def test_a_row_of_any_keys_and_values_is_read_or_refused() -> None:
+    draw = random.Random(0)
+    values = [value for _, row, *_ in ROWS for value in row.values()]
+    values += [None, "", [], {}, float("nan"), True, [None], [1], {"a": 1}, [{"role": None}], "[1]", b"x", 10**400]
+    errors: list[str] = []
+    keys = sorted({key for _, row, *_ in ROWS for key in row} | {key for keys in KEYS.values() for key in keys})
+    for _ in range(5000):
+        row = {key: draw.choice(values) for key in draw.sample(keys, draw.randint(1, 5))}
+        for read in (lambda row, where: detect_format(row, where).read(row, where), question_of):
+            try:
+                read(row, "f:1")
+            except DataError as error:
+                errors.append(str(error))
+    assert len(errors) > 1000
+    assert all("f:1" in error for error in errors)
+
+
 def test_every_format_has_a_literal_case() -> None:
     assert {name for name, *_ in ROWS} == {known.name for known in FORMATS}
 
@@ -484,6 +519,9 @@ def test_text_without_a_stated_answer_is_unreadable(name: str, row: dict[str, An
         ("open_r1", {"problem": "x", "answer": "5", "generations": ["y"], "correctness_llama": ["False"]}),
         ("open_r1", {"problem": "x", "answer": "5", "generations": ["y"], "is_reasoning_complete": False}),
         ("aqua", {"question": "x", "options": ["21"], "rationale": "", "correct": "A"}),
+        ("math", {"problem": "x", "solution": "See above.", "answer": "proof"}),
+        ("math", {"problem": "x", "solution": "It is 5.", "answer": "notfound"}),
+        ("qa", {"question": "x", "context": {"title": ["a"], "sentences": [["b"]]}, "answer": "5"}),
     ],
 )
 def test_malformed_values_are_refused(name: str, row: dict[str, Any]) -> None:

@@ -161,6 +161,36 @@ def test_text_of_a_table_is_kept_as_it_stands(tmp_path: Path) -> None:
     assert (example.question, example.rationale, example.answer) == ("007?", "NA", "1,234")
 
 
+@pytest.mark.parametrize("delimiter", [",", ";", "\t"])
+@pytest.mark.parametrize("name", ["a.csv", "a.tsv"])
+def test_the_header_says_what_separates_cells_and_empty_rows_do_not_count(
+    name: str, delimiter: str, tmp_path: Path
+) -> None:
+    rows = [{**row, "rationale": f"{row['rationale']}; so, it\tis"} for row in ROWS]
+    with (tmp_path / name).open("w", encoding="utf-8-sig", newline="") as file:
+        table = csv.DictWriter(file, list(ROWS[0]), delimiter=delimiter)
+        table.writeheader()
+        table.writerows([*rows, dict.fromkeys(ROWS[0], "")])
+    loaded = Files(str(tmp_path / name), task="gsm8k").load()
+    assert [(row.question, row.rationale, row.answer) for row in loaded.examples] == [tuple(r.values()) for r in rows]
+
+
+def test_a_file_may_hold_one_row_as_the_files_of_math_do(tmp_path: Path) -> None:
+    for number, row in enumerate(ROWS * 5):
+        write_json(tmp_path / f"{number:02}.json", {**row, "question": f"{number}?"})  # type: ignore[arg-type]
+    loaded = Files(str(tmp_path), task="gsm8k").load()
+    assert [row.question for row in loaded.examples] == [f"{number}?" for number in range(20)]
+    assert "20 files (" in loaded.description
+    assert len(loaded.description) < 400
+
+
+def test_the_examples_of_big_bench_hard_are_rows(tmp_path: Path) -> None:
+    rows = [{"input": f"not {word}?", "target": word} for word in ("True", "False")]
+    write_json(tmp_path / "a.json", {"canary": "BENCHMARK DATA", "examples": rows})  # type: ignore[arg-type]
+    loaded = Files(str(tmp_path / "a.json"), task="short_answer").load()
+    assert [(row.question, row.answer) for row in loaded.examples] == [("not True?", "True"), ("not False?", "False")]
+
+
 def test_a_cell_has_any_length_and_lines_end_in_any_way(tmp_path: Path) -> None:
     rationale = 'So 3, "or" 4.\n' * 20_000  # 280,000 characters; Python's own limit is 131,072
     lines = ["question,rationale,answer", f'"7?","{rationale.replace(chr(34), chr(34) * 2)}",7', "8?,So 8.,8", ""]

@@ -178,3 +178,26 @@ def test_long_texts_take_time_in_proportion(piece: str) -> None:
         Numbers().last(text)
         boxed(text + r"\boxed{" * 3)
     assert time.monotonic() - begin < 2  # 0.1 s on an idle core
+
+
+@pytest.mark.parametrize(
+    ("gold", "right", "wrong"),
+    [
+        ("7", ["7 dozen eggs", "7 dozens", "7 dozen eggs per week", "7"], ["84", "8 dozen", "0.7 dozen"]),
+        ("84", ["7 dozen", "84 eggs"], ["7", "8 dozen"]),
+        ("7 dozen", ["7 dozen", "84"], ["7", "84 dozen"]),
+        ("60", ["$60 million", "$60M", "5 dozen"], ["$60,000,000", "6 million"]),
+        ("200", ["2 hundred thousand", "2 hundred"], ["2"]),
+        ("1.8 million", ["1,800,000", "1.8 million people"], ["1.8", "1800000 million"]),
+    ],
+)  # fmt: skip
+def test_a_scale_word_of_a_completion_is_a_unit_if_the_gold_answer_has_none(
+    gold: str, right: list[str], wrong: list[str]
+) -> None:
+    task = get_task("gsm8k")
+    for answers, verdict in ((right, True), (wrong, False)):
+        for answer in answers:
+            for text in (f"So 3. Therefore, the answer is {answer}.", f"So it is {answer}"):
+                grade = task.grade(text, gold)
+                assert grade.correct_lenient is verdict, answer
+                assert grade.correct is (verdict and "answer is" in text)
