@@ -120,7 +120,7 @@ def test_a_run_that_a_limit_ends_goes_on_within_its_epoch_and_changes_no_bit(
     words = limit if isinstance(limit, list) else [limit]
     assert run("fit", *HARD, *FIXED, *words, step, "--evaluate", "false") == 0
     saved = torch.load(tmp_path / "tiny" / "checkpoints" / "last.ckpt", weights_only=True)
-    assert (saved["epoch"], saved["global_step"]) == (step // 4, step)
+    assert (saved["epoch"], saved["global_step"]) == ((step - 1) // 4, step)
     assert run("fit", *HARD, *FIXED, "--ckpt_path", "last") == 0
     _assert_same(tmp_path / "tiny", fixed_oracle)
 
