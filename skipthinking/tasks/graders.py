@@ -25,6 +25,9 @@ _TEXT_END = re.compile(r"(?<!\b[A-Z])(?<!\b(?i:Dr|Mr|Ms|St|Jr|Sr|Mt|Ft|vs))(?<!\
 _OPTION = re.compile(
     r"\A(?:the\s+)?(?:(?:correct|best|right)\s+)?(?:option|choice|answer)(?:\s+is)?\s*:?\s+(?=\S)", re.I
 )
+_CORRECT = r"(?:correct|right|best|answer)"
+_ARTICLE = re.compile(r"\A(?:the|an?) (?=\w\w)")
+_SPELLINGS = str.maketrans({"’": "'", "‘": "'", "−": "-", "‐": "-", "‑": "-"})
 _VERDICT = r"(not\s+)?(yes|no|true|false)"
 _PHRASE = re.compile(
     r"\A\s*(?:####\s*|(?:(?:so|thus|hence|therefore),?\s+)?(?:the\s+|my\s+|our\s+)?(?:final\s+|correct\s+|right\s+)?"
@@ -198,7 +201,7 @@ class Choices(Grader):
             *re.finditer(rf"\\boxed\s*\{{(?:\\text\w*\s*\{{)?\s*([{both}])\s*\}}", text),
             *re.finditer(rf"(?<![\w(.'’-])([{both}])\)", text),
             *re.finditer(rf"(?i:option|choice|answer)\s*:?\s*([{upper}])(?![\w'’+#])", text),
-            *re.finditer(rf"(?<![\w.'’-])([{upper}])(?=\s+(?:because|since|as)\b)", text),
+            *re.finditer(rf"(?<![\w.'’-])([{upper}])(?=\s+(?:because|since|as|is\s+(?:the\s+)?{_CORRECT})\b)", text),
             *re.finditer(rf"(?<![\w.'’-])([{upper}])(?=\s*(?:$|[,;:!?*\n]|\.(?!\w)))", text),
             *re.finditer(rf"(?<![\w.'’-])([{upper.replace('A', '') or upper}])(?=\s+[^\W\d])", text),
         ]
@@ -207,7 +210,9 @@ class Choices(Grader):
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Text(Grader):
-    """One word or a short phrase: exact match without case, outer quotes and punctuation, and repeated spaces.
+    """One word or a short phrase: exact match without case, a first article, outer quotes and punctuation, and spaces.
+
+    The sign and the decimal point of a number are part of it.
 
     Attributes:
         pattern: Regular expression that an answer must match after case folding; "the" may precede it. Without a
@@ -223,6 +228,9 @@ class Text(Grader):
             return None if _TEXT_END.search(bare) else _fold(bare) or None
         match = re.fullmatch(rf"(?:the )?({self.pattern})", _fold(bare))
         return None if match is None else match.group(1)
+
+    def same(self, a: str, b: str) -> bool:
+        return _ARTICLE.sub("", a) == _ARTICLE.sub("", b)
 
     def last(self, text: str) -> str | None:
         if self.pattern is not None:
@@ -250,17 +258,21 @@ def _bare_text(text: str) -> str:
 
 def _fold(text: str) -> str:
     """Case-folds and normalizes spaces; none stay around slashes: a word-level student writes "03 / 14 / 2021"."""
+    text = unicodedata.normalize("NFC", text).translate(_SPELLINGS)
     return re.sub(r" ?/ ?", "/", " ".join(text.casefold().split()))
 
 
 def _strip(text: str) -> str:
     """Removes white space, punctuation and quotes at both ends."""
     start, end = 0, len(text)
-    while start < end and _is_edge(text[start]):
+    while start < end and _is_edge(text[start]) and not _NUMBER_START.match(text, start):
         start += 1
     while start < end and _is_edge(text[end - 1]):
         end -= 1
     return text[start:end]
+
+
+_NUMBER_START = re.compile(r"-?\.?\d")
 
 
 def _is_edge(char: str) -> bool:

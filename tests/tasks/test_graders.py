@@ -165,6 +165,9 @@ def test_choices_read(text: str, label: str | None) -> None:
         ("the answer is A dog", None),
         ("I think a cat (b) fits", "B"),
         ("Option A is best", "A"),
+        ("B is too small. A is the answer.", "A"),
+        ("A is correct", "A"),
+        ("A is a letter", None),
         ("it must be C.", "C"),
         ("I'd say (C). A reason follows.", "C"),
         ("the answer: A", "A"),
@@ -241,6 +244,21 @@ def test_a_short_answer_survives_its_answer_sentence(answer: str) -> None:
     assert task.grade(f"Hm. Not Rome. {task.answer_sentence(answer)}", answer).correct
     assert task.grade(f"Therefore, the answer is {task.grader.show(answer).upper()}.", answer).correct
     assert not task.grade("Therefore, the answer is Rome.", answer).correct
+
+
+@pytest.mark.parametrize(
+    ("gold", "completion", "right"),
+    [
+        ("Lions", "the Lions", True), ("the Lions", "Lions", True), ("apple", "an apple", True), ("A k", "k", False),
+        ("caf\u00e9", "cafe\u0301", True), ("O\u2019Brien", "O'Brien", True), ("-3", "\u22123", True),
+        ("3", "-3", False), ("-3", "- 3", False), (".5", "5", False), ("-.5", ".5", False), ("3.5", "35", False),
+        ("The Who", "who", True), ("Paris", "\u2014 Paris", True),
+    ],
+)  # fmt: skip
+def test_spellings_of_a_short_answer_are_one_and_numbers_keep_their_sign(
+    gold: str, completion: str, right: bool
+) -> None:
+    assert get_task("short_answer").grade(f"Hm. Therefore, the answer is {completion}.", gold).correct is right
 
 
 def test_a_text_of_several_sentences_is_not_a_short_answer() -> None:
