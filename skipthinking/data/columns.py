@@ -10,7 +10,7 @@ from skipthinking.data.parsers import GOLD
 from skipthinking.data.phrases import bare, question_key, strip_closing
 from skipthinking.data.thoughts import BadTags, split_thoughts
 
-__all__ = ["Unread", "check_rivals"]
+__all__ = ["Unread", "check_rivals", "differ"]
 
 # Words in the name of a column that may be the rationale.
 _WORDS = {"rationale", "reasoning", "reason", "think", "thinking", "thought", "thoughts", "cot", "chain", "explanation",
@@ -58,7 +58,7 @@ def check_rivals(row: Row, fields: Fields, where: str, optional: Iterable[str]) 
             )
     for key in GOLD:
         other_answer = row.get(key)
-        if key not in fields.used and key not in optional and _differ(str(other_answer), fields.answer):
+        if key not in fields.used and key not in optional and differ(str(other_answer), fields.answer):
             raise Ambiguous(
                 f'Expected one answer, got {fields.answer!r} and {other_answer!r} in "{key}" ({where}). Remove or '
                 "rename one of the columns."
@@ -72,7 +72,7 @@ def _source(row: Row, fields: Fields) -> str | None:
     return next((key for key in keys if start and start in question_key(" ".join(texts_in(row[key])))), None)
 
 
-def _differ(a: str, b: str) -> bool:
+def differ(a: str, b: str) -> bool:
     """Whether both are plain numbers, and not the same."""
     try:
         return float(a.replace(",", "")) != float(b.replace(",", ""))

@@ -78,6 +78,7 @@ class Fields:
         rationale: The reasoning, without the final answer phrase; empty if the row has none.
         answer: The gold answer as written in the row.
         conclusion: The teacher's text between its thoughts and the answer.
+        stated: The answer that a completion states beside the gold answer.
         used: The keys that were read.
     """
 
@@ -85,6 +86,7 @@ class Fields:
     rationale: str
     answer: str
     conclusion: str = ""
+    stated: str = field(default="", compare=False)
     used: frozenset[str] = field(default=frozenset(), compare=False)
 
 

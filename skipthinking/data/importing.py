@@ -8,7 +8,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from skipthinking.data.columns import Unread, check_rivals
+from skipthinking.data.columns import Unread, check_rivals, differ
 from skipthinking.data.fields import ID_KEYS, KEYS, Ambiguous, Fields, NoAnswer, RowError, UnreadableAnswer, key_of
 from skipthinking.data.formats import Format, detect_format, get_format
 from skipthinking.data.rows import Located
@@ -70,7 +70,7 @@ def import_rows(
     faults: list[RowError] = []
     unread = Unread({*ID_KEYS, "task", "meta"}, chosen=rationale_key is not None)
     first_fault: tuple[dict[str, Any], frozenset[str]] | None = None
-    total = used = 0
+    total = used = contradicted = 0
     for rows in files:
         total += len(rows)
         looked_at = rows if limit is None else rows[: limit - used]
@@ -93,6 +93,7 @@ def import_rows(
                 first_fault = first_fault or (row, error.used | {str(key_of(row, key)) for key in known.keys})
                 continue
             unread.add(row, fields)
+            contradicted += differ(fields.stated, fields.answer)
             first, place = examples.setdefault(example.id, (example, where))
             if first is not example and (key := _id_key(row)) is not None:
                 raise DataError(
@@ -110,6 +111,7 @@ def import_rows(
     if duplicates:
         parts.append(f"{count(duplicates, 'exact duplicate')} left out")
     parts += [f"{count(number, 'row')} {reason} left out" for reason, number in reasons.most_common()]
+    parts += [f"{count(contradicted, 'completion')} with another answer than the gold one"] if contradicted else []
     parts += [unread.report] if unread.report else []
     return Loaded(
         examples=[example for example, _ in examples.values()],

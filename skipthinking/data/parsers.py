@@ -200,7 +200,10 @@ def completion_row(
     rationale, conclusion = stated.reasoning, stated.conclusion
     if not rationale and has(row, "rationale"):  # the completion states only the answer
         rationale, conclusion = rationale_of(row, where)
-    return Fields(question=question, rationale=rationale, answer=gold or stated.answer, conclusion=conclusion)
+    answer = gold or stated.answer
+    return Fields(
+        question=question, rationale=rationale, answer=answer, conclusion=conclusion, stated=unwrap(stated.answer)
+    )
 
 
 def conversation_row(turns: list[Turn], row: Tracked, key: str, where: str) -> Fields:
