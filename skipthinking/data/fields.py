@@ -155,7 +155,7 @@ def quoted(keys: Iterable[str]) -> str:
 
 
 def text_of(row: Row, key: str, where: str, empty: bool = False) -> str:
-    """Returns a value of a row as text; it may be a number or a Boolean, and 51.0 gives "51".
+    """Returns a value of a row as text; it may be a number or a Boolean; 51.0 gives "51".
 
     Args:
         row: The row.
@@ -169,6 +169,8 @@ def text_of(row: Row, key: str, where: str, empty: bool = False) -> str:
     value = row.get(key)
     if isinstance(value, float) and value.is_integer():
         value = int(value)
+    elif isinstance(value, float) and len(short := f"{value:.15g}") + 3 < len(repr(value)):
+        value = short  # 0.1 + 0.2 in binary is 0.30000000000000004
     if empty and (value is None or value != value):
         value = ""
     if not isinstance(value, (str, int, float)) or value != value or value in (math.inf, -math.inf):

@@ -236,7 +236,8 @@ def detect_format(row: Row, where: str, rationale_key: str | None = None) -> For
     listed = "; ".join(f"{known.name}: {', '.join(known.keys)}" for known in FORMATS)
     meant = "; ".join(f"for {role} also {', '.join(KEYS[role][1:])}" for role in ("question", "rationale", "answer"))
     raise DataError(
-        f"Expected a row in a known format, got the keys {quoted(row)} ({where}). Rename them to those of a format: "
+        f"Expected a row in a known format, got the keys {quoted(row)} ({where}). Rename them, or move values out of "
+        "nested objects, to the keys of a format: "
         f"{listed} (gsm8k needs #### in the answer, strategy_qa true or false, instruction an output or a label); "
         f"{meant}. Rows without gold answers are read by predict (--questions)."
     )

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from skipthinking.tasks.graders import boxed, unwrap
 
 __all__ = [
-    "bare", "closing", "plain_question", "question_key", "strip_closing", "with_choices",
+    "bare", "closing", "plain_question", "question_key", "split_choices", "strip_closing", "with_choices",
 ]  # fmt: skip
 
 # A statement of the answer is a phrase, the answer, and nothing else. AQuA's rationales alone have some sixty kinds:
@@ -240,7 +240,7 @@ def plain_question(text: str) -> str:
     parts = _CHOICES.split(text)
     if len(parts) != 2:
         return text
-    labels, texts = _choices(parts[1])
+    labels, texts = split_choices(parts[1])
     return with_choices(parts[0], labels, texts) if labels else text
 
 
@@ -250,13 +250,13 @@ def with_choices(question: str, labels: Sequence[str], texts: Sequence[str]) -> 
     return "\n".join([question.strip(), "Answer Choices:", *lines])
 
 
-def _choices(text: str) -> tuple[list[str], list[str]]:
+def split_choices(text: str) -> tuple[list[str], list[str]]:
     """Returns the labels and texts of choices A, B, C, ...; empty if the text has no such list."""
     marks: list[re.Match[str]] = []
     while len(marks) < 26:
         label = chr(ord("A") + len(marks))
         before = r"\A\s*" if not marks else r"(?:,\s*|\s+)"
-        mark = re.compile(rf"{before}(?:\({label}\)|{label}[.:)])\s*", re.IGNORECASE)
+        mark = re.compile(rf"{before}(?:\({label}\)|{label}\s?[.:)])\s*", re.IGNORECASE)
         match = mark.search(text, marks[-1].end() if marks else 0)
         if match is None:
             break

@@ -9,7 +9,7 @@ from typing import Any
 
 from skipthinking.data.conversations import content_of, last_question, turns_of
 from skipthinking.data.fields import ID_KEYS, Row, RowError, is_blank, key_of, peek, shown, structured, text_of
-from skipthinking.data.phrases import plain_question, question_key, with_choices
+from skipthinking.data.phrases import plain_question, question_key, split_choices, with_choices
 from skipthinking.data.rows import read_rows
 from skipthinking.files import read_text
 from skipthinking.records import DataError, UserError
@@ -101,13 +101,15 @@ def _filled(text: str, row: Row, where: str) -> str:
 
 
 def _choices(value: object, key: str, where: str) -> tuple[list[str], list[str]]:
-    """Returns labels and texts of choices in the forms of CommonsenseQA, ARC, AQuA and MedQA.
+    """Returns labels and texts of choices in the forms of CommonsenseQA, ARC, AQuA, MedQA and MathQA.
 
     Sample values: {"label": ["A", "B"], "text": ["5", "6"]}, [{"label": "A", "text": "5"}], ["A)5", "B)6"],
-        {"A": "5", "B": "6"}
+        {"A": "5", "B": "6"}, "a ) 5 , b ) 6"
     """
     value = structured(value)
     pairs: list[tuple[Any, Any]] = []
+    if isinstance(value, str):
+        pairs = list(zip(*split_choices(value), strict=True))
     if isinstance(value, Mapping) and {"label", "text"} <= set(value):
         lists = value["label"], value["text"]
         if all(isinstance(part, list) for part in lists) and len(lists[0]) == len(lists[1]):
