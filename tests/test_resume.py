@@ -246,6 +246,14 @@ def test_sigterm_ends_a_test_and_the_run_goes_on_with_it(
     assert "stopped in test. Start the same command again." in capsys.readouterr().err
 
 
+def test_a_finished_run_that_is_started_again_changes_no_file(run: Callable[..., int], tmp_path: Path) -> None:
+    assert run("fit", "--trainer.max_epochs", 1) == 0
+    files = [tmp_path / "tiny" / name for name in ("metrics.csv", "predictions.jsonl", "checkpoints/last.ckpt")]
+    before = [path.read_bytes() for path in files]
+    assert run("fit", "--trainer.max_epochs", 1, "--ckpt_path", "last") == 0
+    assert [path.read_bytes() for path in files] == before
+
+
 def test_sigterm_ends_a_test_of_several_processes(run: Callable[..., int], spawn: Callable[..., Any]) -> None:
     assert run("fit", "--trainer.max_epochs", 1, "--evaluate", "false") == 0
     stopped = spawn("test", *TERMINATE, "--trainer.devices", 2, "--trainer.strategy", "ddp")

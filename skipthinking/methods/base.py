@@ -25,8 +25,13 @@ from skipthinking.evaluation.module import AnsweringModule
 from skipthinking.losses import weighted_likelihood
 from skipthinking.methods.finite import check_gradients, check_loss
 from skipthinking.methods.schedules import (
-    begin_epoch, begin_run, optimizers, resume_epoch, step_plateaus, steps_of_epoch,
-)  # fmt: skip
+    begin_epoch,
+    begin_run,
+    optimizers,
+    resume_epoch,
+    step_plateaus,
+    steps_of_epoch,
+)
 from skipthinking.records import Encoded, Instance, UserError
 from skipthinking.students import Student
 from skipthinking.students.weights import check_adapter, load_start, trained_only
