@@ -286,7 +286,8 @@ class SkipCLI(LightningCLI):
 
     def after_fit(self) -> None:
         """Tests the trained student, exports it, and prints the summary."""
-        timers = [callback for callback in self.trainer.callbacks if isinstance(callback, Timer)]
+        trainer: Any = self.trainer
+        timers = [callback for callback in trainer.callbacks if isinstance(callback, Timer)]
         if self.trainer.should_stop and any((timer.time_remaining() or 1) <= 0 for timer in timers):
             _say(
                 f"trainer.max_time ended the run at step {self.trainer.global_step}; it is the time of all parts of a "
