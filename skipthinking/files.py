@@ -7,6 +7,7 @@ import gzip
 import json
 import lzma
 import os
+import re
 import shutil
 import zlib
 from collections.abc import Callable, Iterable, Iterator
@@ -138,6 +139,11 @@ def replacing_folder(folder: Path) -> Iterator[Path]:
         if folder.exists():
             os.replace(folder, aside)
         os.replace(partial, folder)
+    except Exception as error:  # safetensors and tokenizers raise errors of their own if a disk is full
+        number = re.search(r"\(os error (\d+)\)", str(error))
+        if number is None or isinstance(error, OSError):
+            raise
+        raise OSError(int(number[1]), os.strerror(int(number[1])), str(folder)) from error
     finally:
         shutil.rmtree(partial, ignore_errors=True)
     shutil.rmtree(aside, ignore_errors=True)

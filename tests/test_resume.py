@@ -16,6 +16,7 @@ from conftest import TINY
 from interruptions import PulledPlugError
 
 from skipthinking.data.module import RationaleDataModule
+from skipthinking.evaluation.module import AnsweringModule
 from skipthinking.methods.skip_thinking.skips import Skips
 
 # All that could break a resume: dropout, stages sampled by the student's loss, accumulation, a smaller last batch.
@@ -250,11 +251,30 @@ def test_sigterm_ends_a_test_and_the_run_goes_on_with_it(
     assert "stopped in test. Start the same command again." in capsys.readouterr().err
 
 
+def test_a_finished_run_that_is_started_again_changes_no_file(run: Callable[..., int], tmp_path: Path) -> None:
+    assert run("fit", "--trainer.max_epochs", 1) == 0
+    files = [tmp_path / "tiny" / name for name in ("metrics.csv", "predictions.jsonl", "checkpoints/last.ckpt")]
+    before = [path.read_bytes() for path in files]
+    assert run("fit", "--trainer.max_epochs", 1, "--ckpt_path", "last") == 0
+    assert [path.read_bytes() for path in files] == before
+
+
 def test_sigterm_ends_a_test_of_several_processes(run: Callable[..., int], spawn: Callable[..., Any]) -> None:
     assert run("fit", "--trainer.max_epochs", 1, "--evaluate", "false") == 0
     stopped = spawn("test", *TERMINATE, "--trainer.devices", 2, "--trainer.strategy", "ddp")
     assert stopped.returncode == 143, stopped.stderr
     assert "Start the same command again." in stopped.stderr
+
+
+@pytest.mark.parametrize(("name", "code"), [("SIGTERM", 143), ("SIGINT", 130), ("SIGUSR1", 130)])
+def test_a_signal_while_an_epoch_is_validated_ends_the_run_after_that_epoch(
+    name: str, code: int, run: Callable[..., int], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("SLURM_JOB_ID", raising=False)
+    with monkeypatch.context() as patch:
+        patch.setattr(AnsweringModule, "validation_step", lambda *_: os.kill(os.getpid(), getattr(signal, name)))
+        assert run("fit", "--trainer.max_epochs", 3) == code
+    assert torch.load(tmp_path / "tiny" / "checkpoints" / "last.ckpt", weights_only=True)["global_step"] == 5
 
 
 @pytest.fixture

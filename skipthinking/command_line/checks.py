@@ -108,7 +108,7 @@ def check_training(settings: Any, trainer: L.Trainer) -> None:
         )
 
 
-def check_writable(folder: Path) -> None:
+def check_writable(folder: Path, remedy: str = "Choose another --runs_dir.") -> None:
     """Refuses a folder that cannot be made or written to, and leaves no trace."""
     made = [path for path in (folder, *folder.parents) if not path.exists()]
     try:
@@ -116,9 +116,7 @@ def check_writable(folder: Path) -> None:
         with tempfile.NamedTemporaryFile(dir=folder):
             pass
     except OSError as error:
-        raise UserError(
-            f"Expected a run folder that can be written, got {error}. Choose another --runs_dir."
-        ) from error
+        raise UserError(f"Expected a run folder that can be written, got {error}. {remedy}") from error
     finally:
         for path in made:
             if path.exists():

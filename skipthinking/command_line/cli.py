@@ -18,7 +18,7 @@ import lightning as L
 import yaml
 from jsonargparse import get_loader
 from lightning.fabric.plugins import TorchCheckpointIO
-from lightning.pytorch.callbacks import Callback
+from lightning.pytorch.callbacks import Callback, Timer
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from lightning.pytorch.utilities import rank_zero_only
 from lightning.pytorch.utilities.exceptions import MisconfigurationException, SIGTERMException
@@ -185,6 +185,8 @@ class SkipCLI(LightningCLI):
                 f"Expected a new run, got --run {self.folder.name}, whose folder {self.folder} holds one. "
                 "Go on with it by --ckpt_path last, or give another --run."
             )
+        if given == "last" and not last.exists():
+            _say(f"note: no checkpoint {last} yet, so the run starts from the beginning")
         self._open((str(last) if last.exists() else None) if given == "last" else given)
         self.datamodule.load("fit")
         if first:
@@ -206,8 +208,13 @@ class SkipCLI(LightningCLI):
         self._set_seed()  # as if nothing had been drawn
 
     def before_validate(self) -> None:
-        """Takes the run's last checkpoint if none is given."""
-        self._open(self._default_checkpoint())
+        """Takes the run's last checkpoint if none is given, and tries the folder of the results."""
+        checkpoint = self._default_checkpoint()
+        self._open(checkpoint)
+        writes = self.subcommand != "predict" or self.datamodule.splits.questions
+        if writes and _first_rank():
+            given = f" --ckpt_path {checkpoint}" if checkpoint else ""
+            check_writable(self.output, f"Write to another one: --run NAME --runs_dir FOLDER{given}.")
 
     def before_test(self) -> None:
         """As ``validate``; the summary replaces Lightning's table."""
@@ -279,6 +286,13 @@ class SkipCLI(LightningCLI):
 
     def after_fit(self) -> None:
         """Tests the trained student, exports it, and prints the summary."""
+        trainer: Any = self.trainer
+        timers = [callback for callback in trainer.callbacks if isinstance(callback, Timer)]
+        if self.trainer.should_stop and any((timer.time_remaining() or 1) <= 0 for timer in timers):
+            _say(
+                f"trainer.max_time ended the run at step {self.trainer.global_step}; it is the time of all parts of a "
+                "run. Go on: raise it, with --ckpt_path last."
+            )
         if not self._get(self.config, "evaluate") or self.trainer.interrupted:
             return
         tested = bool(self.datamodule.test_sets)
@@ -381,8 +395,9 @@ def main(args: list[str] | None = None) -> int:
         if error.errno not in _DISK:
             raise
         return _fail(
-            f"Expected to be able to write, got {error}. Free some space, or choose another --runs_dir, or another "
-            f"folder for temporary files by the variable TMPDIR (now {tempfile.gettempdir()})."
+            f"Expected to be able to write, got {error}. Free some space and start the same command again (fit: with "
+            "--ckpt_path last); or choose another folder by --run, --runs_dir and --ckpt_path CHECKPOINT, or for "
+            f"temporary files by the variable TMPDIR (now {tempfile.gettempdir()})."
         )
     except (KeyboardInterrupt, SystemExit) as stop:
         if isinstance(stop, KeyboardInterrupt) or isinstance(stop.__context__, KeyboardInterrupt):

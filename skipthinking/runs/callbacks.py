@@ -30,11 +30,9 @@ class StartReport(Callback):
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Prints the report; a resumed run first removes log rows of steps that it will repeat."""
+        self._forget(trainer)
         if not trainer.is_global_zero:
             return
-        for logger in trainer.loggers:
-            if isinstance(logger, RunLogger):
-                logger.forget_from(trainer.global_step)
         method = cast("Distiller", pl_module)
         data = method.data
         console = Console(highlight=False)
@@ -49,6 +47,16 @@ class StartReport(Callback):
         if data.first is not None:
             console.print(f"an instance ({data.first.id}), its targets between « »:")
             console.print(self._marked(method, data.first), markup=False, style="dim")
+
+    def on_test_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Removes the log row of an earlier test of the same run."""
+        self._forget(trainer)
+
+    @staticmethod
+    def _forget(trainer: L.Trainer) -> None:
+        for logger in trainer.loggers if trainer.is_global_zero else ():
+            if isinstance(logger, RunLogger):
+                logger.forget_from(trainer.global_step)
 
     @staticmethod
     def _marked(method: Any, instance: Any) -> str:

@@ -58,13 +58,19 @@ class RunLogger(Logger):
         """Appends the rows; a new column rewrites the file in one piece."""
         if not self._rows:
             return
-        if not self._header and self.path.exists():
+        exists = self.path.exists()
+        if not self._header and exists:
             self._header = list(self._read()[0])
-        new = sorted({name for row in self._rows for name in row} - set(self._header))
-        if new:
-            old = self._read()[1] if self.path.exists() else []
+        new = {name for row in self._rows for name in row} - set(self._header)
+        if new or not exists:
+            before = self._header
+            old = self._read()[1] if exists else []
             self._header = ["step", *sorted({*self._header, *new} - {"step"})]
-            write_text(self.path, self._text([*old, *self._rows], header=True))
+            try:
+                write_text(self.path, self._text([*old, *self._rows], header=True))
+            except OSError:  # Lightning saves once more after an error
+                self._header = before
+                raise
         else:
             with self.path.open("a", newline="", encoding="utf-8") as file:
                 file.write(self._text(self._rows, header=False))
@@ -83,7 +89,7 @@ class RunLogger(Logger):
 
     def _read(self) -> tuple[list[str], list[dict[str, str]]]:
         with self.path.open(newline="", encoding="utf-8") as file:
-            header, *rows = csv.reader(file)
+            header, *rows = [*csv.reader(file)] or [[]]
         return header, [dict(zip(header, row, strict=True)) for row in rows if len(row) == len(header)]
 
     def _text(self, rows: list[dict[str, str]], header: bool) -> str:

@@ -112,7 +112,7 @@ class Interrupts(Checkpoint):
         if not self.saved:
             self._settle(trainer)
         if self.saved:
-            raise KeyboardInterrupt
+            raise SIGTERMException if trainer.received_sigterm else KeyboardInterrupt
 
     def _settle(self, trainer: L.Trainer) -> None:
         if trainer.world_size > 1:
