@@ -33,10 +33,15 @@ def check_settings(settings: Any, default: Callable[[str], Any]) -> None:
     if not isinstance(settings.run, str):
         raise UserError(f"Expected a name, got run: {settings.run}. Put it in quotes.")
     if not hasattr(settings.trainer, "max_epochs"):
-        raise UserError(f"Expected settings of the Trainer by their names, got trainer: {settings.trainer}.")
+        raise UserError(
+            f"Expected settings of the Trainer by their names, got trainer: {settings.trainer}. Write them as NAME: "
+            "VALUE, for example max_epochs: 10."
+        )
     seed = settings.seed_everything
     if not isinstance(seed, bool) and (seed is None or not 0 <= seed < 2**32):
-        raise UserError(f"Expected a seed from 0 to {2**32 - 1}, got seed_everything={seed}.")
+        raise UserError(
+            f"Expected a seed from 0 to {2**32 - 1}, got seed_everything={seed}. Set seed_everything: 0, for example."
+        )
     empty = [key for key, value in vars(settings).items() if value is None and default(key) is not None]
     trainer = {"class_path": "lightning.Trainer", "init_args": settings.trainer.as_dict()}
     empty += _empty_settings({**settings.as_dict(), "trainer": trainer})
@@ -44,7 +49,8 @@ def check_settings(settings: Any, default: Callable[[str], Any]) -> None:
         raise UserError(f"Expected a value, got {empty[0]}=null. Give one, or leave it out for its default.")
     if settings.checkpoint_every < 1:
         raise UserError(
-            f"Expected at least 1 step between checkpoints, got checkpoint_every={settings.checkpoint_every}."
+            f"Expected at least 1 step between checkpoints, got checkpoint_every={settings.checkpoint_every}. "
+            "Set checkpoint_every: 500, for example."
         )
 
 
@@ -85,26 +91,34 @@ def check_training(settings: Any, trainer: L.Trainer) -> None:
         UserError: The run has no valid name, no step to train, or a setting that Lightning would ignore or misread.
     """
     name, own = settings.run, settings.trainer
-    if not name or Path(name).name != name:
-        raise UserError(f"Expected the name of a folder, got --run {name!r}. Say where it lies by --runs_dir.")
+    if name in ("", "..") or Path(name).name != name:
+        leaf, parent = Path(name).name.strip(".") or "run", Path(settings.runs_dir) / Path(name).parent
+        raise UserError(f"Expected the name of a folder, got --run {name!r}. Use --run {leaf} --runs_dir {parent}.")
     if own.max_epochs == 0:
-        raise UserError("Expected at least one epoch, got trainer.max_epochs=0. Raise it.")
+        raise UserError("Expected at least one epoch, got trainer.max_epochs=0. Set trainer.max_epochs: 1 or more.")
     if own.max_steps == 0:
-        raise UserError("Expected at least one optimizer step, got trainer.max_steps=0. Raise it.")
+        raise UserError(
+            "Expected at least one optimizer step, got trainer.max_steps=0. Set trainer.max_steps: 1 or more."
+        )
     clip = own.gradient_clip_val
     if clip is not None and clip < 0:
-        raise UserError(f"Expected a norm of at least 0 (0: no clipping), got trainer.gradient_clip_val={clip}.")
+        raise UserError(
+            f"Expected a norm of at least 0 (0: no clipping), got trainer.gradient_clip_val={clip}. Set "
+            "trainer.gradient_clip_val: 1.0, for example."
+        )
     limit, together = own.limit_train_batches, own.accumulate_grad_batches
     if limit is not None and together > 1 and (not isinstance(limit, int) or limit % together):
         raise UserError(
             f"Expected epochs of complete optimizer steps, got trainer.limit_train_batches={limit} with "
-            f"trainer.accumulate_grad_batches={together}. Give a multiple of {together}."
+            f"trainer.accumulate_grad_batches={together}. Set "
+            f"trainer.limit_train_batches: {max(1, int(limit // together)) * together}, or give a multiple of "
+            f"{together}."
         )
     cores = os.cpu_count() or 1
     if isinstance(trainer.accelerator, CPUAccelerator) and trainer.num_devices > cores:
         raise UserError(
             f"Expected at most one process per core, of which there are {cores}, got "
-            f"trainer.devices={trainer.num_devices} with the CPU. Lower it."
+            f"trainer.devices={trainer.num_devices} with the CPU. Set trainer.devices: {cores} or less."
         )
 
 

@@ -38,7 +38,7 @@ def generate(
         UserError: An argument makes no sense, or the file cannot be written.
     """
     if size < 1:
-        raise UserError(f"Expected a size of at least 1, got {size} (size). Ask for some examples.")
+        raise UserError(f"Expected a size of at least 1, got {size} (size). Set size: 1 or more.")
     examples = generate_examples(task, split=split, size=size, seed=seed, levels=levels)
     rows = map(dataclasses.asdict, examples)
     if out == "-":

@@ -50,7 +50,7 @@ def suite(
             settings.
     """
     if jobs < 1:
-        raise UserError(f"Expected at least 1 run at a time, got --jobs {jobs}.")
+        raise UserError(f"Expected at least 1 run at a time, got --jobs {jobs}. Use --jobs 1, for example.")
     plan = read_suite(Path(config), runs_dir)
     chosen = _chosen(plan, [only] if isinstance(only, str) else only)
     left = [run for run in chosen if not _finished(plan, run)]

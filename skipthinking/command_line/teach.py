@@ -65,7 +65,9 @@ def teach(
     if isinstance(questions, Files) and Path(out).resolve() in [path.resolve() for path in questions.paths()]:
         raise UserError(f"Expected an output file other than the questions, got --out {out!r}. Give another --out.")
     if stop_after < 1:
-        raise UserError(f"Expected stop_after of at least 1, got stop_after={stop_after}.")
+        raise UserError(
+            f"Expected stop_after of at least 1, got stop_after={stop_after}. Set stop_after: 10, for example."
+        )
     sampling = Sampling(samples=samples, temperature=temperature, max_tokens=max_tokens, seed=seed)
     loaded = questions.load()
     print(f"questions: {loaded.description}", file=sys.stderr)

@@ -91,7 +91,10 @@ class AverageChunks(Chunker):
 
     def __init__(self, n_chunks: int = 4, by: Literal["tokens", "steps"] = "tokens") -> None:
         if n_chunks < 1:
-            raise UserError(f"Expected at least 1 chunk, got n_chunks={n_chunks}. Set data.chunker.init_args.n_chunks.")
+            raise UserError(
+                f"Expected at least 1 chunk, got n_chunks={n_chunks}. Set data.chunker.init_args.n_chunks: 4, for "
+                "example."
+            )
         self.n_chunks, self.by = n_chunks, by
 
     def chunk(self, encoded: Encoded) -> tuple[Span, ...]:

@@ -161,7 +161,9 @@ def _example(task: Task, format: Format, fields: Fields, row: dict[str, Any], wh
     _check_unicode((fields.question, fields.rationale, fields.answer, fields.conclusion), where)
     if row.get("task", task.name) != task.name and "task" in format.optional:
         raise RowError(
-            f"Expected task {task.name}, got {row['task']!r} ({where}). Change the setting task.", "of another task"
+            f"Expected task {task.name}, got {row['task']!r} ({where}). Set task: {row['task']}, or remove the key "
+            "from the rows.",
+            "of another task",
         )
     try:
         task.check_gold(fields.answer, where)

@@ -100,7 +100,7 @@ class RationaleDataModule(L.LightningDataModule):
         if min(batch_size, eval_batch_size) < 1 or (batch_tokens is not None and batch_tokens < 1):
             raise UserError(
                 f"Expected batches of at least 1, got data.batch_size={batch_size}, "
-                f"data.eval_batch_size={eval_batch_size}, data.batch_tokens={batch_tokens}."
+                f"data.eval_batch_size={eval_batch_size}, data.batch_tokens={batch_tokens}. Raise each to 1 or more."
             )
         # A copy, because it holds the date of this run.
         self.template, self.splitter = copy.copy(template or Plain()), splitter or Sentences()
@@ -280,21 +280,27 @@ class RationaleDataModule(L.LightningDataModule):
         sides = method.student.encoder_decoder
         instances: list[Instance] = []
         too_long: list[str] = []
+        needed: list[int] = []  # tokens of every example that is left out
         for encoded in self.encoded:
             if self.runner.lacks(encoded):
                 too_long.append(encoded.id)
                 continue
             candidates = method.make_instances(encoded, self.runner.notes(encoded, epoch))
-            fitting = [row for row in candidates if context_needed(row, encoder_decoder=sides) <= limit]
+            sizes = [context_needed(row, encoder_decoder=sides) for row in candidates]
+            fitting = [row for row, size in zip(candidates, sizes, strict=True) if size <= limit]
             if len(fitting) < len(candidates):
                 too_long.append(encoded.id)
+                needed.append(max(sizes))
                 if any(row.reference is not None for row in candidates):
                     fitting = []  # a preference pair needs both sides
             instances += fitting
         if too_long and len(too_long) == len(self.encoded) and not instances:
+            context = method.student.context_length
+            raised = limit < context and min(needed, default=limit + 1) <= context
+            remedy = f"Set data.max_length: {min(context, max(needed, default=context))}, or use" if raised else "Use"
             raise DataError(
                 f"Expected training examples of at most {limit} tokens, got {len(self.encoded)} and all are longer. "
-                "Raise data.max_length or use a student with a longer context."
+                f"{remedy} a student with a longer context."
             )
         if not instances:
             raise DataError(
@@ -337,7 +343,7 @@ class RationaleDataModule(L.LightningDataModule):
         if any(isinstance(callback, GradientAccumulationScheduler) for callback in settings.callbacks):
             raise UserError(
                 "Expected one accumulation for the full run, got a GradientAccumulationScheduler: the loss is "
-                "normalized over planned optimizer steps. Use trainer.accumulate_grad_batches."
+                "normalized over planned optimizer steps. Remove it, and set trainer.accumulate_grad_batches."
             )
         position, self._position = self._position, None
         number = trainer.current_epoch if position is None else restore_progress(trainer, position)

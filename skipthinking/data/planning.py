@@ -108,7 +108,10 @@ def plan_epoch(
         bucket: Whether to sort by length.
     """
     if batch_size < 1 or (batch_tokens is not None and batch_tokens < 1):
-        raise UserError(f"Expected a batch of at least 1, got batch_size={batch_size}, batch_tokens={batch_tokens}.")
+        raise UserError(
+            f"Expected a batch of at least 1, got batch_size={batch_size}, batch_tokens={batch_tokens}. Raise each to "
+            "1 or more."
+        )
     rng = np.random.default_rng([seed & 0xFFFFFFFF, epoch])
     order = rng.permutation(len(lengths))
     per_step = batch_size * ranks * accumulate

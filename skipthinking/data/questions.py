@@ -143,7 +143,10 @@ def read_questions(path: Path) -> list[tuple[str, str]]:
         DataError: The file has a malformed line, an id twice, or no question.
     """
     if not path.exists():
-        raise UserError(f"Expected a file of questions, got {str(path)!r}, which does not exist. Fix data.questions.")
+        raise UserError(
+            f"Expected a file of questions, got {str(path)!r}, which does not exist. Fix --questions (in a file: "
+            "data.questions)."
+        )
     if path.is_file() and not path.read_bytes().removeprefix(b"\xef\xbb\xbf").strip():
         questions = []
     elif path.is_file() and path.suffix.lower() in _TEXT:

@@ -55,9 +55,14 @@ class Splits:
         if stage == "predict" and "predict" not in self.examples:
             self.examples["predict"] = self._load_questions()
         if stage == "validate" and not self.examples["val"]:
-            raise DataError(f"Expected validation examples, got data.val_size={self.val_size}. Set data.val_size.")
+            raise DataError(
+                f"Expected validation examples, got data.val_size={self.val_size}. Set data.val_size: 0.1, for example."
+            )
         if stage == "test" and not self.test_sets:
-            raise DataError("Expected at least one test set, got none. Set data.test.")
+            raise DataError(
+                "Expected at least one test set, got none. Set data.test: {arithmetic: {class_path: Generated, "
+                "init_args: {task: arithmetic, split: test, size: 100}}}, for example."
+            )
 
     @property
     def test_sets(self) -> dict[str, list[Example]]:
@@ -73,7 +78,7 @@ class Splits:
                 continue
             loaded = self._read(key, source)
             if not loaded.examples:
-                raise DataError(f"Expected at least one test example, got none in data.test.{name}.")
+                raise DataError(f"Expected at least one test example, got none in data.test.{name}. Remove it.")
             for example in loaded.examples:
                 if seen.setdefault(example.id, name) != name:
                     raise DataError(
@@ -87,7 +92,10 @@ class Splits:
         if "train" in self.examples:
             return
         if not self.sources:
-            raise DataError("Expected at least one training source, got none. Set data.train.")
+            raise DataError(
+                "Expected at least one training source, got none. Set data.train: [{class_path: Generated, init_args: "
+                "{task: arithmetic}}], for example."
+            )
         self.load_tests()  # in every stage, because their questions leave the training set
         examples = join([self._read("train", source) for source in self.sources])
         total, tested = len(examples), list[str]()
@@ -116,12 +124,17 @@ class Splits:
         tasks = [source.task for source in (*self.sources, *self.test_sources.values()) if hasattr(source, "task")]
         task = self.task or (tasks[0] if tasks else None)
         if task is None:
-            raise UserError("Expected the task of the questions, got none. Set data.task, for example gsm8k.")
+            raise UserError("Expected the task of the questions, got none. Set data.task: gsm8k, for example.")
         get_task(task)
-        if (self.question is None) == (self.questions is None):
-            raise UserError("Expected either a question or a file of questions. Set --question or --questions.")
+        if self.question is None and self.questions is None:
+            raise UserError("Expected a question or a file of questions, got none. Give --question or --questions.")
+        if self.question is not None and self.questions is not None:
+            raise UserError(
+                "Expected a question or a file of questions, got both. Leave out --question and data.question, or "
+                "--questions and data.questions."
+            )
         if self.question is not None and not self.question.strip():
-            raise UserError("Expected a question, got an empty text in --question.")
+            raise UserError("Expected a question, got an empty text in --question. Write the question in quotes.")
         questions = read_questions(Path(self.questions)) if self.questions else [("question-1", str(self.question))]
         return [Example(id=id, question=text, rationale="", answer="", task=task) for id, text in questions]
 
@@ -164,7 +177,8 @@ def split_validation(examples: Sequence[Example], size: int | float, seed: int) 
     fraction = isinstance(size, float)
     if not (0 <= size < 1 if fraction else size >= 0):
         raise UserError(
-            f"Expected a number of examples or a fraction below 1, got {size} in data.val_size. Set another one."
+            f"Expected a number of examples or a fraction below 1, got {size} in data.val_size. Set data.val_size: "
+            "0.1, for example."
         )
     wanted = max(1, round(size * len(examples))) if fraction else int(size)
     if size == 0:
@@ -180,9 +194,11 @@ def split_validation(examples: Sequence[Example], size: int | float, seed: int) 
     train = [example for example in examples if question_key(example.question) not in chosen]
     validation = [example for example in examples if question_key(example.question) in chosen]
     if not train or not validation:
+        most = len(examples) - (groups[key] if groups else 0)  # all questions but the last one
         raise UserError(
             f"Expected examples for training and validation, got {len(examples)} examples of {len(groups)} questions "
-            f"that are in no test set, for a validation set of {wanted} in data.val_size. Decrease it or add data."
+            f"that are in no test set, for a validation set of {wanted} in data.val_size. Set data.val_size: {most}, "
+            "or add data."
         )
     return train, validation
 

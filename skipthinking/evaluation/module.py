@@ -36,7 +36,10 @@ class AnsweringModule(L.LightningModule):
     def __init__(self, student: Student, max_new_tokens: int, latency_examples: int) -> None:
         super().__init__()
         if max_new_tokens < 1:
-            raise UserError(f"Expected at least 1 new token, got model.max_new_tokens={max_new_tokens}.")
+            raise UserError(
+                f"Expected at least 1 new token, got model.max_new_tokens={max_new_tokens}. Set model.max_new_tokens: "
+                "256, for example."
+            )
         self.student, self.max_new_tokens, self.latency_examples = student, max_new_tokens, latency_examples
         self.codec: Codec | None = None
         self.scores = AnswerScores()

@@ -32,7 +32,10 @@ class MultiTask(Distiller):
     def __init__(self, rationale_weight: float = 1.0, **kwargs: Any) -> None:
         super().__init__(**kwargs)
         if rationale_weight < 0:
-            raise UserError(f"Expected a weight of at least 0, got model.rationale_weight={rationale_weight}.")
+            raise UserError(
+                f"Expected a weight of at least 0, got model.rationale_weight={rationale_weight}. Set "
+                "model.rationale_weight: 1.0, for example."
+            )
         self.term_weights = (1.0, rationale_weight)
 
     def make_instances(self, encoded: Encoded, notes: Notes) -> list[Instance]:

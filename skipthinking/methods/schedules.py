@@ -41,11 +41,15 @@ class Warmup(LambdaLR):
         total_steps: int | None = None,
     ) -> None:
         if decay not in ("constant", "linear", "cosine"):
-            raise UserError(f"Expected constant, linear or cosine, got model.scheduler: decay={decay!r}.")
+            raise UserError(
+                f"Expected constant, linear or cosine, got model.scheduler: decay={decay!r}. Set "
+                "model.scheduler.init_args.decay: linear, for example."
+            )
         if not (0 <= warmup <= 1 and 0 <= floor <= 1 and (total_steps is None or total_steps >= 1)):
             raise UserError(
                 "Expected warmup and floor from 0 to 1 and total_steps of at least 1, got "
-                f"model.scheduler: warmup={warmup}, floor={floor}, total_steps={total_steps}."
+                f"model.scheduler: warmup={warmup}, floor={floor}, total_steps={total_steps}. "
+                "Leave out what is outside of its range, for its default."
             )
         self.warmup, self.decay, self.floor = warmup, decay, floor
         self.total_steps = total_steps
@@ -63,8 +67,9 @@ class Warmup(LambdaLR):
         """
         if steps is None and self.total_steps is None:
             raise UserError(
-                "Expected a run with an end, got neither trainer.max_epochs nor trainer.max_steps. Set one of them, or "
-                "model.scheduler.init_args.total_steps."
+                "Expected a run with an end, got neither trainer.max_epochs nor trainer.max_steps. Set "
+                "trainer.max_epochs: 10, trainer.max_steps: 1000 or model.scheduler.init_args.total_steps: 1000, for "
+                "example."
             )
         self._run_length = steps
         for group, base in zip(self.optimizer.param_groups, self.base_lrs, strict=True):
@@ -131,8 +136,9 @@ def optimizers(
         monitor = getattr(schedule, "monitor", None)
         if monitor is None:
             raise UserError(
-                "Expected a plateau schedule that names its monitor, got torch's own. Set model.scheduler to "
-                "lightning.pytorch.cli.ReduceLROnPlateau with a monitor, for example val/accuracy."
+                "Expected a plateau schedule that names its monitor, got torch's own. Set model.scheduler: "
+                "{class_path: lightning.pytorch.cli.ReduceLROnPlateau, init_args: {monitor: val/accuracy}}, for "
+                "example."
             )
         return {"optimizer": created, "lr_scheduler": {"scheduler": schedule, "monitor": monitor}}
     if isinstance(schedule, Warmup) and max(trainer.max_steps, trainer.max_epochs or -1) < 0:

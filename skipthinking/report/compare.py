@@ -48,7 +48,7 @@ def compare(
     if not runs:
         raise UserError("Expected run folders, got none. Name some: python -m skipthinking compare runs/*")
     if examples < 0:
-        raise UserError(f"Expected a number of examples, got --examples {examples}.")
+        raise UserError(f"Expected a number of examples, got --examples {examples}. Use --examples 5, for example.")
     for option, name in (("--out", out), ("--html", html)):
         if name is not None and (not name or Path(name).is_dir()):
             raise UserError(f"Expected a file to write, got {option} {name!r}. Name one.")

@@ -29,7 +29,10 @@ class ChunkTables(Callback):
 
     def __init__(self, rationales: int = 20) -> None:
         if rationales < 1:
-            raise UserError(f"Expected at least 1 rationale, got ChunkTables.rationales={rationales}.")
+            raise UserError(
+                f"Expected at least 1 rationale, got ChunkTables.rationales={rationales}. Set rationales: 16, for "
+                "example."
+            )
         self.rationales = rationales
 
     def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
@@ -60,7 +63,7 @@ class PredictionTables(Callback):
 
     def __init__(self, rows: int = 500) -> None:
         if rows < 1:
-            raise UserError(f"Expected at least 1 row, got PredictionTables.rows={rows}.")
+            raise UserError(f"Expected at least 1 row, got PredictionTables.rows={rows}. Set rows: 100, for example.")
         self.rows = rows
 
     def on_test_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:

@@ -103,7 +103,8 @@ class FromScratch(Student):
         if vocab_size < 512 or not 0 <= numbers <= 1000:
             raise UserError(
                 "Expected a vocabulary of at least 512 and 0 to 1000 numbers, got "
-                f"model.student: vocab_size={vocab_size}, numbers={numbers}."
+                f"model.student: vocab_size={vocab_size}, numbers={numbers}. Leave out what is outside of its range, "
+                "for its default."
             )
         self.architecture, self.settings = architecture, dict(config or {})
         self.tokenizer_name, self.vocab_size, self.numbers = tokenizer, vocab_size, numbers

@@ -179,12 +179,12 @@ def _checked(name: str, generator: Generator[Any], split: str, size: int, levels
     if split not in ("train", "test", "ood"):
         raise UserError(f"Expected split train, test or ood, got {split!r} (task {name}). Choose one of them.")
     if size < 1:
-        raise UserError(f"Expected a size of at least 1, got {size} (task {name}). Set size to 1 or more.")
+        raise UserError(f"Expected a size of at least 1, got {size} (task {name}). Set size: 1 or more.")
     chosen = tuple(levels) if levels is not None else generator.ood if split == "ood" else generator.levels
     if len(chosen) != 2 or not generator.lowest <= chosen[0] <= chosen[1]:
         raise UserError(
             f"Expected levels as two numbers of {generator.unit}, lowest and highest, from {generator.lowest} up, "
-            f"got {list(chosen)} (task {name}). Set levels, for example to {list(generator.levels)}."
+            f"got {list(chosen)} (task {name}). Set levels: {list(generator.levels)}, for example."
         )
     return chosen[0], chosen[1]
 

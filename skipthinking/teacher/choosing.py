@@ -123,7 +123,7 @@ class Shortest(Keep):
 
     def __init__(self, k: int = 1) -> None:
         if k < 1:
-            raise UserError(f"Expected at least 1 rationale per question, got keep.k={k}.")
+            raise UserError(f"Expected at least 1 rationale per question, got keep.k={k}. Set keep.k: 2, for example.")
         self.k = k
 
     def pick(self, rows: list[Candidate]) -> list[Candidate]:

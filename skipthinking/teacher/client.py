@@ -38,14 +38,18 @@ class Sampling:
     def __post_init__(self) -> None:
         if min(self.samples, self.max_tokens) < 1:
             raise UserError(
-                f"Expected at least 1 sample and 1 token, got samples={self.samples}, max_tokens={self.max_tokens}."
+                f"Expected at least 1 sample and 1 token, got samples={self.samples}, max_tokens={self.max_tokens}. "
+                "Raise each to 1 or more."
             )
         if not 0 <= self.temperature < float("inf"):
-            raise UserError(f"Expected a temperature of 0 or more, got {self.temperature} (temperature).")
+            raise UserError(
+                f"Expected a temperature of 0 or more, got {self.temperature} (temperature). Set temperature: 0.7, "
+                "for example."
+            )
         if self.temperature == 0 and self.samples > 1:
             raise UserError(
                 f"Expected 1 sample at temperature 0, where all samples are equal, got samples={self.samples}. "
-                "Raise the temperature."
+                "Set samples: 1, or temperature: 0.7, for example."
             )
 
 

@@ -63,7 +63,7 @@ class Endpoint(Client):
         if min(concurrency, samples_per_request or 1) < 1 or timeout <= 0:
             raise UserError(
                 f"Expected positive values, got client: concurrency={concurrency}, "
-                f"samples_per_request={samples_per_request}, timeout={timeout}."
+                f"samples_per_request={samples_per_request}, timeout={timeout}. Raise each to 1 or more."
             )
         self.model, self.base_url, self.key_env = model, base_url, key_env
         self.concurrency, self.samples_per_request, self.timeout = concurrency, samples_per_request, timeout
@@ -76,7 +76,8 @@ class Endpoint(Client):
         _check_name(key_env)
         if reserved := sorted(_RESERVED & self.extra.keys()):
             raise UserError(
-                f"Expected fields other than {', '.join(sorted(_RESERVED))}, got {', '.join(reserved)} (client.extra)."
+                f"Expected fields other than {', '.join(sorted(_RESERVED))}, got {', '.join(reserved)} (client.extra). "
+                "Remove it from client.extra."
             )
 
     @property
@@ -252,7 +253,9 @@ def _check_address(base_url: str | None) -> None:
     except ValueError:  # unbalanced brackets; a port above 65535
         valid = False
     if not valid or not re.fullmatch(r"\S+", base_url):
-        raise UserError(f"Expected an address such as http://127.0.0.1:8000/v1, got {base_url!r} (client.base_url).")
+        raise UserError(
+            f"Expected an address such as http://127.0.0.1:8000/v1, got {base_url!r} (client.base_url). Fix it."
+        )
 
 
 def _read_api_key(name: str, needed: bool) -> str:

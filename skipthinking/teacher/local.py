@@ -54,7 +54,10 @@ class Local(Client):
         trust_remote_code: bool = False,
     ) -> None:
         if batch_size < 1:
-            raise UserError(f"Expected a batch of at least 1, got client.batch_size={batch_size}.")
+            raise UserError(
+                f"Expected a batch of at least 1, got client.batch_size={batch_size}. Set client.batch_size: 8, for "
+                "example."
+            )
         self.name, self.device, self.concurrency, self.samples_per_request = name, device, batch_size, 1
         loading = {"dtype": dtype, "attention": attention, "revision": revision, "trust_remote_code": trust_remote_code}
         self._loading: dict[str, Any] = loading
@@ -85,7 +88,10 @@ class Local(Client):
             self._student.eval().to(device)
         except (RuntimeError, AssertionError) as error:  # torch built without CUDA raises AssertionError
             reason = " ".join(str(error).split())[:200]
-            raise UserError(f"Expected an available device, got client.device={device}: {reason}") from error
+            raise UserError(
+                f"Expected an available device, got client.device={device}: {reason}. Set client.device: cpu, for "
+                "example."
+            ) from error
 
     async def close(self) -> None:
         """Releases the model."""
@@ -108,7 +114,7 @@ class Local(Client):
             except torch.OutOfMemoryError as error:
                 raise UserError(
                     f"The batch does not fit into memory: {' '.join(str(error).split())[:200]} Lower client.batch_size "
-                    "or max_tokens."
+                    f"(it is {self.concurrency}) or max_tokens."
                 ) from error
         return await future
 

@@ -126,7 +126,8 @@ class FewShot(ZeroShot):
         rows = Files(self.exemplars, example.task).load().examples
         if len(rows) < self.count:
             raise DataError(
-                f"Expected {self.count} exemplars, got {len(rows)} ({self.exemplars}). Add some or lower prompt.shots."
+                f"Expected {self.count} exemplars, got {len(rows)} ({self.exemplars}). Add some, or set prompt.shots: "
+                f"{len(rows)}."
             )
         for row in rows:
             if not row.rationale.strip():
@@ -171,7 +172,7 @@ class Rewrite(Prompt):
     def __init__(self, steps: int, text: str = "", system: str = "") -> None:
         super().__init__(text, system)
         if steps < 1:
-            raise UserError(f"Expected at least 1 step, got prompt.steps={steps}.")
+            raise UserError(f"Expected at least 1 step, got prompt.steps={steps}. Set prompt.steps: 5, for example.")
         self.steps = steps
 
     def suits(self, example: Example) -> bool:

@@ -11,6 +11,7 @@ from __future__ import annotations
 import asyncio
 import email.utils
 import itertools
+import math
 import random
 import sys
 import time
@@ -77,7 +78,8 @@ class RetryPolicy:
         if tries < 1 or not 0 <= first_wait <= longest_wait or longest_pause < 0:
             raise UserError(
                 "Expected at least 1 try, first_wait <= longest_wait, and no negative seconds, got client: "
-                f"tries={tries}, first_wait={first_wait}, longest_wait={longest_wait}, longest_pause={longest_pause}."
+                f"tries={tries}, first_wait={first_wait}, longest_wait={longest_wait}, longest_pause={longest_pause}. "
+                "Leave out what is outside of its range, for its default."
             )
         self.tries, self.first_wait, self.longest_wait = tries, first_wait, longest_wait
         self.longest_pause = longest_pause
@@ -105,7 +107,7 @@ class RetryPolicy:
                 if pause > self.longest_pause:
                     raise UserError(
                         f"Expected a pause of at most {self.longest_pause:g} s, got Retry-After {pause:g} s: {error}. "
-                        "Run the same command later, or raise client.longest_pause."
+                        f"Run the same command later, or set client.longest_pause: {math.ceil(pause)}."
                     ) from error
                 if failures == self.tries:
                     raise RefusedError(f"{error} ({failures} tries)" if failures > 1 else str(error)) from error

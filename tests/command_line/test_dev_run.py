@@ -43,9 +43,12 @@ def test_a_dev_run_that_fails_leaves_nothing_either(run: Callable[..., int], tmp
     assert contents(tmp_path) == {}
 
 
-def test_a_dev_run_takes_the_runs_along_that_it_starts(run: Callable[..., int], tmp_path: Path) -> None:
+@pytest.mark.parametrize("progressive", ["false", "true"])
+def test_a_dev_run_takes_the_runs_along_that_it_starts(
+    progressive: str, run: Callable[..., int], tmp_path: Path
+) -> None:
     pytest.importorskip("sklearn")
-    words: list[Any] = ["--model", "KPOD", "--model.progressive", "false"]
+    words: list[Any] = ["--model", "KPOD", "--model.progressive", progressive]
     assert run("fit", *DEV, *words, "--evaluate", "false") == 0
     assert contents(tmp_path) == {}
 

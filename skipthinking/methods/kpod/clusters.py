@@ -57,7 +57,7 @@ def check_clusters(clusters: int, questions: int) -> None:
     if not 1 <= clusters <= questions:
         raise UserError(
             f"Expected 1 to {questions} clusters (as many as there are training questions), got "
-            f"model.clusters={clusters}. Change it."
+            f"model.clusters={clusters}. Set model.clusters: {min(questions, max(1, clusters))}."
         )
 
 
@@ -84,7 +84,7 @@ def glove_embeddings(path: Path, questions: Mapping[str, str]) -> Vectors:
     """
     if not path.is_file():
         what = "is a folder" if path.is_dir() else "does not exist"
-        raise UserError(f"Expected a GloVe file, got {str(path)!r}, which {what}. Fix model.glove.")
+        raise UserError(f"Expected a GloVe file, got {str(path)!r}, which {what}. Fix model.glove, or leave it out.")
     words_of = {id: re.findall(r"[a-z]+|\d+|[^\sa-z\d]", text.lower()) for id, text in questions.items()}
     vectors = _read_glove(path, {word for words in words_of.values() for word in words})
     if not vectors:

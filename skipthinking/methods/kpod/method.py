@@ -88,9 +88,14 @@ class KPOD(Distiller):
     ) -> None:
         super().__init__(student, **kwargs)
         if weighter_epochs < 1:
-            raise UserError(f"Expected at least 1 epoch, got model.weighter_epochs={weighter_epochs}.")
+            raise UserError(
+                f"Expected at least 1 epoch, got model.weighter_epochs={weighter_epochs}. Set model.weighter_epochs: "
+                "5, for example."
+            )
         if not 0 <= floor <= 1:
-            raise UserError(f"Expected a weight from 0 to 1, got model.floor={floor}.")
+            raise UserError(
+                f"Expected a weight from 0 to 1, got model.floor={floor}. Set model.floor: 0.1, for example."
+            )
         self.weights_file, self.weighter_epochs, self.floor = weights, weighter_epochs, floor
         self.weigh_tokens, self.weigh_difficulty, self.progressive = weigh_tokens, weigh_difficulty, progressive
         self.stages, self.clusters, self.glove = stages, clusters, glove
@@ -183,15 +188,17 @@ class KPOD(Distiller):
         stages = self.stages
         if stages is None:
             if not epochs or epochs < 2:
+                stages_too = "" if epochs == 1 else "model.stages: 1, "  # for runs that end by steps or time
                 raise UserError(
-                    "Expected at least 2 epochs, half of them for the stages of KPOD, got "
-                    f"trainer.max_epochs={epochs}. Raise it, set model.stages, or model.progressive: false."
+                    "Expected at least 2 epochs, half of them for the stages of KPOD, got trainer.max_epochs="
+                    f"{epochs}. Set trainer.max_epochs: 2 or more, {stages_too}or model.progressive: false."
                 )
             stages = epochs // 2
         if epochs and 0 < epochs <= stages:
             raise UserError(
                 f"Expected epochs after the last stage, got trainer.max_epochs={epochs} and model.stages={stages}. "
-                "Raise the first or lower the second."
+                f"Set trainer.max_epochs: {stages + 1} or more, "
+                f"{f'model.stages: {epochs - 1} or less, ' if epochs > 1 else ''}or model.progressive: false."
             )
         return replace(self.schedule, stages=stages)
 
@@ -205,7 +212,9 @@ class KPOD(Distiller):
             used.append(self.token_weights)
         if self.progressive:
             difficulty = Difficulty(self.token_weights if self.weigh_difficulty else None)
-            self.given = GivenSteps(self._schedule(self.trainer.max_epochs), difficulty, self.clusters, self.glove)
+            trial = getattr(self.trainer, "fast_dev_run", False)  # a few batches of one epoch
+            schedule = self.schedule if trial else self._schedule(self.trainer.max_epochs)
+            self.given = GivenSteps(schedule, difficulty, self.clusters, self.glove)
             used += [difficulty, self.given]
         return used
 

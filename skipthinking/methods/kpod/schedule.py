@@ -40,13 +40,13 @@ class Schedule:
         if self.stages < 1 or (self.steps_per_stage is not None and self.steps_per_stage < 1):
             raise UserError(
                 "Expected at least 1 stage and 1 step per stage, got "
-                f"model.stages={self.stages}, model.steps_per_stage={self.steps_per_stage}."
+                f"model.stages={self.stages}, model.steps_per_stage={self.steps_per_stage}. Raise each to 1 or more."
             )
         if not (0 <= self.exponent < np.inf and 0 <= self.start_share <= 1 and 0 <= self.diversity < np.inf):
             raise UserError(
                 "Expected an exponent and a diversity of at least 0, not infinite, and a start share from 0 to 1, got "
                 f"model.exponent={self.exponent}, model.diversity={self.diversity}, "
-                f"model.start_share={self.start_share}."
+                f"model.start_share={self.start_share}. Leave out what is outside of its range, for its default."
             )
 
     def budget(self, stage: int, total: float) -> float:

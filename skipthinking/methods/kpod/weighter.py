@@ -76,7 +76,7 @@ class KeypointWeighter(Distiller):
             raise UserError(
                 "Expected an alpha of at least 0, a temperature above 0 and 0 or more epochs, got "
                 f"alpha={alpha}, temperature={temperature}, warmup_epochs={warmup_epochs}, ramp_epochs={ramp_epochs} "
-                "of KeypointWeighter."
+                "of KeypointWeighter. Leave out what is outside of its range, for its default."
             )
         self.alpha, self.temperature = alpha, temperature
         self.warmup_epochs, self.ramp_epochs, self.train_predictor = warmup_epochs, ramp_epochs, train_predictor
@@ -105,7 +105,9 @@ class KeypointWeighter(Distiller):
         if epochs is not None and 0 <= epochs <= self.warmup_epochs:
             raise UserError(
                 f"Expected epochs after the warm-up, got {epochs} of KeypointWeighter (trainer.max_epochs, in KPOD "
-                f"model.weighter_epochs) with warmup_epochs={self.warmup_epochs}. Raise the first or lower the second."
+                f"model.weighter_epochs) with warmup_epochs={self.warmup_epochs}. Set trainer.max_epochs: "
+                f"{self.warmup_epochs + 1} "
+                f"or more (in KPOD model.weighter_epochs), or warmup_epochs: {max(0, epochs - 1)} or less."
             )
 
     # ------------------------------------------------------------------------------------ the instances

@@ -108,7 +108,7 @@ class Cuts(Annotator[int | None]):
         last = self.method.trainer.max_epochs
         if not short and (last is None or last < 0 or self.method.prefers(last - 1)):
             before = self.method.warmup_epochs + self.method.sft_epochs
-            end = f"End the run with SFT (trainer.max_epochs={before}), or choose" if before else "Choose"
+            end = f"Set trainer.max_epochs: {before}, so that the run ends with SFT, or choose" if before else "Choose"
             raise UserError(f"Expected shortened traces for DPO, got none of {len(kept)}. {end} another model.cutter.")
         removed = 1 - sum(row.steps[steps - 1][1] for row, steps in kept) / sum(row.steps[-1][1] for row, _ in kept)
         n = len(rows)

@@ -162,9 +162,15 @@ class BinaryCut(Cutter):
 
     def __init__(self, answer_tokens: int = 32, confidence: float = 0.0) -> None:
         if answer_tokens < 1:
-            raise UserError(f"Expected at least 1 token, got model.cutter: answer_tokens={answer_tokens}.")
+            raise UserError(
+                f"Expected at least 1 token, got model.cutter: answer_tokens={answer_tokens}. Set "
+                "model.cutter.init_args.answer_tokens: 24, for example."
+            )
         if not 0 <= confidence < 1:
-            raise UserError(f"Expected a probability from 0 to below 1, got model.cutter: confidence={confidence}.")
+            raise UserError(
+                f"Expected a probability from 0 to below 1, got model.cutter: confidence={confidence}. Set "
+                "model.cutter.init_args.confidence: 0.5, for example."
+            )
         self.answer_tokens, self.confidence = answer_tokens, confidence
 
     def cut(self, traces: Sequence[Trace], context: SearchContext) -> dict[str, int | None]:

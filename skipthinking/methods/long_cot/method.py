@@ -84,12 +84,13 @@ class LongCoT(Distiller):
         if min(warmup_epochs, sft_epochs) < 0:
             raise UserError(
                 "Expected epochs of at least 0, got "
-                f"model.warmup_epochs={warmup_epochs}, model.sft_epochs={sft_epochs}."
+                f"model.warmup_epochs={warmup_epochs}, model.sft_epochs={sft_epochs}. Raise each to 0 or more."
             )
         if not (0 < beta < math.inf and 0 <= sft_weight < math.inf and 0 <= early_share <= 1):
             raise UserError(
                 "Expected a finite beta above 0, sft_weight of at least 0 and early_share from 0 to 1, got "
-                f"model.beta={beta}, model.sft_weight={sft_weight}, model.early_share={early_share}."
+                f"model.beta={beta}, model.sft_weight={sft_weight}, model.early_share={early_share}. "
+                "Leave out what is outside of its range, for its default."
             )
         self.warmup_epochs, self.early_share, self.sft_epochs = warmup_epochs, early_share, sft_epochs
         self.cutter, self.beta, self.sft_weight = cutter or BinaryCut(), beta, sft_weight
@@ -113,7 +114,7 @@ class LongCoT(Distiller):
         if closing and self.marks[0].strip():
             raise UserError(
                 f"Expected thinking that is opened once, got model.open_thinking={self.marks[0]!r} after a prompt that "
-                'opens it. Set model.open_thinking to "".'
+                'opens it. Set model.open_thinking: "".'
             )
         self.marks = (self.marks[0], self.marks[1] or closing)
         encode = self.codec.inline
@@ -136,7 +137,8 @@ class LongCoT(Distiller):
         if epochs is not None and 0 <= epochs < self.warmup_epochs:
             raise UserError(
                 f"Expected at least the warm-up, got trainer.max_epochs={epochs} and "
-                f"model.warmup_epochs={self.warmup_epochs}. Raise the first or lower the second."
+                f"model.warmup_epochs={self.warmup_epochs}. Set trainer.max_epochs: {self.warmup_epochs} or more, or "
+                f"model.warmup_epochs: {epochs} or less."
             )
 
     def on_train_start(self) -> None:

@@ -109,7 +109,8 @@ class SearchChunks(Chunker):
         if refresh_every_n_epochs < 1 or not 0 <= min_improvement < 1:
             raise UserError(
                 "Expected at least 1 epoch between searches and an improvement from 0 to below 1, got data.chunker: "
-                f"refresh_every_n_epochs={refresh_every_n_epochs}, min_improvement={min_improvement}."
+                f"refresh_every_n_epochs={refresh_every_n_epochs}, min_improvement={min_improvement}. "
+                "Leave out what is outside of its range, for its default."
             )
         self._average = AverageChunks(n_chunks, by)
         self.n_chunks, self.how, self.every = n_chunks, search, refresh_every_n_epochs

@@ -109,11 +109,13 @@ def _marks(stage_marker: str) -> str:
     before, _, after = stage_marker.strip().partition("{}")
     if stage_marker.count("{}") != 1 or not stage_marker.startswith(" "):
         raise UserError(
-            f"Expected a marker with one {{}} that begins with a blank, got model.stage_marker={stage_marker!r}."
+            f"Expected a marker with one {{}} that begins with a blank, got model.stage_marker={stage_marker!r}. "
+            "Set model.stage_marker: ' [{}]', for example."
         )
     if not before or not after or before[-1].isdigit() or after[0].isdigit():
         raise UserError(
             "Expected a marker with a character that is no digit before and after its number, got model.stage_marker="
-            f"{stage_marker!r}: without them numbers of the text would be taken for markers. Use ' [{{}}]' or the like."
+            f"{stage_marker!r}: without them numbers of the text would be taken for markers. "
+            "Set model.stage_marker: ' [{}]', for example."
         )
     return rf"\s?{re.escape(before)}\d+{re.escape(after)}"

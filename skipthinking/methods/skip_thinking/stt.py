@@ -54,14 +54,21 @@ class STT(CWT):
         super().__init__(**kwargs)
         shares = [0.0, 0.15, 0.3, 0.5] if gap_shares is None else gap_shares
         if self.stage_marker is None:
-            raise UserError("Expected stage markers, got model.stage_marker=null. STT needs stages that have names.")
+            raise UserError(
+                "Expected stage markers, got model.stage_marker=null. Set model.stage_marker: ' [{}]', for example."
+            )
         if not 0 <= gap_epochs <= warmup_epochs:
             raise UserError(
                 "Expected gap epochs to be a part of the warm-up, got "
-                f"model.gap_epochs={gap_epochs}, model.warmup_epochs={warmup_epochs}."
+                f"model.gap_epochs={gap_epochs}, model.warmup_epochs={warmup_epochs}. "
+                f"Set model.gap_epochs: {max(0, min(gap_epochs, warmup_epochs))}."
             )
         if not (0 <= replay <= 1 and shares and all(0 <= share < 1 for share in shares)):
-            raise UserError(f"Expected shares from 0 to 1, got model.replay={replay}, model.gap_shares={shares}.")
+            raise UserError(
+                f"Expected shares from 0 to 1 (gap_shares: below 1), got model.replay={replay}, "
+                f"model.gap_shares={shares}. "
+                "Leave out what is outside of its range, for its default."
+            )
         self.warmup_epochs, self.gap_epochs, self.gap_shares = warmup_epochs, gap_epochs, shares
         self.verifier, self.cumulative = verifier or Likelihood(), cumulative
         self.replay, self.control = replay, control
@@ -79,7 +86,9 @@ class STT(CWT):
         if epochs is not None and 0 <= epochs <= self.warmup_epochs and self.control != "no_skip":
             raise UserError(
                 f"Expected epochs after the warm-up, got trainer.max_epochs={epochs} and "
-                f"model.warmup_epochs={self.warmup_epochs}. Raise the first or lower the second."
+                f"model.warmup_epochs={self.warmup_epochs}. Set trainer.max_epochs: {self.warmup_epochs + 1} or more, "
+                "or "
+                f"model.warmup_epochs: {epochs - 1} or less with model.gap_epochs: {min(self.gap_epochs, epochs - 1)}."
             )
 
     def may_search_chunks(self, epoch: int) -> bool:

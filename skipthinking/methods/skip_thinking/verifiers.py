@@ -182,7 +182,10 @@ class Likelihood(_Contexts):
 
     def __init__(self, max_rise: float = 0.05) -> None:
         if max_rise <= 0:
-            raise UserError(f"Expected a rise above 0, got model.verifier.init_args.max_rise={max_rise}.")
+            raise UserError(
+                f"Expected a rise above 0, got model.verifier.init_args.max_rise={max_rise}. Set "
+                "model.verifier.init_args.max_rise: 0.1, for example."
+            )
         self.max_rise = max_rise
         self._nll: dict[str, NDArray[np.float32]] = {}  # per token of the current text, by id
         self._bound: dict[str, NDArray[np.float32]] = {}  # maximum NLL per token, by id
