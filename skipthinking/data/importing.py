@@ -165,6 +165,11 @@ def _example(task: Task, format: Format, fields: Fields, row: dict[str, Any], wh
             "from the rows.",
             "of another task",
         )
+    if fields.rationale and row.get("is_correct") is False:
+        raise RowError(
+            f'Expected a rationale that was judged right, got "is_correct": false ({where}). Remove the row.',
+            "judged wrong",
+        )
     try:
         task.check_gold(fields.answer, where)
     except DataError as error:
