@@ -127,20 +127,6 @@ FAULTS = [
 
 
 @pytest.mark.parametrize(("good", "bad", "reason"), FAULTS, ids=[f"{n}-{row[2]}" for n, row in enumerate(FAULTS)])
-def test_rationales_that_were_judged_wrong_are_bad_rows(tmp_path: Path) -> None:
-    rows = [
-        {"question": f"{n} + 1?", "generated_solution": f"{n} + 1 = {n + 1}.", "expected_answer": str(n + 1),
-         "is_correct": n != 2}
-        for n in range(4)
-    ]  # fmt: skip
-    file = write_json(tmp_path / "a.json", rows)
-    loaded = Files(file, task="gsm8k", bad_rows="leave_out").load()
-    assert [example.answer for example in loaded.examples] == ["1", "2", "4"]
-    assert loaded.bad_rows == {"judged wrong": 1}
-    with pytest.raises(DataError, match=r"row 3.*bad_rows: leave_out"):
-        Files(file, task="gsm8k").load()
-
-
 def test_a_fault_of_a_row_is_an_error_or_left_out_and_counted(
     good: dict[str, Any], bad: dict[str, Any], reason: str, tmp_path: Path
 ) -> None:
@@ -376,3 +362,17 @@ def test_real_training_and_test_questions_do_not_overlap() -> None:
     assert dropped <= 5
     assert len(kept) + dropped == len(train)
     assert drop_overlap(test, test) == ([], 300)
+
+
+def test_rationales_that_were_judged_wrong_are_bad_rows(tmp_path: Path) -> None:
+    rows = [
+        {"question": f"{n} + 1?", "generated_solution": f"{n} + 1 = {n + 1}.", "expected_answer": str(n + 1),
+         "is_correct": n != 2}
+        for n in range(4)
+    ]  # fmt: skip
+    file = write_json(tmp_path / "a.json", rows)
+    loaded = Files(file, task="gsm8k", bad_rows="leave_out").load()
+    assert [example.answer for example in loaded.examples] == ["1", "2", "4"]
+    assert loaded.bad_rows == {"judged wrong": 1}
+    with pytest.raises(DataError, match=r"row 3.*bad_rows: leave_out"):
+        Files(file, task="gsm8k").load()
