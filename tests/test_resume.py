@@ -271,8 +271,14 @@ def test_a_signal_while_an_epoch_is_validated_ends_the_run_after_that_epoch(
     name: str, code: int, run: Callable[..., int], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.delenv("SLURM_JOB_ID", raising=False)
+    validate = AnsweringModule.validation_step
+
+    def interrupted(*args: Any) -> None:
+        os.kill(os.getpid(), getattr(signal, name))
+        validate(*args)
+
     with monkeypatch.context() as patch:
-        patch.setattr(AnsweringModule, "validation_step", lambda *_: os.kill(os.getpid(), getattr(signal, name)))
+        patch.setattr(AnsweringModule, "validation_step", interrupted)
         assert run("fit", "--trainer.max_epochs", 3) == code
     assert torch.load(tmp_path / "tiny" / "checkpoints" / "last.ckpt", weights_only=True)["global_step"] == 5
 
