@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import os
+import re
 import signal
 from collections.abc import Callable
 from pathlib import Path
@@ -195,6 +196,16 @@ def test_an_epoch_that_goes_on_in_other_batches_has_every_example_once(
         return {name: max(float(row[name]) for row in rows if row[name]) for name in names}
 
     assert tokens(tmp_path / "tiny") == tokens(oracle)
+
+
+def test_max_time_says_how_to_go_on(run: Callable[..., int], capsys: pytest.CaptureFixture[str]) -> None:
+    words = ["--evaluate", "false", "--trainer.max_time"]
+    assert run("fit", *words, "00:00:00:01", "--trainer.max_epochs", 10_000) == 0
+    stopped = re.search(r"max_time ended the run at step (\d+).*raise it, with --ckpt_path", capsys.readouterr().out)
+    assert stopped
+    epoch = int(stopped[1]) // 5
+    assert run("fit", *words, "00:01:00:00", "--trainer.max_epochs", epoch + 1, "--ckpt_path", "last") == 0
+    assert f"resumed at step {stopped[1]}, epoch {epoch}" in capsys.readouterr().out
 
 
 def test_an_epoch_goes_on_only_with_the_examples_that_it_began_with(
