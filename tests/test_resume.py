@@ -347,6 +347,19 @@ def test_a_signal_ends_a_search_at_once(
     assert run("fit", *own, "--evaluate", "false", "--ckpt_path", "last") == 0
 
 
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGUSR1, 130), (signal.SIGTERM, 143)])
+def test_a_signal_ends_the_reading_of_data(
+    number: signal.Signals, code: int, run: Callable[..., int], tmp_path: Path, scontrol: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    with monkeypatch.context() as patch:
+        patch.setattr(RationaleDataModule, "load", lambda self, stage: os.kill(os.getpid(), number))
+        assert run("fit") == code
+    assert not (tmp_path / "tiny").exists()
+    assert scontrol.exists() == (number == signal.SIGUSR1)  # queued again
+    assert run("fit", "--trainer.max_epochs", 1, "--evaluate", "false") == 0
+
+
 def test_files_of_a_run_are_synced_beside_their_destination_before_they_replace_it(
     run: Callable[..., int], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

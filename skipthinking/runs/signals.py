@@ -48,6 +48,10 @@ class Interrupts(Checkpoint):
 
     def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
         """Handles SIGUSR1 and SIGTERM, before Lightning does, and before data workers start and inherit a handler."""
+        self.watch(trainer)
+
+    def watch(self, trainer: L.Trainer) -> None:
+        """Handles SIGUSR1 and SIGTERM from now on; the command line calls this before it reads the data."""
 
         def ask(number: int, frame: Any) -> None:
             self.requeue = True
