@@ -44,9 +44,7 @@ class StepEntropy(Distiller):
     def __init__(self, share: float = 0.8, control: Literal["random", "highest"] | None = None, **kwargs: Any) -> None:
         super().__init__(**kwargs)
         if not 0 <= share <= 1:
-            raise UserError(
-                f"Expected a share from 0 to 1, got model.share={share}. Set model.share: 0.5, for example."
-            )
+            raise UserError(f"Expected a share from 0 to 1, got model.share={share}. Set model.share: 0.5.")
         self.share, self.control = share, control
         self.entropies = StepEntropies()
 

