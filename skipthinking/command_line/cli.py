@@ -151,7 +151,8 @@ class SkipCLI(LightningCLI):
         own_log = [RunLogger(self.folder)] if self.subcommand == "fit" else []
         self._get(self.config_init, "trainer")["logger"] = [*own_log, *extra] or False
         self._get(self.config_init, "trainer")["default_root_dir"] = str(self.output)
-        own: list[Callback] = [kind(self.output) for kind in (Interrupts, Results, Answers, Annotations)]
+        interrupts = Interrupts(self.output)
+        own: list[Callback] = [interrupts, *(kind(self.output) for kind in (Results, Answers, Annotations))]
         every = self._get(self.config, "checkpoint_every")
         own = [WholeWeights(), *own, StartReport(), LastCheckpoint(self.output, every)]
         given = self._get(self.config_init, "trainer.callbacks") or []
@@ -160,9 +161,8 @@ class SkipCLI(LightningCLI):
             trainer = super().instantiate_trainer(**kwargs)
         except (ValueError, TypeError, ImportError) as error:
             raise UserError(f"Expected settings that Lightning can run, got: {' '.join(str(error).split())}") from error
-        for callback in own:
-            if isinstance(callback, Interrupts) and self.subcommand == "fit":
-                callback.watch(trainer)
+        if self.subcommand == "fit":
+            interrupts.watch(trainer)
         check_strategy(trainer.strategy)
         if type(trainer.strategy.checkpoint_io) is TorchCheckpointIO:  # the config's plugins have none
             trainer.strategy.checkpoint_io = SafeCheckpointIO()

@@ -10,6 +10,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Sequence
 from dataclasses import asdict, replace
+from functools import cached_property
 from typing import Any
 
 import lightning as L
@@ -58,10 +59,8 @@ class Epoch:
                 earlier = Planning(**{name: value for name, value in stretch.items() if name != "steps"})
                 steps, last = stretch["steps"], stretch is position["stretches"][-1]
                 if last and planning.same_steps(earlier):
-                    plan, self._taken = (
-                        Plan(steps=planning.plan(lengths[left], number).select(left).steps[steps:]),
-                        steps,
-                    )
+                    whole = planning.plan(lengths[left], number).select(left)
+                    plan, self._taken = Plan(steps=whole.steps[steps:]), steps
                 else:
                     self._stretches.append(stretch)
                     done = earlier.plan(lengths[left], number).select(left).steps[:steps]
@@ -81,7 +80,7 @@ class Epoch:
         steps = len(self.plan.steps) if done >= self.plan.rows() else max(0, done) // self.planning.accumulate
         return {
             "epoch": self.number,
-            "instances": self._digest(),
+            "instances": self._digest,
             "count": len(self.instances),
             "stretches": [*self._stretches, {**asdict(self.planning), "steps": self._taken + steps}],
         }
@@ -105,6 +104,7 @@ class Epoch:
             f"{len(self.plan.steps)} optimizer steps, {padding_share(micro, lengths):.1%} padding{done}"
         )
 
+    @cached_property
     def _digest(self) -> str:
         """A hash of the instances as far as plans and losses depend on their identity: ids, terms and lengths."""
         digest = hashlib.blake2b(digest_size=16)
@@ -113,7 +113,7 @@ class Epoch:
         return digest.hexdigest()
 
     def _check(self, position: dict[str, Any]) -> None:
-        if position["instances"] != self._digest():
+        if position["instances"] != self._digest:
             raise UserError(
                 f"Expected the {position['count']} training instances that epoch {self.number} began with, got "
                 f"{len(self.instances)}, not all of them the same. Go on with the data and the settings that it began "
@@ -123,14 +123,22 @@ class Epoch:
 
 def micro_batches_done(trainer: L.Trainer) -> int:
     """Micro-batches of this epoch that have been trained on, of every rank."""
-    return int(_counts(trainer.fit_loop.epoch_loop.batch_progress).processed)
+    loop: Any = trainer.fit_loop
+    return int(loop.epoch_loop.batch_progress.current.processed)
+
+
+def _done(epoch: Epoch, trainer: L.Trainer) -> tuple[int, bool]:
+    """Micro-batches of an epoch that have been trained on, and whether they are all; a limit of the trainer counts."""
+    loop: Any = trainer.fit_loop
+    if loop.epoch_progress.current.started <= epoch.number:
+        return 0, False  # Lightning counts the micro-batches of the last epoch until the first one of this epoch
+    done = micro_batches_done(trainer)
+    return done, done >= trainer.num_training_batches
 
 
 def position_of(epoch: Epoch, trainer: L.Trainer) -> dict[str, Any]:
     """The position of a run that a checkpoint is made of; see :meth:`Epoch.position`."""
-    begun = _counts(trainer.fit_loop.epoch_progress).started > epoch.number
-    done = micro_batches_done(trainer) if begun else 0  # Lightning counts those of the last epoch until the first one
-    finished = begun and done >= trainer.num_training_batches  # which trainer.limit_train_batches may lower
+    done, finished = _done(epoch, trainer)
     incomplete = 0 if finished else done % epoch.planning.accumulate  # micro-batches that a resumed run repeats
     return {**epoch.position(done), "finished": finished, "incomplete": incomplete}
 
@@ -151,7 +159,7 @@ def restore_progress(trainer: L.Trainer, position: dict[str, Any]) -> int:
     for counts in (progress.total, progress.current):
         counts.ready = counts.started = number + middle
         counts.processed = counts.completed = number
-    _set(batches.total, batches.total.processed - position.get("incomplete", 0))
+    _set(batches.total, batches.total.processed - position["incomplete"])
     _set(batches.current, 0)  # in the middle of an epoch, see align_batches
     batches.total.completed -= middle
     batches.is_last_batch = False
@@ -164,9 +172,9 @@ def restore_progress(trainer: L.Trainer, position: dict[str, Any]) -> int:
 
 def align_batches(trainer: L.Trainer, offset: int) -> None:
     """Sets Lightning's count of micro-batches in this epoch, in units of the present accumulation."""
-    counts = _counts(trainer.fit_loop.epoch_loop.batch_progress)
-    _set(counts, offset)
-    counts.completed -= 1  # see restore_progress
+    loop: Any = trainer.fit_loop
+    _set(loop.epoch_loop.batch_progress.current, offset)
+    loop.epoch_loop.batch_progress.current.completed -= 1  # see restore_progress
 
 
 def _set(counts: Any, value: int) -> None:
@@ -178,14 +186,10 @@ def reopen_epoch(epoch: Epoch | None, trainer: L.Trainer, checkpoint: dict[str, 
 
     Lightning counts such an epoch as finished before it saves, so that a resumed run would lose the rest of it.
     """
-    if epoch is None or position_of(epoch, trainer)["finished"]:
+    if epoch is None or _done(epoch, trainer)[1]:
         return
     progress = checkpoint["loops"]["fit_loop"]["epoch_progress"]
     for counts in (progress["total"], progress["current"]):
         counts["processed"] = min(counts["processed"], epoch.number)
         counts["completed"] = min(counts["completed"], epoch.number)
     checkpoint["epoch"] = min(checkpoint["epoch"], epoch.number)
-
-
-def _counts(progress: Any) -> Any:
-    return progress.current
