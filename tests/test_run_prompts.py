@@ -208,4 +208,4 @@ def test_a_run_from_python_keeps_the_date_on_which_it_began(
     assert re.search(
         r"note: a prompt is .*<system>Think\..* here and '(?!.*Think).* in the checkpoint", capsys.readouterr().out
     )
-    assert template.begun is None  # a template that two runs share has the date of neither
+    assert template.run_date is None  # a template that two runs share has the date of neither

@@ -197,16 +197,16 @@ class RationaleDataModule(L.LightningDataModule):
 
     def _begin(self) -> None:
         """Sets the date of the prompts: that of the run in ``start_from``, whose annotations are reused, or now."""
-        if self.template.begun is None:
-            begun = self._earlier().get("begun") or broadcast(datetime.now().isoformat())
-            self.template.begun = datetime.fromisoformat(begun)
+        if self.template.run_date is None:
+            run_date = self._earlier().get("run_date") or broadcast(datetime.now().isoformat())
+            self.template.run_date = datetime.fromisoformat(run_date)
 
     def resume(self, state: dict[str, Any]) -> None:
         """Takes the date of the prompts from the state in a checkpoint; encodes again what shows another date."""
-        begun = state.get("begun")
-        if begun is None or datetime.fromisoformat(begun) == self.template.begun:
+        run_date = state.get("run_date")
+        if run_date is None or datetime.fromisoformat(run_date) == self.template.run_date:
             return
-        self.template.begun = datetime.fromisoformat(begun)
+        self.template.run_date = datetime.fromisoformat(run_date)
         if self.codec is not None and self.template.shows_date(self.codec.tokenizer):
             if self.encoded:
                 self._encode_train()
@@ -374,7 +374,7 @@ class RationaleDataModule(L.LightningDataModule):
         position = None if self.epoch is None else position_of(self.epoch, self.trainer)
         return {
             "annotations": self.runner.state_dict(), "position": position, "ids": self._ids(),
-            "begun": self.template.begun and self.template.begun.isoformat(), "prompt": self._sample(),
+            "run_date": self.template.run_date and self.template.run_date.isoformat(), "prompt": self._sample(),
         }  # fmt: skip
 
     def _sample(self) -> str | None:

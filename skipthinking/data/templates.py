@@ -32,7 +32,7 @@ class Template(ABC):
     """Text between the prompt and the first character of the completion."""
     special_tokens: bool
     """Whether the tokenizer adds its special tokens to the prompt."""
-    begun: datetime | None = None
+    run_date: datetime | None = None
     """When the run began, for prompts that show the date; set by the data module. None for the present date."""
 
     @abstractmethod
@@ -67,7 +67,7 @@ class Template(ABC):
         """Lines for the start report on what the template adds to prompts and completions."""
         lines = []
         if self.shows_date(tokenizer):
-            lines.append(f"prompts show a date, in this run always its first day, {self.begun:%Y-%m-%d}")
+            lines.append(f"prompts show a date, in this run always its first day, {self.run_date:%Y-%m-%d}")
         if closing := self.closing(tokenizer).strip():
             lines.append(f"prompts open the thinking, so completions close it with {closing}")
         return lines
@@ -126,7 +126,7 @@ class Chat(Template):
         turns = [{"role": "system", "content": self.system}] if self.system else []
         turns.append({"role": "user", "content": question})
         try:
-            return render_chat(turns, tokenizer, self.settings, self.begun)
+            return render_chat(turns, tokenizer, self.settings, self.run_date)
         except FAULTS as error:
             raise self._misfit(turns, tokenizer, " ".join(str(error).split())) from error
 
@@ -176,7 +176,7 @@ class Chat(Template):
     def shows_date(self, tokenizer: Any) -> bool:
         """Whether the prompt differs between two times, which have no part in common."""
         times = datetime(2001, 1, 1, 1, 1, 1, 1), datetime(2002, 2, 2, 22, 2, 2, 2)
-        return len({self._with(begun=time).sample(tokenizer) for time in times}) > 1
+        return len({self._with(run_date=time).sample(tokenizer) for time in times}) > 1
 
     def _with(self, **changes: Any) -> Chat:
         changed = copy.copy(self)
@@ -188,7 +188,7 @@ def render_chat(
     messages: Sequence[Mapping[str, str]],
     tokenizer: Any,
     settings: Mapping[str, Any] | None = None,
-    begun: datetime | None = None,
+    run_date: datetime | None = None,
 ) -> str:
     """Renders messages by the tokenizer's chat template, with the generation prompt.
 
@@ -196,15 +196,15 @@ def render_chat(
         messages: Messages with "role" and "content".
         tokenizer: A tokenizer with a chat template.
         settings: Variables of the chat template.
-        begun: Time that the chat template shows; the present one by default.
+        run_date: Time that the chat template shows; the present one by default.
 
     Raises:
         TemplateError, or another one of FAULTS: The chat template cannot render the messages.
     """
     settings = settings or {}
     source = _source(tokenizer, settings)
-    if begun is not None and "strftime_now" in source:
-        source = _calendar(begun, f"{source}{settings}") + source
+    if run_date is not None and "strftime_now" in source:
+        source = _calendar(run_date, f"{source}{settings}") + source
     return tokenizer.apply_chat_template(
         messages, chat_template=source, tokenize=False, add_generation_prompt=True, **settings
     )
@@ -252,7 +252,7 @@ def _renders(turns: Sequence[Mapping[str, str]], tokenizer: Any, settings: Mappi
     return True
 
 
-def _calendar(begun: datetime, text: str) -> str:
+def _calendar(run_date: datetime, text: str) -> str:
     """A Jinja macro in place of ``strftime_now``, the function that transformers gives to chat templates.
 
     transformers passes plain values only to a template, so the macro replaces every directive in the text: "%d" by
@@ -260,6 +260,6 @@ def _calendar(begun: datetime, text: str) -> str:
     """
     chain = '.replace("%%", "\\0")'
     for directive in sorted(set(re.findall("%-?[a-zA-Z]", text))):
-        chain += f".replace({json.dumps(directive)}, {json.dumps(begun.strftime(directive))})"
+        chain += f".replace({json.dumps(directive)}, {json.dumps(run_date.strftime(directive))})"
     # The line break after the last tag is not part of the output (trim_blocks).
     return f'{{% macro strftime_now(format) %}}{{{{ format{chain}.replace("\\0", "%") }}}}{{% endmacro %}}\n'

@@ -68,7 +68,7 @@ def test_a_prompt_shows_the_date_as_transformers_would_have_on_that_day(
 
     monkeypatch.setattr(hub, "datetime", Clock)
     template = Chat()
-    template.begun = day
+    template.run_date = day
     prompt = template.render("Is 1% of 3 {{ 2 }}?", tokenizer)
     assert Chat().render("x", tokenizer) != template.render("x", tokenizer)  # without a day it is the present one
     clock[0] = day
