@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Sequence
 from typing import Any
 
@@ -14,10 +13,12 @@ from skipthinking.data.instances import instance
 from skipthinking.evaluation.answers import Completion
 from skipthinking.methods.base import Distiller
 from skipthinking.methods.skip_thinking.chunks import Chunks, StageLosses, StepLosses
-from skipthinking.methods.skip_thinking.stages import Stages
-from skipthinking.records import Encoded, Instance, UserError
+from skipthinking.methods.skip_thinking.stages import Stages, marker_pattern, split_stages
+from skipthinking.records import Encoded, Instance
 
 __all__ = ["CWT"]
+
+_CHECKED = 1000  # rationales whose stages are looked for at the start of a run, in about a tenth of a second
 
 
 class CWT(Distiller):
@@ -39,7 +40,7 @@ class CWT(Distiller):
     def __init__(self, stage_marker: str | None = " [{}]", **kwargs: Any) -> None:
         super().__init__(**kwargs)
         if stage_marker is not None:
-            self.completion_marks = _marks(stage_marker)
+            self.completion_marks = marker_pattern(stage_marker)
         self.stage_marker = stage_marker
         self.stages = Stages(stage_marker, lambda text: np.empty(0, dtype=np.int64))
         self.chunks = Chunks(self.chunker, self.stages)
@@ -69,6 +70,25 @@ class CWT(Distiller):
         searches = self.data.runner.has_run(self.chunks) or epochs < 0 or any(map(self.chunks.due, range(epochs)))
         if self.current_epoch == 0 and self.chunker.searches and not searches:
             say("chunk search: none falls into the epochs of this run, so chunks stay of average length")
+        if self.stage_marker and self.current_epoch == 0:
+            rows = self.data.runner.rows[:_CHECKED]
+            if lost := self._unreadable(rows):
+                say(
+                    f"stage markers: {len(lost)} of {len(rows):,} rationales, such as {lost[0]}, have text like a "
+                    "marker or steps without an end, so stages of such answers are split wrongly"
+                )
+
+    def _unreadable(self, rows: Sequence[Encoded]) -> list[str]:
+        """Ids of rationales whose stages :meth:`read_completion` would not find in an answer with the same text."""
+        assert self.codec is not None
+        ids = []
+        for row in rows:
+            parts = self.stages.tokens(row, self.chunks.initial(row))
+            text = self.codec.decode(np.concatenate(parts).tolist())
+            named = split_stages(text, str(self.stage_marker), len(parts) - 1)[1]
+            if [m for m, _ in named] != list(range(1, len(parts))):
+                ids.append(row.id)
+        return ids
 
     def kept_chunks(self, encoded: Encoded, notes: Notes) -> list[int] | None:
         """Indices of the chunks that an example keeps in an epoch; None for all chunks."""
@@ -86,36 +106,13 @@ class CWT(Distiller):
 
     def read_completion(self, completion: str, teacher: Encoded | None) -> Completion:
         """Removes the markers, whose numbers are not answers, and splits the completion into the named stages."""
-        chunks = len(self.chunks.initial(teacher)) if teacher else 0
-        if self.completion_marks is None or self.stage_marker is None:
+        if self.stage_marker is None:
             return super().read_completion(completion, teacher)
-        before, *parts = re.split(self.completion_marks, completion)
-        names = [name.strip() for name in re.findall(self.completion_marks, completion)]
+        before, named = split_stages(completion, self.stage_marker, getattr(self.chunker, "n_chunks", None))
         stages = [("rationale", before.strip())] if before.strip() else []
-        named = {m for m in range(1, chunks + 1) if self.stage_marker.strip().format(m) in completion}
+        chunks = len(self.chunks.initial(teacher)) if teacher else 0
         return Completion(
-            text=re.sub(self.completion_marks, "", completion),
-            stages=stages + [(name, part.strip()) for name, part in zip(names, parts, strict=True)],
-            skipped=1 - len(named) / chunks if chunks else None,
+            text=before + "".join(text for _, text in named),
+            stages=stages + [(self.stage_marker.strip().format(m), text.strip()) for m, text in named],
+            skipped=1 - sum(m <= chunks for m, _ in named) / chunks if chunks else None,
         )
-
-
-def _marks(stage_marker: str) -> str:
-    """Regular expression that matches every marker: " [{}]" -> " [1]", " [12]".
-
-    Raises:
-        UserError: Markers are indistinguishable from digits around them, so removing them would damage answers.
-    """
-    before, _, after = stage_marker.strip().partition("{}")
-    if stage_marker.count("{}") != 1 or not stage_marker.startswith(" "):
-        raise UserError(
-            f"Expected a marker with one {{}} that begins with a blank, got model.stage_marker={stage_marker!r}. "
-            "Set model.stage_marker: ' [{}]', for example."
-        )
-    if not before or not after or before[-1].isdigit() or after[0].isdigit():
-        raise UserError(
-            "Expected a marker with a character that is no digit before and after its number, got model.stage_marker="
-            f"{stage_marker!r}: without them numbers of the text would be taken for markers. "
-            "Set model.stage_marker: ' [{}]', for example."
-        )
-    return rf"\s?{re.escape(before)}\d+{re.escape(after)}"
