@@ -168,9 +168,12 @@ def test_an_accepted_marker_leaves_every_number_of_the_answer(marker: str) -> No
         ("[1] First. Therefore, the answer is [3].", [1], "First. Therefore, the answer is [3]."),
         ("[1] First. Therefore, the answer is: [3]", [1], "First. Therefore, the answer is: [3]"),
         ("[1] He wrote it. [2], says she.", [1], "He wrote it. [2], says she."),
+        ("[1] The lists [2] [3] are equal. [4] So.", [1, 4], "The lists [2] [3] are equal. So."),
         # Numbers ascend strictly and are at most the number of chunks; names have no leading zero.
         ("[2] One. [1] Two. [2] Three. [4] Four.", [2, 4], "One. [1] Two. [2] Three. Four."),
         ("[1] One. [5] Five. [04] Four. [0] None.", [1], "One. [5] Five. [04] Four. [0] None."),
+        ("[1] [1] [2] So 7. [2] [3] Yes.", [1, 2, 3], "[1] [2] So 7. Yes."),
+        ("[1] [2] [4] So 7.", [1, 2, 4], "So 7."),
         # What is one: after any end of a step, and without a blank after it.
         ('[1] "So?" [2] Yes! [3]\nThen **7.** [4] So 7.', [1, 2, 3, 4], '"So?" Yes!\nThen **7.** So 7.'),
         ("[1] 3 + 4 = 7 [2]\n7 - 2 = 5 [3] Step 2: so [4]", [1, 2, 3], "3 + 4 = 7\n7 - 2 = 5 Step 2: so [4]"),
