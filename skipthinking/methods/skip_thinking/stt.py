@@ -11,7 +11,7 @@ import numpy as np
 from skipthinking.annotate.annotator import Annotator, Notes
 from skipthinking.data.module import RationaleDataModule
 from skipthinking.methods.skip_thinking.cwt import CWT
-from skipthinking.methods.skip_thinking.skips import Skips
+from skipthinking.methods.skip_thinking.skips import Skips, Solved
 from skipthinking.methods.skip_thinking.verifiers import Likelihood, Verifier
 from skipthinking.records import Encoded, Instance, UserError
 from skipthinking.tasks import get_task
@@ -24,7 +24,7 @@ class STT(CWT):
 
     1. Warm-up by CWT. In its last epochs random chunks are left out, so that the student knows gaps before the search
        judges them; the name of the stage after a gap is not a target there.
-    2. Skip search with the current student, on training examples only.
+    2. Skip search with the current student, on those training examples that it answers correctly by itself.
     3. Training on the kept chunks: the student learns to continue after a gap with the next kept chunk.
 
     Departures: the paper's text was not available; the gap epochs, ``replay`` and the default verifier are ours.
@@ -35,6 +35,8 @@ class STT(CWT):
         gap_shares: Expected shares of left-out chunks in these epochs; each instance draws one.
         verifier: Judges whether a chunk can be left out; Likelihood by default.
         cumulative: Whether a removed chunk stays removed while later ones are judged.
+        gate: Whose text precedes the answer that must be right for an example to be searched: the student's own,
+            written greedily, or the teacher's full rationale, which states the result. Some verifiers have no gate.
         replay: Share of instances with the full rationale after the search.
         control: ``random_skip`` removes the same number of chunks at random; ``no_skip`` removes none.
         kwargs: See CWT.
@@ -47,6 +49,7 @@ class STT(CWT):
         gap_shares: list[float] | None = None,
         verifier: Verifier | None = None,
         cumulative: bool = True,
+        gate: Literal["student", "teacher"] = "student",
         replay: float = 0.0,
         control: Literal["random_skip", "no_skip"] | None = None,
         **kwargs: Any,
@@ -70,7 +73,7 @@ class STT(CWT):
                 "Leave out what is outside of its range, for its default."
             )
         self.warmup_epochs, self.gap_epochs, self.gap_shares = warmup_epochs, gap_epochs, shares
-        self.verifier, self.cumulative = verifier or Likelihood(), cumulative
+        self.verifier, self.cumulative, self.gate = verifier or Likelihood(), cumulative, gate
         self.replay, self.control = replay, control
         self.skips: Skips | None = None
 
@@ -100,11 +103,14 @@ class STT(CWT):
         annotators = super().annotators()
         if self.control == "no_skip":
             return annotators
+        gate = None
+        if self.gate == "student" and self.verifier.gated:
+            gate = Solved(self.warmup_epochs, self.chunks, self.stages, self._right, self.max_new_tokens)
         self.skips = Skips(
             self.warmup_epochs, self.chunks, self.stages, self.verifier, self._right, self.max_new_tokens,
-            self.cumulative, self.control,
+            self.cumulative, self.control, gate,
         )  # fmt: skip
-        return [*annotators, self.skips]
+        return [*annotators, *([gate] if gate else []), self.skips]
 
     def _right(self, encoded: Encoded, tokens: list[int]) -> bool:
         assert self.codec is not None
