@@ -98,6 +98,13 @@ class STT(CWT):
         """Whether no gap was trained yet: the search must judge the same chunks that were trained."""
         return epoch < self.warmup_epochs and epoch <= self.warmup_epochs - self.gap_epochs
 
+    def phase_start(self, epoch: int) -> int:
+        """The first epoch of all chunks, of random gaps, or of the kept chunks."""
+        starts = [0, self.warmup_epochs - self.gap_epochs] if self.gap_epochs else [0]
+        if self.gap_epochs or self.control != "no_skip":
+            starts.append(self.warmup_epochs)
+        return max(start for start in starts if start <= epoch)
+
     def annotators(self) -> Sequence[Annotator[Any]]:
         """The annotators of CWT, and the skip search."""
         annotators = super().annotators()
