@@ -84,9 +84,15 @@ class AverageChunks(Chunker):
     The chunks minimize the squared deviation of their sizes from the mean. A rationale with fewer steps than
     ``n_chunks`` gets one chunk per step.
 
+    Departures: the paper divides by steps; the default here is tokens. With M = 4, on 398 rationales of SVAMP with five
+    steps and more (ChatGPT's, level 6), the largest chunk has 33% of a rationale's tokens by tokens and 39% by steps.
+    Each epoch draws one stage per example, so chunks of like size give every stage as much to learn. What chunks are
+    made of hardly differs: on five built-in tasks the share of a chunk's steps that are of one kind differs by at most
+    0.02. Which of the two trains better was not tried.
+
     Args:
         n_chunks: Number of chunks M, at least 1.
-        by: Unit of the chunk sizes.
+        by: Unit of the chunk sizes; ``steps`` is the paper's.
     """
 
     def __init__(self, n_chunks: int = 4, by: Literal["tokens", "steps"] = "tokens") -> None:

@@ -20,6 +20,7 @@ from skipthinking.methods.skip_thinking.chunks import (
     chunk_costs,
     greedy_partition,
     objective,
+    spread_costs,
     stage_losses,
     step_losses,
 )
@@ -58,6 +59,35 @@ def _all_partitions(steps: int, groups: int) -> list[tuple[Span, ...]]:
 def _plain_objective(chunks: tuple[Span, ...], nll: NDArray[np.float64], tokens: NDArray[np.int64]) -> float:
     """J from the definition: each chunk scored by itself."""
     return float(np.mean([nll[i:j].sum() / tokens[i:j].sum() for i, j in chunks]))
+
+
+@pytest.mark.parametrize(("steps", "n_chunks"), [(1, 2), (5, 1), (6, 3), (8, 4)])
+def test_spread_is_the_best_of_all_partitions_by_tokens(steps: int, n_chunks: int) -> None:
+    """Oracle: every token carries the mean NLL of its step; numpy's variance over the tokens of a chunk."""
+    for seed in range(5):
+        nll, tokens = _random(seed, steps)
+        per_token = [np.full(n, x / n) for x, n in zip(nll, tokens, strict=True)]
+
+        def spread(cut: tuple[Span, ...], values: Any = per_token) -> float:
+            chunks = [np.concatenate(values[i:j]) for i, j in cut]
+            return sum(chunk.var() * len(chunk) for chunk in chunks)
+
+        costs = spread_costs(nll, tokens)
+        cuts = _all_partitions(steps, min(n_chunks, steps))
+        for cut in cuts:
+            assert sum(costs[i, j] for i, j in cut) == pytest.approx(spread(cut), abs=1e-9)
+        chunker = SearchChunks(n_chunks, search="exact", minimize="spread")
+        found = chunker.search([_encoded(tokens)], {}, _says(nll))["a"]
+        assert spread(found) == pytest.approx(min(map(spread, cuts)), abs=1e-9)
+    assert chunker.settings() != SearchChunks(n_chunks, search="exact").settings()
+
+
+def test_the_mean_nll_by_tokens_is_the_same_for_all_chunks() -> None:
+    """Why ``spread`` is not J with chunks weighted by tokens."""
+    nll, tokens = _random(1, 7)
+    for cut in _all_partitions(7, 3):
+        weighted = sum(chunk_costs(nll, tokens)[i, j] * tokens[i:j].sum() for i, j in cut) / tokens.sum()
+        assert weighted == pytest.approx(nll.sum() / tokens.sum())
 
 
 def test_costs_from_prefix_sums_are_those_of_each_chunk_by_itself() -> None:

@@ -20,7 +20,7 @@ from skipthinking.students.scoring import score
 
 __all__ = [
     "Chunks", "SearchChunks", "StageLosses", "StepLosses", "chunk_costs", "greedy_partition", "objective",
-    "stage_losses", "step_losses",
+    "spread_costs", "stage_losses", "step_losses",
 ]  # fmt: skip
 
 _ROUNDING = 1e-9  # minimum decrease of J, as a share: below it, rounding could move a boundary back and forth forever
@@ -44,6 +44,22 @@ def chunk_costs(nll: NDArray[np.float64], tokens: NDArray[np.int64]) -> NDArray[
     sizes = count[None, :] - count[:, None]
     with np.errstate(divide="ignore", invalid="ignore"):
         return np.where(sizes > 0, (until[None, :] - until[:, None]) / sizes, np.inf)
+
+
+def spread_costs(nll: NDArray[np.float64], tokens: NDArray[np.int64]) -> NDArray[np.float64]:
+    """How unlike the steps of every possible chunk are: squared deviations of their mean NLL, weighted by tokens.
+
+    Arguments and shape as of :func:`chunk_costs`. Minimized over partitions, this is one-dimensional k-means of the
+    steps' mean NLL, in order, in which a step counts as many times as it has tokens.
+
+    >>> spread_costs(np.array([1.0, 4.0]), np.array([1, 2]))[0].round(4)
+    array([   inf, 0.    , 0.6667])
+    """
+    parts = (tokens, nll, nll**2 / tokens)  # sums of n, n x and n x^2 of steps with n tokens and a mean NLL of x
+    until = [np.concatenate([[0.0], np.cumsum(part)]) for part in parts]
+    count, total, squares = (one[None, :] - one[:, None] for one in until)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        return np.where(count > 0, np.maximum(squares - total**2 / count, 0.0), np.inf)
 
 
 def objective(chunks: Sequence[Span], costs: NDArray[np.float64]) -> float:
@@ -85,7 +101,12 @@ class SearchChunks(Chunker):
     sums.
 
     Departures: the paper's text was not available; ``exact`` (dynamic programming, the optimum for the same number of
-    chunks) and the threshold of ``greedy`` are ours.
+    chunks), the threshold of ``greedy`` and the objective ``spread`` are ours. J weighs chunks equally whatever their
+    size, so its optimum puts expensive steps together in one large chunk; each other chunk is a cheap step. With the
+    chunks' means weighted by tokens, J would be the mean NLL of the rationale, the same for all chunks; so ``spread``
+    weighs by tokens how unlike the steps of a chunk are. It hardly makes chunks more even: in 40 rationales of SVAMP
+    with six steps and more, under SmolLM2-135M before training, the largest of four chunks has 47% of the tokens with
+    either (``greedy`` with ``spread`` 40%, average chunks 31%).
 
     Args:
         n_chunks: Number of chunks M, at least 1; a rationale with fewer steps gets one chunk per step.
@@ -94,6 +115,7 @@ class SearchChunks(Chunker):
             are average chunks, or the result of the run of ``start_from`` for the same examples.
         min_improvement: Minimum decrease of J per move of ``greedy``, as a share of J.
         by: Unit of the sizes of average chunks, see AverageChunks.
+        minimize: ``mean_nll`` is J; ``spread`` is :func:`spread_costs`, so that steps of like NLL form a chunk.
     """
 
     searches = True
@@ -105,6 +127,7 @@ class SearchChunks(Chunker):
         refresh_every_n_epochs: int = 4,
         min_improvement: float = 0.01,
         by: Literal["tokens", "steps"] = "tokens",
+        minimize: Literal["mean_nll", "spread"] = "mean_nll",
     ) -> None:
         if refresh_every_n_epochs < 1 or not 0 <= min_improvement < 1:
             raise UserError(
@@ -114,7 +137,7 @@ class SearchChunks(Chunker):
             )
         self._average = AverageChunks(n_chunks, by)
         self.n_chunks, self.how, self.every = n_chunks, search, refresh_every_n_epochs
-        self.min_improvement = min_improvement
+        self.min_improvement, self.minimize = min_improvement, minimize
 
     def chunk(self, encoded: Encoded) -> tuple[Span, ...]:
         """Average chunks, which apply until the first search."""
@@ -131,6 +154,7 @@ class SearchChunks(Chunker):
             "search": self.how,
             "min_improvement": self.min_improvement,
             "by": self._average.by,
+            "minimize": self.minimize,
         }
 
     def search(
@@ -144,7 +168,8 @@ class SearchChunks(Chunker):
         start = self._average.chunk(encoded)
         if len(start) < 2:
             return start
-        costs = chunk_costs(nll, np.array([end - first for first, end in encoded.steps]))
+        costs_of = chunk_costs if self.minimize == "mean_nll" else spread_costs
+        costs = costs_of(nll, np.array([end - first for first, end in encoded.steps]))
         if self.how == "exact":
             return best_partition(costs, len(start))
         return greedy_partition(start, costs, self.min_improvement)
