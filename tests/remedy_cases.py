@@ -383,6 +383,7 @@ CASES = [
     Case("got ChunkTables.rationales=", build(ChunkTables, rationales=0)),
     Case("got PredictionTables.rows=", build(PredictionTables, rows=0)),
     Case("Expected a number of examples, got --examples", _compared(examples=-1), later="Expected finished runs"),
+    Case("in points above 0, got --margin", _compared(margin=0.0, baseline="A"), later="Expected finished runs"),
     Case("got --figures", _compared(figures=""), [{"figures": "WORLD/figures"}], later="Expected finished runs"),
     Case("Fix --id, --start or --n", build(show, file=_rows("a.jsonl", ANNOTATED), start=9), [{"start": 0}]),
     # tasks
@@ -437,6 +438,7 @@ OTHERS = {  # words of a message: why it has no case here
     "The masks collapsed": "depends on the data",
     "Expected traces with a valid prefix": "depends on the student",
     "Remove that folder to learn them again": "tests/methods/test_kpod.py",
+    "Add --baseline METHOD": "tests/report/test_against.py",
     "Fix --baseline": "tests/report/test_compare.py",
     "--allow_different_tests": "tests/report/test_compare.py",
     "Expected all weights of": "needs a damaged model; the remedy is that of a missing one",

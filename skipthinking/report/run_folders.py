@@ -54,6 +54,8 @@ class Run:
         answers: Lines of predictions.jsonl by test set and example id.
         tokens: Target and context tokens that its student was trained on, including the runs that it started from.
         origins: Settings of the runs that it started from, the last first.
+        lineage: Its folder and those of all runs that it started from, resolved; of a deleted one
+            by its recorded path.
         complete: Whether all of those runs and their token counts exist.
     """
 
@@ -66,6 +68,7 @@ class Run:
     answers: Mapping[str, Mapping[str, Mapping[str, Any]]]
     tokens: tuple[float, float]
     origins: tuple[Mapping[str, Any], ...]
+    lineage: frozenset[Path]
     complete: bool
 
 
@@ -117,6 +120,7 @@ def read_run(folder: Path) -> Run:
         answers=_answers(folder / "predictions.jsonl", summary["test"]),
         tokens=(summary["target_tokens"] + target, summary["context_tokens"] + context),
         origins=tuple(settings for _, settings in origins),
+        lineage=_lineage(folder, settings.get(_START), origins),
         complete=complete,
     )
 
@@ -145,6 +149,15 @@ def _origins(folder: Path, start: object) -> tuple[list[tuple[Path, dict[str, An
         origins.append((folder, settings))
         start = settings.get(_START)
     return origins, True
+
+
+def _lineage(folder: Path, start: object, origins: Sequence[tuple[Path, Mapping[str, Any]]]) -> frozenset[Path]:
+    homes = [folder, *(home for home, _ in origins)]
+    starts = [start, *(settings.get(_START) for _, settings in origins)]
+    if starts[-1] is not None:  # RUN/checkpoints/last.ckpt of a run without logs, or that does not exist
+        checkpoint = Path(str(starts[-1]))
+        homes.append(checkpoint.parent.parent if checkpoint.parent.name == "checkpoints" else checkpoint)
+    return frozenset(home.resolve() for home in homes)
 
 
 def _tokens(folder: Path) -> list[float | None]:
