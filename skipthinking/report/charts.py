@@ -76,7 +76,7 @@ def _chart(comparison: Comparison, name: str, title: str, x_label: str, y_label:
 
 
 def _scatter(comparison: Comparison, test: str) -> Chart:
-    """Every method with its intervals, and its runs as small dots where there are several."""
+    """Every method with its intervals, its runs as small dots where there are several, and a line along the front."""
     name = f"accuracy_{re.sub(r'[^a-zA-Z0-9_.-]+', '_', test)}"
     chart, colors = _chart(comparison, name, test, "new tokens per answer", "accuracy %")
     (axes,) = chart.figure.axes
@@ -94,6 +94,9 @@ def _scatter(comparison: Comparison, test: str) -> Chart:
         interval = f"{row.accuracy:.1%} ({row.accuracy_low:.1%} to {row.accuracy_high:.1%})"
         label = f"{row.method} ({len(row.seeds)} seed{'s' if len(row.seeds) > 1 else ''})"
         chart.plot(x, y, "o", tip=f"{row.method}: {interval}, {x:.1f} new tokens", color=color, label=label)
+    front = sorted((row.new_tokens, 100 * row.accuracy) for row in comparison.rows if row.test == test and row.pareto)
+    if len(front) > 1:
+        axes.plot(*zip(*front, strict=True), ":", color=_INK, linewidth=0.8, zorder=0)
     chart.figure.legend(loc="outside lower center", ncols=2)
     return chart
 

@@ -26,6 +26,8 @@ def print_summary(folder: Path) -> None:
             f"trained on {values['target_tokens']:,} target and {values['context_tokens']:,} context tokens in "
             f"{values['fit_seconds']:.0f} s"
         ]
+        if values["test"]:
+            lines.append("the intervals are over test examples; they say nothing about other seeds")
         if values["latency_seconds"] is not None:
             latency = f"{values['latency_seconds'] * 1000:.0f} ms per answer ({values['device']})"
             lines.insert(0, f"latency at batch size 1: {latency}")

@@ -131,7 +131,7 @@ def _baseline_notes(comparison: Comparison) -> list[str]:
         return []
     lines = [
         f"Difference: points of accuracy against {base} on the same test examples. MDE: the true difference that would "
-        "be told from 0 in about 80% of repetitions."
+        "be told from 0 (two-sided, 5%) in about 80% of repetitions."
     ]
     paired = [row.method for row in compared if row.seeds_paired]
     if paired:
@@ -146,7 +146,7 @@ def _baseline_notes(comparison: Comparison) -> list[str]:
             f"(the lower end of the difference's interval is above -{100 * comparison.margin:g}; one-sided, 97.5%)."
         )
     lines.append(
-        f"saved: new tokens, of those of {base}. E3 (E3-Score of EffiReason-Bench): 1 / (A0 / odds ratio of right "
+        f"saved %: new tokens saved against {base}. E3 (E3-Score of EffiReason-Bench): 1 / (A0 / odds ratio of right "
         "answers + (1 - A0) / token ratio), A0 the baseline's accuracy; above 1 does not mean as accurate as it."
     )
     return lines
