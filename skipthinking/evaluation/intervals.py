@@ -8,7 +8,7 @@ drawn, the examples drawn, and what is left in single answers:
 The mean squares of the analysis of variance estimate the terms: MS_seeds / (S N) estimates the first and the last, with
 S - 1 degrees of freedom; (MS_examples - MS_residual) / (S N) the second, with enough for the normal quantile. The
 interval is the mean plus and minus its standard error times the mean of the terms' quantiles, weighted by the terms
-(Cochran and Cox, 1950). Simulated, that covers 93% to 97.5% for 2 to 10 seeds; with Satterthwaite's degrees of freedom
+(Cochran and Cox, 1950). Simulated, that covers 93% to 98% for 2 to 10 seeds; with Satterthwaite's degrees of freedom
 for the sum, 2 seeds that differ have 88%. ``tests/evaluation/test_coverage.py`` has the simulation.
 
 Shape suffixes: S and R runs (one per seed), N test examples. Leading axes are independent data sets.
