@@ -117,6 +117,10 @@ def _interval_notes(comparison: Comparison) -> list[str]:
     }
     kinds = {row.interval for row in comparison.rows}
     lines = [f"In brackets 95% intervals: {'; '.join(text for kind, text in methods.items() if kind in kinds)}."]
+    several = [group for group in comparison.groups if len(group.runs) > 1]
+    one_start = [group.method for group in several if frozenset.intersection(*(run.lineage for run in group.runs))]
+    if one_start:
+        lines.append(f"All seeds come from one run, and the intervals say nothing about others: {_names(one_start)}.")
     if any(len(row.seeds) == 2 for row in comparison.rows):
         lines.append(
             "Two seeds say little about others: their t quantile is 12.7, that of three 4.3, that of five 2.8."

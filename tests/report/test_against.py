@@ -77,6 +77,21 @@ def test_other_runs_are_not_paired(shared: str, tmp_path: Path) -> None:
     assert not row.seeds_paired
 
 
+def test_seeds_of_one_origin_and_single_seeds_are_named(tmp_path: Path) -> None:
+    """Two seeds of A from one warm-up, one seed of B: the interval has no variance between warm-ups or seeds of B."""
+    start = str(tmp_path / "warm-0" / "checkpoints" / "last.ckpt")
+    comparison = compared(tmp_path, {("A", seed): start for seed in (0, 1)})
+    fewer = compare_runs([str(tmp_path / name) for name in ("A-0", "A-1", "B-0")], "B")
+    ours, theirs = (np.array([RIGHT[key] for key in keys], dtype=float) for keys in ((("A", 0), ("A", 1)), (("B", 0),)))
+    row = fewer.rows[0]
+    assert row.difference is not None
+    assert row.difference_low == pytest.approx(row.difference - float(spread(ours, theirs).half))
+    named = "All seeds come from one run, and the intervals say nothing about others: A."
+    single = "One seed, so differences hold for that run and not for other seeds: B."
+    assert (named in notes(comparison), single in notes(comparison)) == (True, False)
+    assert (named in notes(fewer), single in notes(fewer)) == (True, True)
+
+
 @pytest.mark.parametrize(("margin", "shown"), [(60.0, "not shown"), (99.0, "yes")])
 def test_no_worse_is_a_lower_end_above_minus_the_margin(
     margin: float, shown: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
