@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict
 
 from skipthinking.report.comparing import Comparison, Row
+from skipthinking.report.summary import skipped_text
 
 __all__ = ["FORMATS", "cells", "notes", "settings_rows", "settings_table"]
 
@@ -57,11 +58,13 @@ _COLUMNS: dict[str, Callable[[Row], str]] = {
     "no worse": _no_worse,
     "lenient": lambda row: _percent(row.accuracy_lenient),
     "no answer": lambda row: _percent(row.no_answer),
+    "unfinished": lambda row: _percent(row.unfinished),
     "new tokens": lambda row: f"{row.new_tokens:.1f}",
     "saved %": _saved,
     "E3": lambda row: "" if row.e3 is None else f"{row.e3:.2f}",
     "front": lambda row: "*" if row.pareto else "",
-    "skipped": lambda row: _percent(row.skipped),
+    "within": lambda row: ", ".join(f"{budget}: {_percent(share)}" for budget, share in row.accuracy_at.items()),
+    "skipped": lambda row: skipped_text(row.skipped, row.skipped_known),
     "ms": lambda row: "" if row.latency is None else f"{1000 * row.latency:.0f}",
     "targets": lambda row: _count(row.target_tokens),
     "context": lambda row: _count(row.context_tokens),
@@ -86,6 +89,13 @@ def notes(comparison: Comparison) -> list[str]:
     lines = [*_interval_notes(comparison), *_baseline_notes(comparison)]
     if any(row.pareto is not None for row in comparison.rows):
         lines.append("front: no other row of the test set has at least this accuracy with at most these new tokens.")
+    if any(row.accuracy_at for row in comparison.rows):
+        lines.append("Within: accuracy if generation stops after so many new tokens.")
+    if any(row.skipped_known is not None for row in comparison.rows):
+        lines.append(
+            "Skipped: share of the teacher's chunks that an answer leaves out, over the answers that name stages and "
+            "are finished (of N%)."
+        )
     lines.append(
         "Rates in %; ms: latency per answer at batch size 1; targets and context: tokens trained on; train s: wall "
         "time of training."
@@ -191,11 +201,18 @@ def _latex(comparison: Comparison) -> str:
     return "\n".join([*comments, "% needs \\usepackage{booktabs}", *lines]) + "\n"
 
 
+def _flat(row: Row) -> dict[str, object]:
+    """The fields of a row, with a column for every budget."""
+    fields = asdict(row)
+    within = fields.pop("accuracy_at")
+    return {**fields, **{f"accuracy_at_{budget}": share for budget, share in within.items()}}
+
+
 def _csv(comparison: Comparison) -> str:
     import pandas
 
     rows = [
-        {**asdict(row), "seeds": " ".join(map(str, row.seeds)), "devices": "; ".join(row.devices)}
+        {**_flat(row), "seeds": " ".join(map(str, row.seeds)), "devices": "; ".join(row.devices)}
         for row in comparison.rows
     ]
     return str(pandas.DataFrame(rows).to_csv(index=False, lineterminator="\n"))
