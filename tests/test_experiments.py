@@ -39,6 +39,8 @@ STUDENTS = {  # hub name: architecture and config of its stand-in; None: only a 
     "google/flan-t5-large": ("t5", {"d_model": 16, "d_kv": 8, "d_ff": 32, "num_layers": 1, "num_heads": 2}),
     "google/flan-t5-base": ("t5", {"d_model": 16, "d_kv": 8, "d_ff": 32, "num_layers": 1, "num_heads": 2}),
     "google/flan-t5-small": None,
+    "students/smollm2-135m": ("llama", {"hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 1,
+                                        "num_attention_heads": 2, "num_key_value_heads": 2}),
 }  # fmt: skip
 
 
@@ -70,7 +72,7 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for path in (svamp, gsm8k, hub / "main"):
         path.mkdir(parents=True)
     rationales = [{"instruction": r.question, "output": f" {r.rationale} The answer is {r.answer}"} for r in train]
-    for level in (5, 6):
+    for level in (4, 5, 6):
         (svamp / f"chatgpt_level{level}.json").write_text(json.dumps(rationales))
     problems = [{"ID": f"chal-{i}", "Body": r.question.rpartition(". ")[0] + ".", "Equation": "",
               "Question": r.question.rpartition(". ")[2], "Answer": float(r.answer), "Type": ""}
@@ -118,7 +120,12 @@ def test_there_are_experiments() -> None:
     assert names >= {"quickstart", "full_cot_svamp", "cwt_svamp", "full_cot_gsm8k_t5"}
     assert names >= {"kpod_quick", "kpod_llama7b", "kpod_flan_t5_large", "kpod_svamp"}
     assert names >= {f"long_cot_{student}" for student in ("quick", "phi3", "qwen2", "qwen2.5_7b", "llama3.1_8b")}
-    assert {path.stem for path in ADDED} >= {"wandb"}
+    assert names >= {
+        f"{method}_smollm2{data}"
+        for method in ("full_cot", "answer_only", "cwt", "stt", "kpod", "long_cot")
+        for data in ("", "_gsm8k")
+    }
+    assert {path.stem for path in ADDED} >= {"wandb", "svamp_level6"}
     folders = {
         path.parent.relative_to(ROOT / "experiments").as_posix() for path in (ROOT / "experiments").rglob("*.yaml")
     }
