@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import struct
+from collections.abc import Callable
 from contextlib import redirect_stderr
 from dataclasses import dataclass
 from importlib.util import find_spec
@@ -38,7 +39,7 @@ class GGUF:
         """The config of the model."""
         from transformers import AutoConfig
 
-        config = self._load(AutoConfig)
+        config = self._load(AutoConfig.from_pretrained, str(self.path.parent))
         if config.is_encoder_decoder:
             raise self._misfit(f"{config.model_type} is an encoder-decoder model.")
         return config
@@ -46,12 +47,12 @@ class GGUF:
     def tokenizer(self) -> Any:
         """The tokenizer with the chat template.
 
-        AutoTokenizer would read the config first, which takes seconds, and knows fewer ways to split digits.
+        AutoTokenizer would first read the config, which takes seconds, and prefer a tokenizer.json beside the file.
         """
         from tokenizers import pre_tokenizers
         from transformers import PreTrainedTokenizerFast
 
-        tokenizer = self._load(PreTrainedTokenizerFast)
+        tokenizer = self._load(PreTrainedTokenizerFast, name_or_path=str(self.path.parent))
         if self._metadata().get("tokenizer.ggml.pre") in _SINGLE_DIGITS:
             backend = tokenizer.backend_tokenizer
             digits = pre_tokenizers.Digits(individual_digits=True)
@@ -69,7 +70,8 @@ class GGUF:
 
         # Otherwise weights may stay packed where a kernel is installed, and transformers refuses to save the model.
         unpacked = GgufConfig(dequantize=True)
-        model, report = self._load(AutoModelForCausalLM, config=config, quantization_config=unpacked, **settings)
+        settings.update(config=config, quantization_config=unpacked)
+        model, report = self._load(AutoModelForCausalLM.from_pretrained, str(self.path.parent), **settings)
         generation = model.generation_config
         ends = generation.eos_token_id if isinstance(generation.eos_token_id, list) else [generation.eos_token_id]
         # The end of a turn, which differs from EOS in Gemma 2 for one: 107 and 1.
@@ -81,11 +83,11 @@ class GGUF:
 
         return dict(read_gguf_metadata(str(self.path))[0])
 
-    def _load(self, kind: Any, **settings: Any) -> Any:
+    def _load(self, load: Callable[..., Any], *folder: str, **settings: Any) -> Any:
         try:
             # The bar of dequantization is written to stderr, whatever transformers' settings.
             with without_progress(), redirect_stderr(io.StringIO()):
-                return kind.from_pretrained(str(self.path.parent), gguf_file=self.path.name, **settings)
+                return load(*folder, gguf_file=self.path.name, **settings)
         except _FAULTS as error:
             raise self._misfit(f"{' '.join(str(error).split())[:300]} ({type(error).__name__})") from error
 
@@ -142,8 +144,8 @@ def _in_folder(folder: Path, gguf_file: str | None) -> Path:
         return folder
     if gguf_file is None and len(names) > 1:
         raise UserError(
-            f"Expected one GGUF file in {str(folder)!r}, got {len(names)}: {', '.join(names)}. Choose one: "
-            f"model.student.gguf_file={names[0]}, for example."
+            f"Expected one GGUF file in {str(folder)!r}, got {len(names)}: {', '.join(names)}. Set "
+            f"model.student.gguf_file: {names[0]}, for example."
         )
     return folder / (gguf_file or names[0])
 
