@@ -10,10 +10,12 @@ from typing import Any
 
 import pytest
 import torch
+import yaml
 from checkpoint_notes import annotation
 from conftest import ROOT
 
 from skipthinking.command_line.layers import layers
+from skipthinking.data.templates import Chat
 from skipthinking.students.scratch import train_tokenizer
 from skipthinking.tasks import generate
 
@@ -126,6 +128,7 @@ def test_there_are_experiments() -> None:
         for data in ("", "_gsm8k")
     }
     assert {path.stem for path in ADDED} >= {"wandb", "svamp_level6"}
+    assert {path.stem for path in ADDED} >= {f"prompt_{name}" for name in ("plain", "step_by_step", "concise", "draft")}
     folders = {
         path.parent.relative_to(ROOT / "experiments").as_posix() for path in (ROOT / "experiments").rglob("*.yaml")
     }
@@ -178,6 +181,28 @@ def test_every_experiment_says_how_to_run_it() -> None:
         header = [line for line in path.read_text().splitlines() if line.startswith("#")]
         name = path.relative_to(ROOT)
         assert any(line == f"#   python -m skipthinking fit --config {name}" for line in header), name
+
+
+@pytest.mark.parametrize(
+    "path", [path for path in ADDED if path.stem.startswith("prompt_")], ids=lambda path: path.stem
+)
+def test_every_prompt_asks_the_question(path: Path) -> None:
+    settings = yaml.safe_load(path.read_text())["data"]["init_args"]["template"]
+    assert settings["class_path"] == "Chat"
+    tokenizer = train_tokenizer(["2"], 512, 0)
+    tokenizer.chat_template = CHAT
+    assert "<|user|>Is it 2?" in Chat(**settings["init_args"]).render("Is it 2?", tokenizer)
+    assert f"--config {path.relative_to(ROOT)} --untrained true" in path.read_text()
+
+
+def test_an_untrained_student_answers_a_prompt_of_its_own(
+    run: Callable[..., int], world: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(world)
+    added = ["--config", ROOT / "experiments" / "with" / "prompt_draft.yaml", "--untrained", "true"]
+    short = ["--model.max_new_tokens", 4, "--model.latency_examples", 0, "--trainer.accelerator", "cpu"]
+    assert run("test", *added, *short, config=ROOT / "experiments" / "full_cot_smollm2.yaml") == 0
+    assert (tmp_path / "prompt_draft" / "predictions.jsonl").exists()
 
 
 def test_wandb_gets_the_full_config_offline(
