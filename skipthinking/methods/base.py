@@ -11,6 +11,8 @@ from typing import Any, ClassVar
 
 import torch
 from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
+from lightning.pytorch.plugins.precision import MixedPrecision, Precision
+from lightning.pytorch.utilities import GradClipAlgorithmType
 from torch import Tensor
 
 from skipthinking.annotate.annotator import Annotator, Notes
@@ -218,6 +220,24 @@ class Distiller(AnsweringModule, ABC):
         targets, contexts = self._step_tokens
         self.target_tokens += targets
         self.context_tokens += contexts
+
+    def configure_gradient_clipping(
+        self,
+        optimizer: torch.optim.Optimizer,
+        gradient_clip_val: int | float | None = None,
+        gradient_clip_algorithm: str | None = None,
+    ) -> None:
+        """Clips gradients, those of fused optimizers too.
+
+        Lightning's plugin for bf16-mixed refuses fused optimizers, because a loss scaler could not unscale their
+        gradients before the clipping. Only float16 has a loss scaler.
+        """
+        plugin = self.trainer.precision_plugin
+        if isinstance(plugin, MixedPrecision) and plugin.scaler is None:
+            algorithm = GradClipAlgorithmType(gradient_clip_algorithm or "norm")
+            Precision.clip_gradients(plugin, optimizer, gradient_clip_val or 0.0, algorithm)
+        else:
+            super().configure_gradient_clipping(optimizer, gradient_clip_val, gradient_clip_algorithm)
 
     def on_before_optimizer_step(self, optimizer: torch.optim.Optimizer) -> None:
         """Raises UserError if a gradient is not finite."""
