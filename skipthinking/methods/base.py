@@ -54,6 +54,8 @@ class Distiller(AnsweringModule, ABC):
         max_new_tokens: Maximum number of new tokens per answer in evaluation.
         latency_examples: Number of test examples that are answered one at a time after the test, to measure latency.
         start_from: Checkpoint of another run, of any method, that initializes the student.
+        budgets: Numbers of new tokens at which evaluation reports accuracy, too; by default those of 32, 64, 128 and
+            256 up to ``max_new_tokens``, and none for an empty list.
     """
 
     term_weights: tuple[float, ...] = (1.0,)
@@ -78,8 +80,9 @@ class Distiller(AnsweringModule, ABC):
         max_new_tokens: int = 256,
         latency_examples: int = 20,
         start_from: str | None = None,
+        budgets: list[int] | None = None,
     ) -> None:
-        super().__init__(student, max_new_tokens, latency_examples)
+        super().__init__(student, max_new_tokens, latency_examples, budgets)
         self.optimizer, self.scheduler, self.start_from = optimizer, scheduler, start_from
         self.chunker: Chunker = AverageChunks()  # replaced by the data's in connect()
         self.stage_sampling: StageSampling = "cycle"
