@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
@@ -180,6 +181,28 @@ def test_an_accepted_marker_leaves_every_number_of_the_answer(marker: str) -> No
     assert read.text.strip() == "3 + 4 = 7. So 12. The answer is 19."
 
 
+@pytest.mark.parametrize("control", [None, "no_skip"])
+@pytest.mark.parametrize(("warmup", "gaps", "epochs"), [(10, 5, 15), (7, 3, 12), (3, 0, 8)])
+def test_every_phase_shows_every_stage_equally_often(
+    warmup: int, gaps: int, epochs: int, control: Any, tokenizer: Any
+) -> None:
+    method, rows = _method(STT, tokenizer, warmup_epochs=warmup, gap_epochs=gaps, control=control)
+    for row, kept in zip(rows, [[], [0], [1, 3], [0, 1, 2], [0, 1, 2, 3]] * 2, strict=False):
+        spans = AverageChunks(4).chunk(row)
+        values = {"chunks": spans, "skips": kept}
+        texts = [tokenizer.decode(stage) for stage in method.stages.tokens(row, spans)]
+        kept = list(range(4)) if control else kept
+        phases = [(0, warmup - gaps, range(5)), (warmup, epochs, [*kept, 4])]
+        for start, end, stages in phases if gaps or not control else [(0, epochs, range(5))]:
+            counts = Counter()
+            for epoch in range(start, end):
+                (cut,) = method.make_instances(row, Notes(epoch=epoch, seed=2, values=values))
+                counts[texts.index(tokenizer.decode(_targets(cut)))] += 1
+            low, rest = divmod(end - start, len(stages))
+            assert set(counts) <= set(stages)
+            assert all(low <= counts[stage] <= low + (rest > 0) for stage in stages)
+
+
 @pytest.mark.parametrize(
     ("completion", "numbers", "text"),
     [
@@ -191,9 +214,12 @@ def test_an_accepted_marker_leaves_every_number_of_the_answer(marker: str) -> No
         ("[1] First. Therefore, the answer is [3].", [1], "First. Therefore, the answer is [3]."),
         ("[1] First. Therefore, the answer is: [3]", [1], "First. Therefore, the answer is: [3]"),
         ("[1] He wrote it. [2], says she.", [1], "He wrote it. [2], says she."),
+        ("[1] The lists [2] [3] are equal. [4] So.", [1, 4], "The lists [2] [3] are equal. So."),
         # Numbers ascend strictly and are at most the number of chunks; names have no leading zero.
         ("[2] One. [1] Two. [2] Three. [4] Four.", [2, 4], "One. [1] Two. [2] Three. Four."),
         ("[1] One. [5] Five. [04] Four. [0] None.", [1], "One. [5] Five. [04] Four. [0] None."),
+        ("[1] [1] [2] So 7. [2] [3] Yes.", [1, 2, 3], "[1] [2] So 7. Yes."),
+        ("[1] [2] [4] So 7.", [1, 2, 4], "So 7."),
         # What is one: after any end of a step, and without a blank after it.
         ('[1] "So?" [2] Yes! [3]\nThen **7.** [4] So 7.', [1, 2, 3, 4], '"So?" Yes!\nThen **7.** So 7.'),
         ("[1] 3 + 4 = 7 [2]\n7 - 2 = 5 [3] Step 2: so [4]", [1, 2, 3], "3 + 4 = 7\n7 - 2 = 5 Step 2: so [4]"),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -14,7 +15,7 @@ from skipthinking.evaluation.answers import Completion
 from skipthinking.methods.base import Distiller
 from skipthinking.methods.skip_thinking.chunks import Chunks, StageLosses, StepLosses
 from skipthinking.methods.skip_thinking.stages import Stages, marker_pattern, split_stages
-from skipthinking.records import Encoded, Instance
+from skipthinking.records import Encoded, Instance, Span
 from skipthinking.tasks import get_task
 
 __all__ = ["CWT"]
@@ -99,14 +100,25 @@ class CWT(Distiller):
         """Text before the question in an example's instance for an epoch, one of ``prompt_prefixes``."""
         return ""
 
+    def phase_start(self, epoch: int) -> int:
+        """The first epoch of the phase of training that an epoch belongs to; ``cycle`` starts again in each phase."""
+        return 0
+
+    def _shown(self, encoded: Encoded, notes: Notes) -> list[int]:
+        """The stages of an example in an epoch; the last one is the answer."""
+        chunks: tuple[Span, ...] = notes[self.chunks]
+        kept = self.kept_chunks(encoded, notes)
+        return [*(range(len(chunks)) if kept is None else kept), len(chunks)]
+
     def make_instances(self, encoded: Encoded, notes: Notes) -> list[Instance]:
         """One instance: question and earlier kept stages -> the drawn stage, or question -> all kept stages."""
-        chunks, kept = notes[self.chunks], self.kept_chunks(encoded, notes)
-        stages = self.stages.tokens(encoded, chunks)
-        shown = list(range(len(stages))) if kept is None else [*kept, len(stages) - 1]
+        chunks: tuple[Span, ...] = notes[self.chunks]
+        stages, shown = self.stages.tokens(encoded, chunks), self._shown(encoded, notes)
         losses = notes.get(self.stage_losses) if self.stage_losses else None
-        drawn = notes.draw_stage(len(shown), encoded.id, None if losses is None else losses[shown].tolist())
-        targets = range(len(shown)) if drawn is None else {drawn}
+        epochs = range(self.phase_start(notes.epoch) if notes.stage_sampling == "cycle" else notes.epoch, notes.epoch)
+        phase = [*(self._shown(encoded, replace(notes, epoch=epoch)) for epoch in epochs), shown]
+        drawn = notes.draw_stage(phase, encoded.id, None if losses is None else losses[shown].tolist())
+        targets = range(len(shown)) if drawn is None else {shown.index(drawn)}
         prompt = encoded.prompts[self.prompt_prefix(encoded, notes)]
         return [instance(encoded.id, prompt, [stages[m] for m in shown], targets)]
 

@@ -26,11 +26,12 @@ _NEXT = r"(?<![=+\-*/×÷<>(\s]) (?={marker}[^\S\n]*(?:\n|\d+[.)]\s|[Ss]tep \d))
 
 @cache
 def marker_pattern(marker: str) -> str:
-    """Regular expression of a stage marker, and of the blank before it, where a stage can start; group 1 is its number.
+    """Regular expression of a stage marker, and of the blank before it, where a stage can start; group 2 is its number.
 
-    A stage starts at the start of a completion, or where a step ends: after a sentence, or before a line break, a list
-    item or "Step 2". " [3]" elsewhere is text: a citation, a list, an index, an answer. Markers are matched in the
-    text, not among the tokens: where a tokenizer has the token " [3]", " [3]" in a teacher's text is that token, too.
+    A stage starts at the start of a completion, after another marker (group "run"), or where a step ends: after a
+    sentence, or before a line break, a list item or "Step 2". " [3]" elsewhere is text: a citation, a list, an index,
+    an answer. Markers are matched in the text, not among the tokens: where a tokenizer has the token " [3]", " [3]" in
+    a teacher's text is that token, too.
 
     Args:
         marker: See :class:`Stages`.
@@ -52,7 +53,7 @@ def marker_pattern(marker: str) -> str:
         )
     before, after = re.escape(before), re.escape(after)
     following = _NEXT.replace("{marker}", rf"{before}\d+{after}")
-    return rf"(?:\A\s*|{_ENDED} |{following}){before}([1-9]\d*){after}(?![.,;:)\]])"
+    return rf"(?:\A\s*|{_ENDED} |{following}|(?P<run>(?<=\d{after}) )){before}([1-9]\d*){after}(?![.,;:)\]])"
 
 
 def split_stages(text: str, marker: str, most: int | None = None) -> tuple[str, list[tuple[int, str]]]:
@@ -72,8 +73,8 @@ def split_stages(text: str, marker: str, most: int | None = None) -> tuple[str, 
     """
     numbers, starts, ends = [0], [], [0]
     for match in re.finditer(marker_pattern(marker), text):
-        number = int(match[1])
-        if numbers[-1] < number and (most is None or number <= most):
+        number, in_place = int(match[2]), match["run"] is None or match.start() == ends[-1]
+        if in_place and numbers[-1] < number and (most is None or number <= most):
             numbers.append(number)
             starts.append(match.start())
             ends.append(match.end())

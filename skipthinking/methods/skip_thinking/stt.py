@@ -11,7 +11,7 @@ import numpy as np
 from skipthinking.annotate.annotator import Annotator, Notes
 from skipthinking.data.module import RationaleDataModule
 from skipthinking.methods.skip_thinking.cwt import CWT
-from skipthinking.methods.skip_thinking.skips import Skips
+from skipthinking.methods.skip_thinking.skips import Skips, Solved
 from skipthinking.methods.skip_thinking.verifiers import Likelihood, Verifier
 from skipthinking.records import Encoded, Instance, UserError
 from skipthinking.tasks import get_task
@@ -27,7 +27,7 @@ class STT(CWT):
 
     1. Warm-up by CWT. In its last epochs random chunks are left out, so that the student knows gaps before the search
        judges them; the name of the stage after a gap is not a target there.
-    2. Skip search with the current student, on training examples only.
+    2. Skip search with the current student, on those training examples that it answers correctly by itself.
     3. Training on the kept chunks: the student learns to continue after a gap with the next kept chunk.
 
     With ``replay``, part 3 teaches two modes: ``[skip] `` before the question asks for the kept chunks, a question
@@ -44,6 +44,8 @@ class STT(CWT):
         gap_shares: Expected shares of left-out chunks in these epochs; each instance draws one.
         verifier: Judges whether a chunk can be left out; Likelihood by default.
         cumulative: Whether a removed chunk stays removed while later ones are judged.
+        gate: Whose text precedes the answer that must be right for an example to be searched: the student's own,
+            written greedily, or the teacher's full rationale, which states the result. Some verifiers have no gate.
         replay: Share of instances after the search that have all chunks (full mode).
         mode: Whether the student is asked to skip chunks or for the full rationale, in evaluation and ``predict``.
         control: ``random_skip`` removes the same number of chunks at random; ``no_skip`` removes none.
@@ -59,6 +61,7 @@ class STT(CWT):
         gap_shares: list[float] | None = None,
         verifier: Verifier | None = None,
         cumulative: bool = True,
+        gate: Literal["student", "teacher"] = "student",
         replay: float = 0.0,
         mode: Literal["skip", "full"] = "skip",
         control: Literal["random_skip", "no_skip"] | None = None,
@@ -87,7 +90,7 @@ class STT(CWT):
                 "learns to skip. Set model.mode: skip, or train with model.replay: 0.3"
             )
         self.warmup_epochs, self.gap_epochs, self.gap_shares = warmup_epochs, gap_epochs, shares
-        self.verifier, self.cumulative = verifier or Likelihood(), cumulative
+        self.verifier, self.cumulative, self.gate = verifier or Likelihood(), cumulative, gate
         self.replay, self.control = replay, control
         if replay and control != "no_skip":
             self.prompt_prefixes = (SKIP, "") if mode == "skip" else ("", SKIP)
@@ -114,16 +117,26 @@ class STT(CWT):
         """Whether no gap was trained yet: the search must judge the same chunks that were trained."""
         return epoch < self.warmup_epochs and epoch <= self.warmup_epochs - self.gap_epochs
 
+    def phase_start(self, epoch: int) -> int:
+        """The first epoch of all chunks, of random gaps, or of the kept chunks."""
+        starts = [0, self.warmup_epochs - self.gap_epochs] if self.gap_epochs else [0]
+        if self.gap_epochs or self.control != "no_skip":
+            starts.append(self.warmup_epochs)
+        return max(start for start in starts if start <= epoch)
+
     def annotators(self) -> Sequence[Annotator[Any]]:
         """The annotators of CWT, and the skip search."""
         annotators = super().annotators()
         if self.control == "no_skip":
             return annotators
+        gate = None
+        if self.gate == "student" and self.verifier.gated:
+            gate = Solved(self.warmup_epochs, self.chunks, self.stages, self._right, self.max_new_tokens)
         self.skips = Skips(
             self.warmup_epochs, self.chunks, self.stages, self.verifier, self._right, self.max_new_tokens,
-            self.cumulative, self.control,
+            self.cumulative, self.control, gate,
         )  # fmt: skip
-        return [*annotators, self.skips]
+        return [*annotators, *([gate] if gate else []), self.skips]
 
     def _right(self, encoded: Encoded, tokens: list[int]) -> bool:
         assert self.codec is not None
