@@ -136,7 +136,7 @@ class Prediction:
         finished: Whether EOS came before the limit on new tokens.
         stages: The stages of the completion, as (name, text) pairs.
         skipped: Share of the teacher's chunks that the student left out; None if it is not known, because the answer
-            names no stage or is not finished.
+            names none of the teacher's stages or is not finished.
         chunks: Number of the teacher's chunks; None if the method names no stages or the example has no rationale.
         correct_at: Whether the answer is right if generation stops after a number of new tokens, by that number.
     """
