@@ -45,6 +45,7 @@ from skipthinking.methods.long_cot.annotators import Cuts
 from skipthinking.methods.long_cot.cuts import BinaryCut
 from skipthinking.methods.schedules import Warmup, optimizers
 from skipthinking.methods.skip_thinking.chunks import SearchChunks
+from skipthinking.methods.skip_thinking.surprisal import FirstTokens, Perplexity
 from skipthinking.methods.skip_thinking.verifiers import Likelihood
 from skipthinking.report.compare import compare
 from skipthinking.report.show import show
@@ -352,6 +353,9 @@ CASES = [
     Case("shares from 0 to below 1", method(STT, replay=2.0), [{"model.replay": LEAVE_OUT}]),
     *(Case("Expected epochs after the warm-up, got trainer.max_epochs=", prior(STT, epochs)) for epochs in (1, 2, 6)),
     Case("got model.verifier.init_args.max_rise=", build(Likelihood, max_rise=0.0)),
+    Case("got model.verifier.init_args.max_ratio=", build(Perplexity, max_ratio=1.0)),
+    Case("got model.verifier.init_args: max_surprisal=", build(FirstTokens, max_surprisal=0.0),
+         [{"model.verifier.init_args.max_surprisal": LEAVE_OUT}]),
     Case("got model.warmup_epochs=", method(LongCoT, sft_epochs=-1), [{"model.sft_epochs": 0}]),
     Case("got model.beta=", method(LongCoT, beta=0.0), [{"model.beta": LEAVE_OUT}]),
     Case("got model.open_thinking=", method(LongCoT, _thinking, open_thinking="<think>")),

@@ -23,6 +23,7 @@ from skipthinking.methods.skip_thinking import verifiers
 from skipthinking.methods.skip_thinking.chunks import Chunks
 from skipthinking.methods.skip_thinking.skips import Skips, Solved, search_skips, shuffled_skips, solved
 from skipthinking.methods.skip_thinking.stages import Stages
+from skipthinking.methods.skip_thinking.surprisal import FirstTokens, Perplexity
 from skipthinking.methods.skip_thinking.verifiers import Answer, Likelihood, Rationale, Rollout, Trial, Verifier
 from skipthinking.records import Encoded, Example, UserError
 from skipthinking.students import FromScratch
@@ -146,6 +147,55 @@ def test_likelihood_search_is_the_plain_rule(max_rise: float, cumulative: bool, 
     found = world.search(Likelihood(max_rise), cumulative=cumulative)
     for row in world.encoded:
         assert found[row.id] == _plain_likelihood(world, row, max_rise, cumulative), row.id
+
+
+@pytest.mark.parametrize("cumulative", [True, False])
+@pytest.mark.parametrize("max_ratio", [1.02, 1.3, 3.0])
+def test_perplexity_search_is_one_pass_per_trial(max_ratio: float, cumulative: bool, world: World) -> None:
+    """Perplexities of the text after the chunk, without stage names, by a full pass per trial."""
+    found, left = world.search(Perplexity(max_ratio), cumulative=cumulative), []
+    for row in world.encoded:
+        stages = world.stages.tokens(row, world.chunks[row.id])
+        last = len(stages) - 1
+
+        def perplexity(shown: list[int], drop: int) -> float:
+            shares, tokens = world.logits(row, _flat(stages, shown))  # noqa: B023
+            nll = -shares[torch.arange(len(tokens)), tokens]
+            parts = nll.split([len(stages[s]) for s in shown])  # noqa: B023
+            names = [1 if s == last else len(world.stages.markers(last)[s]) for s in shown]  # noqa: B023
+            rest = [part[name:] for part, name, s in zip(parts, names, shown, strict=True) if s > drop]
+            return float(torch.cat(rest).mean().exp())
+
+        kept = list(range(last + 1))
+        for drop in range(last):
+            shown = [s for s in (kept if cumulative else range(last + 1)) if s != drop]
+            if perplexity(shown, drop) < max_ratio * perplexity(list(range(last + 1)), drop):
+                kept.remove(drop)
+        assert found[row.id] == kept[:-1], row.id
+        left.append(len(kept) - 1)
+    assert 0 < sum(left) < 4 * len(left) or max_ratio == 3  # some are removed, some are kept
+
+
+@pytest.mark.parametrize("cumulative", [True, False])
+@pytest.mark.parametrize(("max_surprisal", "tokens"), [(0.01, 1), (1.0, 1), (0.5, 3), (0.5, 99)])
+def test_first_token_search_is_one_pass_per_chunk(
+    max_surprisal: float, tokens: int, cumulative: bool, world: World
+) -> None:
+    found = world.search(FirstTokens(max_surprisal, tokens), cumulative=cumulative)
+    removed = 0
+    for row in world.encoded:
+        stages = world.stages.tokens(row, world.chunks[row.id])
+        kept = list(range(len(stages) - 1))
+        for drop in range(len(stages) - 1):
+            before = [s for s in (kept if cumulative else range(drop)) if s < drop]
+            name = len(world.stages.markers(len(stages) - 1)[drop])
+            shares, targets = world.logits(row, _flat(stages, [*before, drop]))
+            nll = -shares[torch.arange(len(targets)), targets][-len(stages[drop]) :]
+            if nll[name : name + tokens].mean() < max_surprisal:
+                kept.remove(drop)
+                removed += 1
+        assert found[row.id] == kept, row.id
+    assert bool(removed) == (max_surprisal > 0.01)
 
 
 @pytest.mark.parametrize("gone", [True, False])
@@ -368,10 +418,20 @@ def test_a_rise_of_nothing_is_refused() -> None:
         Likelihood(0.0)
 
 
+@pytest.mark.parametrize(
+    ("verifier", "settings"),
+    [(Perplexity, {"max_ratio": 1.0}), (FirstTokens, {"max_surprisal": 0.0}), (FirstTokens, {"tokens": 0})],
+)
+def test_bounds_that_allow_nothing_are_refused(verifier: Any, settings: dict[str, Any]) -> None:
+    with pytest.raises(UserError, match=next(iter(settings))):
+        verifier(**settings)
+
+
 def test_reading_everything_each_time_finds_the_same(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
-    cached = [world.search(verifier) for verifier in (Likelihood(0.3), Answer())]
+    scoring = (Likelihood(0.3), Answer(), Perplexity(1.3), FirstTokens())
+    cached = [world.search(verifier) for verifier in scoring]
     monkeypatch.setattr(verifiers, "Engine", lambda student, prompts, longest: Engine(student, prompts))
-    assert [world.search(verifier) for verifier in (Likelihood(0.3), Answer())] == cached
+    assert [world.search(verifier) for verifier in scoring] == cached
 
 
 @pytest.mark.parametrize("verifier", [Likelihood(9.0), Rollout(), Answer()], ids=lambda v: type(v).__name__)

@@ -12,6 +12,7 @@ from skipthinking.annotate.annotator import Annotator, Notes
 from skipthinking.data.module import RationaleDataModule
 from skipthinking.methods.skip_thinking.cwt import CWT
 from skipthinking.methods.skip_thinking.skips import Skips, Solved
+from skipthinking.methods.skip_thinking.surprisal import FirstTokens, Perplexity  # noqa: F401  found by class path
 from skipthinking.methods.skip_thinking.verifiers import Likelihood, Verifier
 from skipthinking.records import Encoded, Instance, UserError
 from skipthinking.tasks import get_task

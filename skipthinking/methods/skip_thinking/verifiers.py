@@ -15,7 +15,7 @@ from skipthinking.evaluation.answers import SearchContext
 from skipthinking.records import Encoded, UserError
 from skipthinking.students.engine import Engine
 
-__all__ = ["Answer", "Likelihood", "Rationale", "Rollout", "Trial", "Verifier"]
+__all__ = ["Answer", "Likelihood", "Rationale", "Rollout", "ScoringVerifier", "Trial", "Verifier"]
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -129,7 +129,7 @@ class Verifier(ABC):
         return {"verifier": type(self).__name__, **{k: v for k, v in vars(self).items() if not k.startswith("_")}}
 
 
-class _Contexts(Verifier):
+class ScoringVerifier(Verifier):
     """Base class of verifiers that score the teacher's text after contexts that grow by chunks and are read once."""
 
     _engine: Engine
@@ -165,7 +165,7 @@ class _Contexts(Verifier):
                 self._engine.extend(row, trial.row.stages[trial.drop])
 
 
-class Likelihood(_Contexts):
+class Likelihood(ScoringVerifier):
     """Default: a chunk can be removed if the teacher's remaining text stays likely (ours).
 
     Given the name of the next stage and the teacher's remaining text, the answer must still be correct greedily, and
@@ -177,6 +177,9 @@ class Likelihood(_Contexts):
     follows teaches them again.
 
     Nothing is generated, no context is read twice, and reading a text stops as soon as a bound is exceeded.
+
+    Close prior work: SPIRIT (Cui et al., arXiv 2502.13260) calls a step critical if its removal raises perplexity; see
+    :class:`skipthinking.methods.skip_thinking.surprisal.Perplexity`. The answer test and the bounds per token are ours.
 
     Args:
         max_rise: Maximum increase of the NLL, nats per token.
@@ -240,7 +243,7 @@ class Likelihood(_Contexts):
                 with_chunk[:] = without  # writes through the view into _nll
 
 
-class Answer(_Contexts):
+class Answer(ScoringVerifier):
     """A chunk can be removed if the answer stage, given the question and all remaining chunks, is correct greedily.
 
     Whether the student would write the answer stage next is not judged. If the last chunk states the result, every
