@@ -14,9 +14,10 @@ from skipthinking.methods.multi_task import MultiTask
 from skipthinking.methods.skip_thinking.cwt import CWT
 from skipthinking.methods.skip_thinking.stt import STT
 from skipthinking.methods.step_entropy import StepEntropy
+from skipthinking.methods.token_importance import Classifier
 from skipthinking.methods.token_skip import TokenSkip
 
 __all__ = [
-    "CWT", "KPOD", "STT", "AnswerOnly", "Distiller", "FullCoT", "ICoT", "KeypointWeighter", "LongCoT", "MultiTask",
-    "StepEntropy", "TokenSkip",
+    "CWT", "KPOD", "STT", "AnswerOnly", "Classifier", "Distiller", "FullCoT", "ICoT", "KeypointWeighter", "LongCoT",
+    "MultiTask", "StepEntropy", "TokenSkip",
 ]  # fmt: skip
