@@ -114,6 +114,15 @@ def _ask(row: dict[str, Any]) -> Provoke:
     return lambda world, settings: bool(read_questions(world / "rows.jsonl")) if settings else provoke(world, {})
 
 
+def _config(student: Pretrained) -> bool:
+    return bool(student.config)
+
+
+def _two_files(world: Path) -> str:
+    _file("pair/a.gguf", "")(world)
+    return str(Path(_file("pair/b.gguf", "")(world)).parent)
+
+
 def _loaded(files: Files) -> str:
     return files.load().unread
 
@@ -382,8 +391,19 @@ CASES = [
     Case("got model.student.init_args.dtype=",
          build(Pretrained, lambda made: bool(made.make_model(True)), name="nowhere", dtype="bfloat16"),
          [{"model.student.init_args.dtype": LEAVE_OUT}], later="Fix model.student.name"),
-    Case("Fix model.student.name, check the network", build(Pretrained, lambda made: bool(made.config), name="nowhere"),
+    Case("Fix model.student.name, check the network", build(Pretrained, _config, name="nowhere"),
          [{"model.student.name": "WORLD/student"}]),
+    Case("fetch the file again", build(Pretrained, _config, name=_file("bad.gguf", "")),
+         [{"model.student.name": "WORLD/student"}]),
+    Case("a folder or a hub name beside gguf_file",
+         build(Pretrained, _config, name=_file("bad.gguf", ""), gguf_file="bad.gguf"),
+         [{"model.student.gguf_file": LEAVE_OUT}], later="fetch the file again"),
+    Case("a GGUF file, got", build(Pretrained, _config, name="nowhere.gguf"),
+         [{"model.student.name": "WORLD/student"}]),
+    Case("leave it out for a model in another format",
+         build(Pretrained, _config, name=lambda world: str(world / "student"), gguf_file="x.gguf"),
+         [{"model.student.gguf_file": LEAVE_OUT}]),
+    Case("Expected one GGUF file", build(Pretrained, _config, name=_two_files), later="fetch the file again"),
     Case("got model.student: vocab_size=", build(FromScratch, vocab_size=5), [{"vocab_size": LEAVE_OUT}]),
     Case("Fix model.student.config", build(FromScratch, _prepared, architecture="gpt2", config={"n_hed": 2}),
          [{"model.student.config": {"n_head": 2}}]),
@@ -446,6 +466,7 @@ OTHERS = {  # words of a message: why it has no case here
     "The masks collapsed": "depends on the data",
     "Expected traces with a valid prefix": "depends on the student",
     "Remove that folder to learn them again": "tests/methods/test_kpod.py",
+    "Expected a GGUF file in a folder or on the hub": "needs the hub",
     "Fix --baseline": "tests/report/test_compare.py",
     "--allow_different_tests": "tests/report/test_compare.py",
     "Expected all weights of": "needs a damaged model; the remedy is that of a missing one",
