@@ -344,6 +344,8 @@ CASES = [
          [{"data.template.init_args.prompt": "{question}"}]),
     # methods
     Case("got model.max_new_tokens=", method(FullCoT, max_new_tokens=0)),
+    Case("got model.budgets=", method(FullCoT, max_new_tokens=40, budgets=[0, 32, 64])),
+    Case("got model.mode=full", method(STT, mode="full")),
     Case("got model.rationale_weight=", method(MultiTask, rationale_weight=-1.0)),
     Case("Expected remove_per_epoch and", method(ICoT, remove_per_epoch=0), [{"remove_per_epoch": LEAVE_OUT}]),
     Case("got model.smoothing=", method(ICoT, smoothing=0.0)),
@@ -356,7 +358,7 @@ CASES = [
          [{"refresh_every_n_epochs": LEAVE_OUT}]),
     Case("got model.stage_marker=null", method(STT, stage_marker=None)),
     Case("Expected gap epochs to be a part", method(STT, gap_epochs=9)),
-    Case("(gap_shares: below 1)", method(STT, replay=2.0), [{"model.replay": LEAVE_OUT}]),
+    Case("shares from 0 to below 1", method(STT, replay=2.0), [{"model.replay": LEAVE_OUT}]),
     *(Case("Expected epochs after the warm-up, got trainer.max_epochs=", prior(STT, epochs)) for epochs in (1, 2, 6)),
     Case("got model.verifier.init_args.max_rise=", build(Likelihood, max_rise=0.0)),
     Case("got model.warmup_epochs=", method(LongCoT, sft_epochs=-1), [{"model.sft_epochs": 0}]),

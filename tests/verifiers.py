@@ -10,6 +10,8 @@ from skipthinking.methods.skip_thinking.verifiers import Verifier
 class EveryOther(Verifier):
     """Allows the removal of every chunk with an odd index."""
 
+    gated = False
+
     def begin(self, rows: Any, context: Any) -> list[bool]:
         """Says that the student answers every example right."""
         return [True] * len(rows)

@@ -11,7 +11,7 @@ from typing import Any, ClassVar, Generic, TypedDict, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from skipthinking.annotate.sampling import StageSampling, draw_stage
+from skipthinking.annotate.sampling import StageSampling, draw_in_phase, draw_stage
 from skipthinking.records import Encoded
 
 __all__ = ["Annotator", "Context", "Drawing", "Notes"]
@@ -93,9 +93,19 @@ class Notes:
         """A random generator that depends only on (purpose, seed, epoch, id)."""
         return random.Random(f"{purpose}/{self.seed}/{self.epoch}/{id}")
 
-    def draw_stage(self, stages: int, id: str, losses: Sequence[float] | None = None) -> int | None:
-        """Draws the stage that an example trains on in this epoch; None for all stages in one instance."""
-        return draw_stage(self.stage_sampling, stages, seed=self.seed, epoch=self.epoch, id=id, losses=losses)
+    def draw_stage(self, phase: Sequence[Sequence[int]], id: str, losses: Sequence[float] | None = None) -> int | None:
+        """Draws the stage that an example trains on in this epoch; None for all stages in one instance.
+
+        Args:
+            phase: The example's stages in every epoch of the present phase of training, up to this epoch.
+            id: Example id.
+            losses: Summed NLL of each stage of this epoch, for the stage sampling ``loss``.
+        """
+        if self.stage_sampling == "cycle":
+            return draw_in_phase(phase, seed=self.seed, start=self.epoch + 1 - len(phase), id=id)
+        shown = phase[-1]
+        drawn = draw_stage(self.stage_sampling, len(shown), seed=self.seed, epoch=self.epoch, id=id, losses=losses)
+        return None if drawn is None else shown[drawn]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

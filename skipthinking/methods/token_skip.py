@@ -49,7 +49,7 @@ class TokenSkip(Distiller):
         super().__init__(**kwargs)
         if ratio not in PREFIXES:
             raise UserError(f"Expected a ratio of {[*PREFIXES]}, got model.ratio={ratio}. Choose one of them.")
-        self.importance = importance or Surprisal()
+        self.importance, self.answer_settings = importance or Surprisal(), ("ratio",)
         self.prompt_prefixes = (PREFIXES[ratio], *(prefix for other, prefix in PREFIXES.items() if other != ratio))
 
     def make_instances(self, encoded: Encoded, notes: Notes) -> list[Instance]:

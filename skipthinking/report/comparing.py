@@ -22,7 +22,7 @@ _NOT_LEARNING = {
     "seed_everything", "run", "runs_dir", "ckpt_path", "weights_only", "evaluate", "checkpoint_every", "untrained",
     "question", "questions", "trainer.logger", "trainer.enable_progress_bar", "trainer.default_root_dir",
     "trainer.check_val_every_n_epoch", "trainer.log_every_n_steps", "data.init_args.num_workers",
-    "data.init_args.eval_batch_size",
+    "data.init_args.eval_batch_size", "model.init_args.budgets",
 }  # fmt: skip
 
 
@@ -48,7 +48,10 @@ class Row:
         new_tokens_low: Lower end of its interval, a bootstrap.
         new_tokens_high: Upper end.
         latency: Seconds per answer at batch size 1, None if not measured.
-        skipped: Mean fraction of the teacher's chunks that answers leave out.
+        skipped: Mean fraction of the teacher's chunks that answers leave out, over those of which it is known.
+        skipped_known: Fraction of these answers; None if the method names no stages.
+        unfinished: Fraction of completions that the limit on new tokens cut off.
+        accuracy_at: Accuracy if generation stops at a budget, by the number of new tokens.
         target_tokens: Tokens trained on as targets, including those of the runs that it started from.
         context_tokens: The same for context.
         tokens_known: Whether the logs of all of those runs exist.
@@ -74,6 +77,9 @@ class Row:
     new_tokens_high: float
     latency: float | None
     skipped: float | None
+    skipped_known: float | None
+    unfinished: float | None
+    accuracy_at: Mapping[str, float]
     target_tokens: float
     context_tokens: float
     tokens_known: bool
@@ -256,7 +262,11 @@ def _row(group: Group, base: Group | None) -> Row:
     tokens_low, tokens_high = bootstrap(tokens_SN)
     difference, difference_low, difference_high = _difference(group, base)
     latencies = [run.summary["latency_seconds"] for run in group.runs]
-    skipped = [row["skipped"] for row in scores if row.get("skipped") is not None]
+    within = [row.get("accuracy_at", {}) for row in scores]
+
+    def mean_of(key: str) -> float | None:
+        values = [row[key] for row in scores if row.get(key) is not None]
+        return float(np.mean(values)) if values else None
 
     def mean(of: Callable[[Run], float]) -> float:
         return float(np.mean([of(run) for run in group.runs]))
@@ -279,7 +289,14 @@ def _row(group: Group, base: Group | None) -> Row:
         new_tokens_low=tokens_low,
         new_tokens_high=tokens_high,
         latency=None if None in latencies else float(np.mean(latencies)),
-        skipped=float(np.mean(skipped)) if skipped else None,
+        skipped=mean_of("skipped"),
+        skipped_known=mean_of("skipped_known"),
+        unfinished=mean_of("unfinished"),
+        accuracy_at={
+            budget: float(np.mean([shares[budget] for shares in within]))
+            for budget in within[0]
+            if all(budget in shares for shares in within)
+        },
         target_tokens=mean(lambda run: run.tokens[0]),
         context_tokens=mean(lambda run: run.tokens[1]),
         tokens_known=all(run.complete for run in group.runs),

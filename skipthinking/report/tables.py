@@ -13,6 +13,7 @@ from dataclasses import asdict
 
 from skipthinking.evaluation.intervals import DRAWS
 from skipthinking.report.comparing import Comparison, Row
+from skipthinking.report.summary import skipped_text
 
 __all__ = ["FORMATS", "cells", "notes", "settings_rows", "settings_table"]
 
@@ -46,8 +47,10 @@ _COLUMNS: dict[str, Callable[[Row], str]] = {
     "difference": _difference,
     "lenient": lambda row: _percent(row.accuracy_lenient),
     "no answer": lambda row: _percent(row.no_answer),
+    "unfinished": lambda row: _percent(row.unfinished),
     "new tokens": lambda row: f"{row.new_tokens:.1f}",
-    "skipped": lambda row: _percent(row.skipped),
+    "within": lambda row: ", ".join(f"{budget}: {_percent(share)}" for budget, share in row.accuracy_at.items()),
+    "skipped": lambda row: skipped_text(row.skipped, row.skipped_known),
     "ms": lambda row: "" if row.latency is None else f"{1000 * row.latency:.0f}",
     "targets": lambda row: _count(row.target_tokens),
     "context": lambda row: _count(row.context_tokens),
@@ -78,6 +81,13 @@ def notes(comparison: Comparison) -> list[str]:
     if any(row.difference is not None for row in comparison.rows):
         lines.append(
             f"Difference: points of accuracy against {comparison.baseline}, paired bootstrap on the same test examples."
+        )
+    if any(row.accuracy_at for row in comparison.rows):
+        lines.append("Within: accuracy if generation stops after so many new tokens.")
+    if any(row.skipped_known is not None for row in comparison.rows):
+        lines.append(
+            "Skipped: share of the teacher's chunks that an answer leaves out, over the answers that name stages and "
+            "are finished (of N%)."
         )
     lines.append(
         "Rates in %; ms: latency per answer at batch size 1; targets and context: tokens trained on; train s: wall "
@@ -134,11 +144,18 @@ def _latex(comparison: Comparison) -> str:
     return "\n".join([*comments, "% needs \\usepackage{booktabs}", *lines]) + "\n"
 
 
+def _flat(row: Row) -> dict[str, object]:
+    """The fields of a row, with a column for every budget."""
+    fields = asdict(row)
+    within = fields.pop("accuracy_at")
+    return {**fields, **{f"accuracy_at_{budget}": share for budget, share in within.items()}}
+
+
 def _csv(comparison: Comparison) -> str:
     import pandas
 
     rows = [
-        {**asdict(row), "seeds": " ".join(map(str, row.seeds)), "devices": "; ".join(row.devices)}
+        {**_flat(row), "seeds": " ".join(map(str, row.seeds)), "devices": "; ".join(row.devices)}
         for row in comparison.rows
     ]
     return str(pandas.DataFrame(rows).to_csv(index=False, lineterminator="\n"))

@@ -11,7 +11,7 @@ from typing import Any, Literal
 import numpy as np
 import pytest
 
-from skipthinking.annotate.sampling import draw_stage
+from skipthinking.annotate.sampling import draw_in_phase, draw_stage
 from skipthinking.data.chunkers import AverageChunks, best_partition
 from skipthinking.records import Encoded, Example, Span, UserError
 
@@ -148,6 +148,42 @@ def test_every_lap_of_a_cycle_shows_every_stage_once(stages: int) -> None:
                 epochs = range(lap * stages, (lap + 1) * stages)
                 shown = [draw_stage("cycle", stages, seed=seed, epoch=epoch, id=id) for epoch in epochs]
                 assert sorted(shown) == list(range(stages))
+
+
+@pytest.mark.parametrize("start", [0, 5, 10])
+@pytest.mark.parametrize("kept", [[0], [0, 1, 2, 3], [1, 4], [0, 2, 3, 6]])
+def test_a_phase_shows_every_stage_equally_often(kept: list[int], start: int) -> None:
+    for id in IDS[:30]:
+        shown = [draw_in_phase([kept] * epochs, seed=3, start=start, id=id) for epochs in range(1, 12)]
+        for epochs in range(1, 12):
+            counts = Counter(shown[:epochs])
+            low = epochs // len(kept)
+            assert all(low <= counts[stage] <= low + (epochs % len(kept) > 0) for stage in kept)
+
+
+def test_the_first_phase_is_a_cycle_and_others_have_their_own_orders() -> None:
+    for id in IDS[:50]:
+        for epoch in range(9):
+            oracle = draw_stage("cycle", 4, seed=1, epoch=epoch, id=id)
+            assert draw_in_phase([range(4)] * (epoch + 1), seed=1, start=0, id=id) == oracle
+    first = [[draw_in_phase([range(3)], seed=0, start=start, id=id) for id in IDS] for start in (0, 3)]
+    ninth = {(a, b): 1 / 9 for a in range(3) for b in range(3)}
+    assert chi_square(Counter(zip(*first, strict=True)), ninth) < 31.8  # the 99.99% quantile for 8 degrees of freedom
+
+
+def test_with_gaps_the_stage_drawn_least_often_comes_next() -> None:
+    dice, never, given = random.Random(0), 0, 0
+    for id in IDS[:400]:
+        phase = [[*(m for m in range(4) if dice.random() > 0.25), 4] for _ in range(6)]
+        counts: Counter[int] = Counter()
+        for epoch in range(1, 7):
+            drawn = draw_in_phase(phase[:epoch], seed=0, start=5, id=id)
+            assert drawn in phase[epoch - 1]
+            assert counts[drawn] == min(counts[m] for m in phase[epoch - 1])
+            counts[drawn] += 1
+        given += sum(any(m in shown for shown in phase) for m in range(4))
+        never += sum(not counts[m] for m in range(4) if any(m in shown for shown in phase))
+    assert never < 0.06 * given  # with laps from epoch 0, 31% of the chunks in 5 such epochs
 
 
 def test_a_cycle_goes_through_every_order_alike() -> None:

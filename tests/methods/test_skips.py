@@ -12,6 +12,7 @@ import pytest
 import torch
 from searches import on_ranks, search
 
+from skipthinking.annotate.annotator import Context, Notes
 from skipthinking.data.batches import collate
 from skipthinking.data.chunkers import AverageChunks
 from skipthinking.data.encoding import Codec, Plain
@@ -20,7 +21,7 @@ from skipthinking.data.steps import Sentences
 from skipthinking.evaluation.answers import SearchContext
 from skipthinking.methods.skip_thinking import verifiers
 from skipthinking.methods.skip_thinking.chunks import Chunks
-from skipthinking.methods.skip_thinking.skips import Skips, search_skips, shuffled_skips
+from skipthinking.methods.skip_thinking.skips import Skips, Solved, search_skips, shuffled_skips, solved
 from skipthinking.methods.skip_thinking.stages import Stages
 from skipthinking.methods.skip_thinking.verifiers import Answer, Likelihood, Rationale, Rollout, Trial, Verifier
 from skipthinking.records import Encoded, Example, UserError
@@ -247,6 +248,68 @@ def test_examples_that_the_student_gets_wrong_keep_every_chunk(world: World) -> 
     found = world.search(Rollout(), context=world.context(right=lambda id, tokens: id != ROWS[0].id))
     assert found[ROWS[0].id] == list(range(len(world.chunks[ROWS[0].id])))
     assert found[ROWS[1].id] == []  # and whoever is always right needs none: the answer stage is all that is left
+
+
+def test_the_gate_is_plain_generation_after_the_question_alone(world: World) -> None:
+    drafts = {row.id: np.concatenate(world.stages.tokens(row, world.chunks[row.id])) for row in world.encoded}
+    found = solved(world.encoded, drafts, world.context(max_new_tokens=150))
+    assert found == {row.id: world.right(row.id, _greedy(world, row, [], 150)) for row in world.encoded}
+    assert set(found.values()) == {True, False}
+    graded: dict[str, list[int]] = {}
+
+    def right(id: str, tokens: list[int]) -> bool:
+        graded[id] = tokens
+        return False
+
+    others = [drafts[row.id] for row in world.encoded[1:]] + [drafts[world.encoded[0].id]]
+    swapped = {row.id: draft for row, draft in zip(world.encoded, others, strict=True)}
+    solved(world.encoded, swapped, world.context(max_new_tokens=150, right=right))
+    assert graded == {row.id: _greedy(world, row, [], 150) for row in world.encoded}  # the drafts leave no trace
+
+
+@pytest.mark.parametrize("verifier", [Likelihood(9.0), Rollout(), Answer()], ids=lambda v: type(v).__name__)
+def test_an_example_behind_the_gate_keeps_every_chunk_and_the_others_do_not_notice(
+    verifier: Verifier, world: World
+) -> None:
+    every = {row.id: list(range(len(world.chunks[row.id]))) for row in world.encoded}
+    for searched in (set(), set(list(every)[::2]), set(every)):
+        found, free = world.search(verifier, searched=searched), world.search(verifier)
+        assert free != every
+        assert found == {id: free[id] if id in searched else every[id] for id in every}
+
+
+@pytest.mark.parametrize(
+    ("gate", "known", "left", "line"),
+    [
+        # 12 chunks; the student knows 2 of 3 examples with 4 chunks each, 2 of whose 8 go.
+        (True, [1, 0, 1], [3, 4, 3], "2 of 3 rationales are answered right by the student; 25.0% of their 8 chunks can "
+         "be skipped (16.7% of all)"),
+        (True, [0, 0, 0], [4, 4, 4], "0 of 3 rationales are answered right by the student; it answers nothing "
+         "correctly yet, so no chunk can be skipped"),
+        (True, [1, 1, 0], [4, 4, 4], "2 of 3 rationales are answered right by the student; 0.0% of their 8 chunks can "
+         "be skipped (0.0% of all)"),
+        (False, [], [3, 4, 3], "16.7% of 12 chunks can be skipped"),
+        (False, [], [4, 4, 4], "0.0% of 12 chunks can be skipped; the student answers nothing correctly yet, or needs "
+         "all of them"),
+    ],
+)  # fmt: skip
+def test_the_report_counts_who_passed_the_gate(
+    gate: bool, known: list[int], left: list[int], line: str, world: World
+) -> None:
+    def right(row: Encoded, tokens: list[int]) -> bool:
+        return False
+
+    chunks, rows = Chunks(AverageChunks(4), world.stages), world.encoded[:3]
+    door = Solved(0, chunks, world.stages, right, 9) if gate else None
+    skips = Skips(0, chunks, world.stages, Likelihood(), right, 9, True, None, door)
+    spans = {row.id: tuple((m, m + 1) for m in range(4)) for row in rows}
+    values: dict[str, Any] = {row.id: {"chunks": spans[row.id]} for row in rows}
+    for row, one in zip(rows, known, strict=False):
+        values[row.id]["solved"] = bool(one)
+    notes = {id: Notes(values=own) for id, own in values.items()}
+    kept = {row.id: list(range(count)) for row, count in zip(rows, left, strict=True)}
+    assert skips.report(kept, rows, Context(student=None, codec=None, notes=notes, seed=0)) == f"skip search: {line}"
+    assert ("solved" in skips.needs) == gate
 
 
 @pytest.mark.parametrize("ranks", [1, 2, 3])

@@ -6,8 +6,10 @@ import json
 import shutil
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from checkpoint_notes import annotation, annotations
@@ -113,11 +115,24 @@ def test_resume_around_the_searches_changes_no_bit(step: int, run: Run, tmp_path
     assert one["target_tokens"] == two["target_tokens"]
 
 
-def test_the_search_reads_no_test_or_validation_example_and_no_ground_truth(run: Run) -> None:
+def test_the_search_reads_no_test_or_validation_example_and_no_ground_truth(
+    run: Run, capsys: pytest.CaptureFixture[str]
+) -> None:
     with pytest.MonkeyPatch.context() as patch:
-        searched = blindfold(patch, "skips")
+        searched = blindfold(patch, "solved", "skips")
         assert run("fit", *STT_RUN, "--model.verifier", "Rollout") == 0
-    assert len(searched["skips"]) == 20
+    assert len(searched["skips"]) == len(searched["solved"]) == 20
+    assert "skip search: 0 of 20 rationales are answered right by the student" in capsys.readouterr().out
+
+
+def test_the_gate_is_a_setting_of_the_search() -> None:
+    gates = []
+    for gate in ("student", "teacher"):
+        method = STT(student=FromScratch(), gate=gate)
+        method.codec = SimpleNamespace(inline=lambda text: np.array([1]))
+        gates.append({annotator.name: annotator.settings() for annotator in method.annotators()})
+    assert [one["skips"]["gate"] for one in gates] == ["student", "teacher"]
+    assert ["solved" in one for one in gates] == [True, False]
 
 
 def test_random_skip_takes_as_much(run: Run, tmp_path: Path) -> None:

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -14,10 +14,13 @@ from skipthinking.data.instances import instance
 from skipthinking.evaluation.answers import Completion
 from skipthinking.methods.base import Distiller
 from skipthinking.methods.skip_thinking.chunks import Chunks, StageLosses, StepLosses
-from skipthinking.methods.skip_thinking.stages import Stages
-from skipthinking.records import Encoded, Instance, UserError
+from skipthinking.methods.skip_thinking.stages import Stages, marker_pattern, split_stages
+from skipthinking.records import Encoded, Instance, Span
+from skipthinking.tasks import get_task
 
 __all__ = ["CWT"]
+
+_CHECKED = 1000  # rationales whose stages are looked for at the start of a run, in about a tenth of a second
 
 
 class CWT(Distiller):
@@ -39,7 +42,7 @@ class CWT(Distiller):
     def __init__(self, stage_marker: str | None = " [{}]", **kwargs: Any) -> None:
         super().__init__(**kwargs)
         if stage_marker is not None:
-            self.completion_marks = _marks(stage_marker)
+            self.completion_marks = marker_pattern(stage_marker)
         self.stage_marker = stage_marker
         self.stages = Stages(stage_marker, lambda text: np.empty(0, dtype=np.int64))
         self.chunks = Chunks(self.chunker, self.stages)
@@ -69,53 +72,74 @@ class CWT(Distiller):
         searches = self.data.runner.has_run(self.chunks) or epochs < 0 or any(map(self.chunks.due, range(epochs)))
         if self.current_epoch == 0 and self.chunker.searches and not searches:
             say("chunk search: none falls into the epochs of this run, so chunks stay of average length")
+        if self.stage_marker and self.current_epoch == 0:
+            rows = self.data.runner.rows[:_CHECKED]
+            if lost := self._unreadable(rows):
+                say(
+                    f"stage markers: {len(lost)} of {len(rows):,} rationales, such as {lost[0]}, have text like a "
+                    "marker or steps without an end, so stages of such answers are split wrongly"
+                )
+
+    def _unreadable(self, rows: Sequence[Encoded]) -> list[str]:
+        """Ids of rationales whose stages :meth:`read_completion` would not find in an answer with the same text."""
+        assert self.codec is not None
+        ids = []
+        for row in rows:
+            parts = self.stages.tokens(row, self.chunks.initial(row))
+            text = self.codec.decode(np.concatenate(parts).tolist())
+            named = split_stages(text, str(self.stage_marker), len(parts) - 1)[1]
+            if [m for m, _ in named] != list(range(1, len(parts))):
+                ids.append(row.id)
+        return ids
 
     def kept_chunks(self, encoded: Encoded, notes: Notes) -> list[int] | None:
         """Indices of the chunks that an example keeps in an epoch; None for all chunks."""
         return None
 
+    def prompt_prefix(self, encoded: Encoded, notes: Notes) -> str:
+        """Text before the question in an example's instance for an epoch, one of ``prompt_prefixes``."""
+        return ""
+
+    def phase_start(self, epoch: int) -> int:
+        """The first epoch of the phase of training that an epoch belongs to; ``cycle`` starts again in each phase."""
+        return 0
+
+    def _shown(self, encoded: Encoded, notes: Notes) -> list[int]:
+        """The stages of an example in an epoch; the last one is the answer."""
+        chunks: tuple[Span, ...] = notes[self.chunks]
+        kept = self.kept_chunks(encoded, notes)
+        return [*(range(len(chunks)) if kept is None else kept), len(chunks)]
+
     def make_instances(self, encoded: Encoded, notes: Notes) -> list[Instance]:
         """One instance: question and earlier kept stages -> the drawn stage, or question -> all kept stages."""
-        chunks, kept = notes[self.chunks], self.kept_chunks(encoded, notes)
-        stages = self.stages.tokens(encoded, chunks)
-        shown = list(range(len(stages))) if kept is None else [*kept, len(stages) - 1]
+        chunks: tuple[Span, ...] = notes[self.chunks]
+        stages, shown = self.stages.tokens(encoded, chunks), self._shown(encoded, notes)
         losses = notes.get(self.stage_losses) if self.stage_losses else None
-        drawn = notes.draw_stage(len(shown), encoded.id, None if losses is None else losses[shown].tolist())
-        targets = range(len(shown)) if drawn is None else {drawn}
-        return [instance(encoded.id, encoded.prompts[""], [stages[m] for m in shown], targets)]
+        epochs = range(self.phase_start(notes.epoch) if notes.stage_sampling == "cycle" else notes.epoch, notes.epoch)
+        phase = [*(self._shown(encoded, replace(notes, epoch=epoch)) for epoch in epochs), shown]
+        drawn = notes.draw_stage(phase, encoded.id, None if losses is None else losses[shown].tolist())
+        targets = range(len(shown)) if drawn is None else {shown.index(drawn)}
+        prompt = encoded.prompts[self.prompt_prefix(encoded, notes)]
+        return [instance(encoded.id, prompt, [stages[m] for m in shown], targets)]
 
     def read_completion(self, completion: str, teacher: Encoded | None) -> Completion:
         """Removes the markers, whose numbers are not answers, and splits the completion into the named stages."""
-        chunks = len(self.chunks.initial(teacher)) if teacher else 0
-        if self.completion_marks is None or self.stage_marker is None:
+        if self.stage_marker is None:
             return super().read_completion(completion, teacher)
-        before, *parts = re.split(self.completion_marks, completion)
-        names = [name.strip() for name in re.findall(self.completion_marks, completion)]
+        before, named = split_stages(completion, self.stage_marker, getattr(self.chunker, "n_chunks", None))
         stages = [("rationale", before.strip())] if before.strip() else []
-        named = {m for m in range(1, chunks + 1) if self.stage_marker.strip().format(m) in completion}
+        chunks = len(self.chunks.initial(teacher)) if teacher else 0
+        count = sum(m <= chunks for m, _ in named)
+        skips_all = teacher is not None and not named and self._begins_with_answer(completion, teacher)
         return Completion(
-            text=re.sub(self.completion_marks, "", completion),
-            stages=stages + [(name, part.strip()) for name, part in zip(names, parts, strict=True)],
-            skipped=1 - len(named) / chunks if chunks else None,
+            text=before + "".join(text for _, text in named),
+            stages=stages + [(self.stage_marker.strip().format(m), text.strip()) for m, text in named],
+            skipped=1 - count / chunks if chunks and (count or skips_all) else None,
+            chunks=chunks or None,
         )
 
-
-def _marks(stage_marker: str) -> str:
-    """Regular expression that matches every marker: " [{}]" -> " [1]", " [12]".
-
-    Raises:
-        UserError: Markers are indistinguishable from digits around them, so removing them would damage answers.
-    """
-    before, _, after = stage_marker.strip().partition("{}")
-    if stage_marker.count("{}") != 1 or not stage_marker.startswith(" "):
-        raise UserError(
-            f"Expected a marker with one {{}} that begins with a blank, got model.stage_marker={stage_marker!r}. "
-            "Set model.stage_marker: ' [{}]', for example."
-        )
-    if not before or not after or before[-1].isdigit() or after[0].isdigit():
-        raise UserError(
-            "Expected a marker with a character that is no digit before and after its number, got model.stage_marker="
-            f"{stage_marker!r}: without them numbers of the text would be taken for markers. "
-            "Set model.stage_marker: ' [{}]', for example."
-        )
-    return rf"\s?{re.escape(before)}\d+{re.escape(after)}"
+    def _begins_with_answer(self, completion: str, teacher: Encoded) -> bool:
+        """Whether a completion begins with the answer phrase, which names the answer stage as a marker names others."""
+        assert self.codec is not None
+        phrase = get_task(teacher.example.task).answer.partition("{answer}")[0].strip()
+        return bool(phrase) and completion.removeprefix(self.codec.closing.strip()).lstrip().startswith(phrase)

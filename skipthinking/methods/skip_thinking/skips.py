@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
 
 from skipthinking.annotate.annotator import Annotator, Context, Drawing, Notes
 from skipthinking.evaluation.answers import SearchContext
@@ -13,8 +16,93 @@ from skipthinking.methods.skip_thinking.stages import Stages
 from skipthinking.methods.skip_thinking.verifiers import Rationale, Trial, Verifier
 from skipthinking.ranks import by_length
 from skipthinking.records import Encoded, Span
+from skipthinking.students.engine import Engine
 
-__all__ = ["Skips", "search_skips", "shuffled_skips"]
+__all__ = ["Skips", "Solved", "search_skips", "shuffled_skips", "solved"]
+
+
+class Solved(Annotator[bool]):
+    """Whether the student answers an example correctly by itself, greedily: the gate of the skip search.
+
+    Args:
+        epoch: The epoch at whose start the search runs.
+        chunks: The chunks.
+        stages: Converts stages to tokens.
+        right: Whether completion tokens answer an example correctly.
+        max_new_tokens: Maximum number of tokens per completion.
+    """
+
+    name = "solved"
+    needs = ("chunks",)
+    title = "Own answers"
+    block_tokens = 65536  # no KV cache, as for Rollout
+    dtype = "int64"
+
+    def __init__(
+        self,
+        epoch: int,
+        chunks: Chunks,
+        stages: Stages,
+        right: Callable[[Encoded, list[int]], bool],
+        max_new_tokens: int,
+    ) -> None:
+        self.epoch, self.chunks, self.stages = epoch, chunks, stages
+        self.right, self.max_new_tokens = right, max_new_tokens
+
+    def due(self, epoch: int) -> bool:
+        """Whether the skip search runs at the start of an epoch."""
+        return epoch == self.epoch
+
+    def settings(self) -> Mapping[str, Any]:
+        """The stage marker, and the maximum length of an answer."""
+        return {"marker": self.stages.marker, "max_new_tokens": self.max_new_tokens}
+
+    def tokens(self, encoded: Encoded, notes: Notes) -> int:
+        """Number of tokens of prompt and completion with all markers."""
+        return self.chunks.tokens(encoded, notes)
+
+    def annotate(self, rows: Sequence[Encoded], context: Context) -> Mapping[str, bool]:
+        """Answers a block of examples of similar length."""
+        by_id = {row.id: row for row in rows}
+        chunks: dict[str, tuple[Span, ...]] = {row.id: context.notes[row.id][self.chunks] for row in rows}
+        drafts = {row.id: np.concatenate(self.stages.tokens(row, chunks[row.id])) for row in rows}
+        search = SearchContext(
+            student=context.student,
+            right=lambda id, tokens: self.right(by_id[id], tokens),
+            max_new_tokens=self.max_new_tokens,
+        )
+        return solved(rows, drafts, search)
+
+    def decode(self, array: Any) -> bool:
+        """Whether the answer is right."""
+        return bool(array[0])
+
+    def draw(self, value: bool, encoded: Encoded, codec: Any) -> Drawing:
+        """A line for examples that the skip search leaves out."""
+        return {} if value else {"lines": ["the student's own answer is wrong, so no chunk was judged"]}
+
+
+def solved(
+    encoded: Sequence[Encoded], drafts: Mapping[str, NDArray[np.int64]], context: SearchContext
+) -> dict[str, bool]:
+    """Whether the student's own greedy answer is right, by example id; it sees the question alone.
+
+    The teacher's text is the draft of the student's, see :meth:`skipthinking.students.engine.Engine.complete`: one pass
+    over all drafts, and generation only from where the student would write something else. The result is that of plain
+    greedy generation.
+
+    Args:
+        encoded: The examples.
+        drafts: Tokens of every example's stages, the answer included.
+        context: The student, and how answers are graded.
+    """
+    empty = np.empty(0, dtype=np.int64)
+    completions = Engine(context.student, [row.prompts[""] for row in encoded]).complete(
+        [empty] * len(encoded), [drafts[row.id] for row in encoded], [context.max_new_tokens] * len(encoded)
+    )
+    return {
+        row.id: context.right(row.id, completion.tokens) for row, completion in zip(encoded, completions, strict=True)
+    }
 
 
 class Skips(Annotator[list[int]]):
@@ -29,10 +117,11 @@ class Skips(Annotator[list[int]]):
         max_new_tokens: Maximum number of tokens per completion.
         cumulative: Whether a removed chunk stays removed while later ones are judged.
         control: ``random_skip`` removes the same number of chunks from each example, at random.
+        solved: Whether the student's own answers are right: other examples are not searched. None leaves it to the
+            verifier which examples are searched.
     """
 
     name = "skips"
-    needs = ("chunks",)
     title = "Skip search"
     dtype = "int64"
 
@@ -46,10 +135,12 @@ class Skips(Annotator[list[int]]):
         max_new_tokens: int,
         cumulative: bool,
         control: Literal["random_skip"] | None,
+        solved: Solved | None = None,
     ) -> None:
         self.epoch, self.chunks, self.stages, self.verifier = epoch, chunks, stages, verifier
         self.right, self.max_new_tokens, self.cumulative, self.control = right, max_new_tokens, cumulative, control
-        self.block_tokens = verifier.block_tokens
+        self.solved, self.block_tokens = solved, verifier.block_tokens
+        self.needs = ("chunks", "solved") if solved else ("chunks",)
 
     def due(self, epoch: int) -> bool:
         """Whether this is the first epoch after the warm-up."""
@@ -60,6 +151,7 @@ class Skips(Annotator[list[int]]):
         return {
             **self.verifier.settings(), "cumulative": self.cumulative, "marker": self.stages.marker,
             "max_new_tokens": self.max_new_tokens, "control": self.control,
+            "gate": "student" if self.solved else "teacher",
         }  # fmt: skip
 
     def tokens(self, encoded: Encoded, notes: Notes) -> int:
@@ -81,7 +173,11 @@ class Skips(Annotator[list[int]]):
                 max_new_tokens=self.max_new_tokens,
             ),
             cumulative=self.cumulative,
+            searched={row.id for row in rows if self._searched(row, context)},
         )
+
+    def _searched(self, row: Encoded, context: Context) -> bool:
+        return self.solved is None or context.notes[row.id][self.solved]
 
     def finish(self, values: dict[str, list[int]], rows: Sequence[Encoded], context: Context) -> dict[str, list[int]]:
         """Replaces the result by random chunks, for the control ``random_skip``."""
@@ -90,11 +186,21 @@ class Skips(Annotator[list[int]]):
         return shuffled_skips(values, {id: len(context.notes[id][self.chunks]) for id in values}, context.seed)
 
     def report(self, values: Mapping[str, list[int]], rows: Sequence[Encoded], context: Context) -> str:
-        """The share of chunks that can be skipped."""
-        total = sum(len(context.notes[row.id][self.chunks]) for row in rows)
-        skipped = 1 - sum(map(len, values.values())) / max(1, total)
-        why = "" if skipped else "; the student answers nothing correctly yet, or needs all of them"
-        return f"skip search: {skipped:.1%} of {total:,} chunks can be skipped{why}"
+        """The share of chunks that can be skipped, and how many examples passed the gate."""
+        chunks = {row.id: len(context.notes[row.id][self.chunks]) for row in rows}
+        total = max(1, sum(chunks.values()))
+        skipped = sum(chunks.values()) - sum(map(len, values.values()))
+        if self.solved is None:
+            why = "" if skipped else "; the student answers nothing correctly yet, or needs all of them"
+            return f"skip search: {skipped / total:.1%} of {total:,} chunks can be skipped{why}"
+        passed = [row.id for row in rows if self._searched(row, context)]
+        first = f"skip search: {len(passed):,} of {len(rows):,} rationales are answered right by the student"
+        if not passed:
+            return f"{first}; it answers nothing correctly yet, so no chunk can be skipped"
+        judged = sum(chunks[id] for id in passed)
+        return (
+            f"{first}; {skipped / judged:.1%} of their {judged:,} chunks can be skipped ({skipped / total:.1%} of all)"
+        )
 
     def decode(self, array: Any) -> list[int]:
         """The kept indices."""
@@ -114,6 +220,7 @@ def search_skips(
     verifier: Verifier,
     context: SearchContext,
     cumulative: bool = True,
+    searched: Collection[str] | None = None,
 ) -> dict[str, list[int]]:
     """Searches for the chunks that every example keeps (Skip-Thinking, arXiv 2505.18642).
 
@@ -127,6 +234,7 @@ def search_skips(
         verifier: Judges whether a chunk can be removed.
         context: The student, and how answers are graded.
         cumulative: Whether a removed chunk stays removed while later ones are judged; if not, each is judged alone.
+        searched: Ids of the examples that are searched, all by default; the others keep all chunks.
 
     Returns:
         Indices of the chunks that are kept, ascending, by example id.
@@ -138,8 +246,9 @@ def search_skips(
             openings=[stages.opening(stage, len(chunks[row.id])) for stage in range(len(chunks[row.id]) + 1)],
         )
         for row in encoded
+        if searched is None or row.id in searched
     ]
-    kept: dict[str, list[int]] = {}
+    kept = {row.id: list(range(len(chunks[row.id]))) for row in encoded}
     with context.student.frozen():
         for block in by_length(rows, lambda row: len(row.prompt) + len(row.text), verifier.block_tokens):
             kept |= _search_block(block, verifier, context, cumulative)

@@ -100,6 +100,8 @@ class Verifier(ABC):
 
     block_tokens: int = 16384
     """Maximum number of padded tokens per block."""
+    gated: bool = True
+    """Whether only examples with a correct answer are searched; see the setting ``gate`` of STT."""
 
     @abstractmethod
     def begin(self, rows: Sequence[Rationale], context: SearchContext) -> list[bool]:
