@@ -41,6 +41,7 @@ from skipthinking.data.questions import read_questions
 from skipthinking.data.sources import Files, Generated, Hub, Source
 from skipthinking.data.templates import Plain
 from skipthinking.methods import CWT, KPOD, STT, FullCoT, KeypointWeighter, LongCoT, MultiTask, StepEntropy, TokenSkip
+from skipthinking.methods.icot import ICoT
 from skipthinking.methods.long_cot.annotators import Cuts
 from skipthinking.methods.long_cot.cuts import BinaryCut
 from skipthinking.methods.schedules import Warmup, optimizers
@@ -195,6 +196,11 @@ def _stages(epochs: int | None, **wrong: Any) -> Provoke:
     return prior(KPOD, epochs, weigh_tokens=False, weigh_difficulty=False, clusters=wrong.pop("clusters", 2), **wrong)
 
 
+def _internalization(world: Path, settings: dict[str, Any]) -> str:
+    note = ICoT(student=FromScratch()).shortfall(settings.get("trainer.max_epochs", 3), [12, 20])
+    return note if "partial" in note else ""
+
+
 def _thinking(made: LongCoT) -> None:
     template = SimpleNamespace(closing=lambda _: "</think>")
     made.codec = SimpleNamespace(template=template, tokenizer=None, inline=None)
@@ -342,6 +348,9 @@ CASES = [
     Case("got model.budgets=", method(FullCoT, max_new_tokens=40, budgets=[0, 32, 64])),
     Case("got model.mode=full", method(STT, mode="full")),
     Case("got model.rationale_weight=", method(MultiTask, rationale_weight=-1.0)),
+    Case("Expected remove_per_epoch and", method(ICoT, remove_per_epoch=0), [{"remove_per_epoch": LEAVE_OUT}]),
+    Case("got model.smoothing=", method(ICoT, smoothing=0.0)),
+    Case("internalization is partial", _internalization),
     Case("got model.share=", method(StepEntropy, share=2.0)),
     Case("got model.ratio=", method(TokenSkip, ratio=0.55), [{"model.ratio": 0.5}]),
     Case("Expected a marker with one {}", method(CWT, stage_marker="[{}]")),
@@ -482,4 +491,6 @@ OTHERS = {  # words of a message: why it has no case here
     "got client.device=": "needs a machine without that device",
     "does not fit into memory": "needs a full memory",
     "(client.name). ": "tests/teacher/test_local.py",
+    "Expected a token classifier": "needs a classifier; tests/methods/test_token_importance.py",
+    "a label of ": "needs a classifier; tests/methods/test_token_importance.py",
 }

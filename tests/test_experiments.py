@@ -76,6 +76,8 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
     rationales = [{"instruction": r.question, "output": f" {r.rationale} The answer is {r.answer}"} for r in train]
     for level in (4, 5, 6):
         (svamp / f"chatgpt_level{level}.json").write_text(json.dumps(rationales))
+    lines = [{"question": r.question, "rationale": r.rationale, "answer": r.answer} for r in train]  # as teach writes
+    (svamp / "concise_smollm2.jsonl").write_text("".join(f"{json.dumps(line)}\n" for line in lines))
     problems = [{"ID": f"chal-{i}", "Body": r.question.rpartition(". ")[0] + ".", "Equation": "",
               "Question": r.question.rpartition(". ")[2], "Answer": float(r.answer), "Type": ""}
              for i, r in enumerate(test)]  # fmt: skip
@@ -122,11 +124,9 @@ def test_there_are_experiments() -> None:
     assert names >= {"quickstart", "full_cot_svamp", "cwt_svamp", "full_cot_gsm8k_t5"}
     assert names >= {"kpod_quick", "kpod_llama7b", "kpod_flan_t5_large", "kpod_svamp"}
     assert names >= {f"long_cot_{student}" for student in ("quick", "phi3", "qwen2", "qwen2.5_7b", "llama3.1_8b")}
-    assert names >= {
-        f"{method}_smollm2{data}"
-        for method in ("full_cot", "answer_only", "cwt", "stt", "kpod", "long_cot")
-        for data in ("", "_gsm8k")
-    }
+    shown = ("full_cot", "answer_only", "cwt", "stt", "kpod", "long_cot", "icot", "token_skip", "step_entropy")
+    assert names >= {f"{method}_smollm2{data}" for method in shown for data in ("", "_gsm8k")}
+    assert names >= {"icot_qwen2", "token_skip_qwen2", "step_entropy_qwen2", "concise_smollm2"}
     assert {path.stem for path in ADDED} >= {"wandb", "svamp_level6"}
     assert {path.stem for path in ADDED} >= {f"prompt_{name}" for name in ("plain", "step_by_step", "concise", "draft")}
     folders = {
