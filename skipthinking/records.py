@@ -135,8 +135,10 @@ class Prediction:
         new_tokens: Number of generated tokens, EOS included.
         finished: Whether EOS came before the limit on new tokens.
         stages: The stages of the completion, as (name, text) pairs.
-        skipped: Share of the teacher's chunks that the student left out; None if there is no answer, the method names
-            no stages, or the example has no rationale.
+        skipped: Share of the teacher's chunks that the student left out; None if it is not known, because the answer
+            names none of the teacher's stages or is not finished.
+        chunks: Number of the teacher's chunks; None if the method names no stages or the example has no rationale.
+        correct_at: Whether the answer is right if generation stops after a number of new tokens, by that number.
     """
 
     id: str
@@ -152,3 +154,5 @@ class Prediction:
     finished: bool
     stages: list[tuple[str, str]] = field(default_factory=list)
     skipped: float | None = None
+    chunks: int | None = None
+    correct_at: dict[int, bool] = field(default_factory=dict)

@@ -41,6 +41,7 @@ from skipthinking.data.questions import read_questions
 from skipthinking.data.sources import Files, Generated, Hub, Source
 from skipthinking.data.templates import Plain
 from skipthinking.methods import CWT, KPOD, STT, FullCoT, KeypointWeighter, LongCoT, MultiTask, StepEntropy, TokenSkip
+from skipthinking.methods.icot import ICoT
 from skipthinking.methods.long_cot.annotators import Cuts
 from skipthinking.methods.long_cot.cuts import BinaryCut
 from skipthinking.methods.schedules import Warmup, optimizers
@@ -114,6 +115,15 @@ def _ask(row: dict[str, Any]) -> Provoke:
     return lambda world, settings: bool(read_questions(world / "rows.jsonl")) if settings else provoke(world, {})
 
 
+def _config(student: Pretrained) -> bool:
+    return bool(student.config)
+
+
+def _two_files(world: Path) -> str:
+    _file("pair/a.gguf", "")(world)
+    return str(Path(_file("pair/b.gguf", "")(world)).parent)
+
+
 def _loaded(files: Files) -> str:
     return files.load().unread
 
@@ -184,6 +194,11 @@ def _predictor(made: KPOD) -> None:
 
 def _stages(epochs: int | None, **wrong: Any) -> Provoke:
     return prior(KPOD, epochs, weigh_tokens=False, weigh_difficulty=False, clusters=wrong.pop("clusters", 2), **wrong)
+
+
+def _internalization(world: Path, settings: dict[str, Any]) -> str:
+    note = ICoT(student=FromScratch()).shortfall(settings.get("trainer.max_epochs", 3), [12, 20])
+    return note if "partial" in note else ""
 
 
 def _thinking(made: LongCoT) -> None:
@@ -330,7 +345,12 @@ CASES = [
          [{"data.template.init_args.prompt": "{question}"}]),
     # methods
     Case("got model.max_new_tokens=", method(FullCoT, max_new_tokens=0)),
+    Case("got model.budgets=", method(FullCoT, max_new_tokens=40, budgets=[0, 32, 64])),
+    Case("got model.mode=full", method(STT, mode="full")),
     Case("got model.rationale_weight=", method(MultiTask, rationale_weight=-1.0)),
+    Case("Expected remove_per_epoch and", method(ICoT, remove_per_epoch=0), [{"remove_per_epoch": LEAVE_OUT}]),
+    Case("got model.smoothing=", method(ICoT, smoothing=0.0)),
+    Case("internalization is partial", _internalization),
     Case("got model.share=", method(StepEntropy, share=2.0)),
     Case("got model.ratio=", method(TokenSkip, ratio=0.55), [{"model.ratio": 0.5}]),
     Case("Expected a marker with one {}", method(CWT, stage_marker="[{}]")),
@@ -339,7 +359,7 @@ CASES = [
          [{"refresh_every_n_epochs": LEAVE_OUT}]),
     Case("got model.stage_marker=null", method(STT, stage_marker=None)),
     Case("Expected gap epochs to be a part", method(STT, gap_epochs=9)),
-    Case("(gap_shares: below 1)", method(STT, replay=2.0), [{"model.replay": LEAVE_OUT}]),
+    Case("shares from 0 to below 1", method(STT, replay=2.0), [{"model.replay": LEAVE_OUT}]),
     *(Case("Expected epochs after the warm-up, got trainer.max_epochs=", prior(STT, epochs)) for epochs in (1, 2, 6)),
     Case("got model.verifier.init_args.max_rise=", build(Likelihood, max_rise=0.0)),
     Case("got model.verifier.init_args.max_ratio=", build(Perplexity, max_ratio=1.0)),
@@ -377,8 +397,19 @@ CASES = [
     Case("got model.student.init_args.dtype=",
          build(Pretrained, lambda made: bool(made.make_model(True)), name="nowhere", dtype="bfloat16"),
          [{"model.student.init_args.dtype": LEAVE_OUT}], later="Fix model.student.name"),
-    Case("Fix model.student.name, check the network", build(Pretrained, lambda made: bool(made.config), name="nowhere"),
+    Case("Fix model.student.name, check the network", build(Pretrained, _config, name="nowhere"),
          [{"model.student.name": "WORLD/student"}]),
+    Case("fetch the file again", build(Pretrained, _config, name=_file("bad.gguf", "")),
+         [{"model.student.name": "WORLD/student"}]),
+    Case("a folder or a hub name beside gguf_file",
+         build(Pretrained, _config, name=_file("bad.gguf", ""), gguf_file="bad.gguf"),
+         [{"model.student.gguf_file": LEAVE_OUT}], later="fetch the file again"),
+    Case("a GGUF file, got", build(Pretrained, _config, name="nowhere.gguf"),
+         [{"model.student.name": "WORLD/student"}]),
+    Case("leave it out for a model in another format",
+         build(Pretrained, _config, name=lambda world: str(world / "student"), gguf_file="x.gguf"),
+         [{"model.student.gguf_file": LEAVE_OUT}]),
+    Case("Expected one GGUF file", build(Pretrained, _config, name=_two_files), later="fetch the file again"),
     Case("got model.student: vocab_size=", build(FromScratch, vocab_size=5), [{"vocab_size": LEAVE_OUT}]),
     Case("Fix model.student.config", build(FromScratch, _prepared, architecture="gpt2", config={"n_hed": 2}),
          [{"model.student.config": {"n_head": 2}}]),
@@ -387,6 +418,7 @@ CASES = [
     Case("got ChunkTables.rationales=", build(ChunkTables, rationales=0)),
     Case("got PredictionTables.rows=", build(PredictionTables, rows=0)),
     Case("Expected a number of examples, got --examples", _compared(examples=-1), later="Expected finished runs"),
+    Case("in points above 0, got --margin", _compared(margin=0.0, baseline="A"), later="Expected finished runs"),
     Case("got --figures", _compared(figures=""), [{"figures": "WORLD/figures"}], later="Expected finished runs"),
     Case("Fix --id, --start or --n", build(show, file=_rows("a.jsonl", ANNOTATED), start=9), [{"start": 0}]),
     # tasks
@@ -441,6 +473,8 @@ OTHERS = {  # words of a message: why it has no case here
     "The masks collapsed": "depends on the data",
     "Expected traces with a valid prefix": "depends on the student",
     "Remove that folder to learn them again": "tests/methods/test_kpod.py",
+    "Add --baseline METHOD": "tests/report/test_against.py",
+    "Expected a GGUF file in a folder or on the hub": "needs the hub",
     "Fix --baseline": "tests/report/test_compare.py",
     "--allow_different_tests": "tests/report/test_compare.py",
     "Expected all weights of": "needs a damaged model; the remedy is that of a missing one",
@@ -457,4 +491,6 @@ OTHERS = {  # words of a message: why it has no case here
     "got client.device=": "needs a machine without that device",
     "does not fit into memory": "needs a full memory",
     "(client.name). ": "tests/teacher/test_local.py",
+    "Expected a token classifier": "needs a classifier; tests/methods/test_token_importance.py",
+    "a label of ": "needs a classifier; tests/methods/test_token_importance.py",
 }

@@ -10,10 +10,12 @@ from typing import Any
 
 import pytest
 import torch
+import yaml
 from checkpoint_notes import annotation
 from conftest import ROOT
 
 from skipthinking.command_line.layers import layers
+from skipthinking.data.templates import Chat
 from skipthinking.students.scratch import train_tokenizer
 from skipthinking.tasks import generate
 
@@ -39,6 +41,8 @@ STUDENTS = {  # hub name: architecture and config of its stand-in; None: only a 
     "google/flan-t5-large": ("t5", {"d_model": 16, "d_kv": 8, "d_ff": 32, "num_layers": 1, "num_heads": 2}),
     "google/flan-t5-base": ("t5", {"d_model": 16, "d_kv": 8, "d_ff": 32, "num_layers": 1, "num_heads": 2}),
     "google/flan-t5-small": None,
+    "students/smollm2-135m": ("llama", {"hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 1,
+                                        "num_attention_heads": 2, "num_key_value_heads": 2}),
 }  # fmt: skip
 
 
@@ -70,8 +74,10 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for path in (svamp, gsm8k, hub / "main"):
         path.mkdir(parents=True)
     rationales = [{"instruction": r.question, "output": f" {r.rationale} The answer is {r.answer}"} for r in train]
-    for level in (5, 6):
+    for level in (4, 5, 6):
         (svamp / f"chatgpt_level{level}.json").write_text(json.dumps(rationales))
+    lines = [{"question": r.question, "rationale": r.rationale, "answer": r.answer} for r in train]  # as teach writes
+    (svamp / "concise_smollm2.jsonl").write_text("".join(f"{json.dumps(line)}\n" for line in lines))
     problems = [{"ID": f"chal-{i}", "Body": r.question.rpartition(". ")[0] + ".", "Equation": "",
               "Question": r.question.rpartition(". ")[2], "Answer": float(r.answer), "Type": ""}
              for i, r in enumerate(test)]  # fmt: skip
@@ -118,7 +124,11 @@ def test_there_are_experiments() -> None:
     assert names >= {"quickstart", "full_cot_svamp", "cwt_svamp", "full_cot_gsm8k_t5"}
     assert names >= {"kpod_quick", "kpod_llama7b", "kpod_flan_t5_large", "kpod_svamp"}
     assert names >= {f"long_cot_{student}" for student in ("quick", "phi3", "qwen2", "qwen2.5_7b", "llama3.1_8b")}
-    assert {path.stem for path in ADDED} >= {"wandb"}
+    shown = ("full_cot", "answer_only", "cwt", "stt", "kpod", "long_cot", "icot", "token_skip", "step_entropy")
+    assert names >= {f"{method}_smollm2{data}" for method in shown for data in ("", "_gsm8k")}
+    assert names >= {"icot_qwen2", "token_skip_qwen2", "step_entropy_qwen2", "concise_smollm2"}
+    assert {path.stem for path in ADDED} >= {"wandb", "svamp_level6"}
+    assert {path.stem for path in ADDED} >= {f"prompt_{name}" for name in ("plain", "step_by_step", "concise", "draft")}
     folders = {
         path.parent.relative_to(ROOT / "experiments").as_posix() for path in (ROOT / "experiments").rglob("*.yaml")
     }
@@ -171,6 +181,28 @@ def test_every_experiment_says_how_to_run_it() -> None:
         header = [line for line in path.read_text().splitlines() if line.startswith("#")]
         name = path.relative_to(ROOT)
         assert any(line == f"#   python -m skipthinking fit --config {name}" for line in header), name
+
+
+@pytest.mark.parametrize(
+    "path", [path for path in ADDED if path.stem.startswith("prompt_")], ids=lambda path: path.stem
+)
+def test_every_prompt_asks_the_question(path: Path) -> None:
+    settings = yaml.safe_load(path.read_text())["data"]["init_args"]["template"]
+    assert settings["class_path"] == "Chat"
+    tokenizer = train_tokenizer(["2"], 512, 0)
+    tokenizer.chat_template = CHAT
+    assert "<|user|>Is it 2?" in Chat(**settings["init_args"]).render("Is it 2?", tokenizer)
+    assert f"--config {path.relative_to(ROOT)} --untrained true" in path.read_text()
+
+
+def test_an_untrained_student_answers_a_prompt_of_its_own(
+    run: Callable[..., int], world: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(world)
+    added = ["--config", ROOT / "experiments" / "with" / "prompt_draft.yaml", "--untrained", "true"]
+    short = ["--model.max_new_tokens", 4, "--model.latency_examples", 0, "--trainer.accelerator", "cpu"]
+    assert run("test", *added, *short, config=ROOT / "experiments" / "full_cot_smollm2.yaml") == 0
+    assert (tmp_path / "prompt_draft" / "predictions.jsonl").exists()
 
 
 def test_wandb_gets_the_full_config_offline(

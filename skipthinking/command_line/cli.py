@@ -11,6 +11,7 @@ import shlex
 import sys
 import tempfile
 import warnings
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -44,7 +45,7 @@ from skipthinking.command_line.layers import KEY, expand
 from skipthinking.data.module import RationaleDataModule, check_annotates
 from skipthinking.methods import Distiller
 from skipthinking.records import UserError
-from skipthinking.report.run_folders import flat
+from skipthinking.report.run_folders import flat, short_settings
 from skipthinking.report.summary import print_summary
 from skipthinking.runs.callbacks import Annotations, Answers, Results, StartReport
 from skipthinking.runs.folder import LastCheckpoint, RunConfig, last_checkpoint, release_folders
@@ -141,8 +142,22 @@ class SkipCLI(LightningCLI):
 
     @property
     def output(self) -> Path:
-        """The folder to write to: the run folder, or with fast_dev_run one that is removed."""
-        return self._scratch or self.folder
+        """The folder to write to: the run folder, or with fast_dev_run one that is removed.
+
+        Answers by other settings than the run's own are written to a folder in it, such as RUN/mode=full.
+        """
+        return self._scratch or self.folder / ",".join(short_settings(self.answer_settings))
+
+    @cached_property
+    def answer_settings(self) -> dict[str, Any]:
+        """Settings of how the student answers that this command changes in a run, by dotted key."""
+        path = self.folder / "config.yaml"
+        if self.subcommand in ("fit", "annotate") or not path.is_file():
+            return {}
+        then = flat(yaml.safe_load(path.read_text(encoding="utf-8")))
+        now = flat(json.loads(self._config_as_json())[self.subcommand])
+        keys = [f"model.init_args.{name}" for name in self.model.answer_settings]
+        return {key: now[key] for key in keys if key in then and then[key] != now[key]}
 
     def instantiate_trainer(self, **kwargs: Any) -> L.Trainer:
         """A trainer that logs to the run folder, whatever loggers the config adds."""
@@ -152,7 +167,8 @@ class SkipCLI(LightningCLI):
         self._get(self.config_init, "trainer")["logger"] = [*own_log, *extra] or False
         self._get(self.config_init, "trainer")["default_root_dir"] = str(self.output)
         interrupts = Interrupts(self.output)
-        own: list[Callback] = [interrupts, *(kind(self.output) for kind in (Results, Answers, Annotations))]
+        own: list[Callback] = [interrupts, Results(self.output, self.answer_settings)]
+        own += [kind(self.output) for kind in (Answers, Annotations)]
         every = self._get(self.config, "checkpoint_every")
         own = [WholeWeights(), *own, StartReport(), LastCheckpoint(self.output, every)]
         given = self._get(self.config_init, "trainer.callbacks") or []

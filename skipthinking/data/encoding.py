@@ -133,6 +133,11 @@ class Codec:
                     answer=(spans[-1][0], eos + 1),
                 )
 
+    def offsets(self, example: Example) -> tuple[str, NDArray[np.int64]]:
+        """Returns the text of an example's completion, and the first character of every token of it but EOS."""
+        text, _ = self._completion(example, rationales=True)
+        return text, self._after_anchor([text])[0][1]
+
     def decode(self, ids: Sequence[int]) -> str:
         """Returns the text of generated ids, without special tokens."""
         return self.tokenizer.decode(ids, skip_special_tokens=True).strip()

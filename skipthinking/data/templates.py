@@ -73,6 +73,16 @@ class Template(ABC):
         return lines
 
 
+def _with_question(prompt: str) -> str:
+    """The prompt, if it has a place for one question and ends in text."""
+    if prompt.count("{question}") != 1 or prompt != prompt.rstrip():
+        raise UserError(
+            f"Expected a prompt with one {{question}} and no trailing white space, got {prompt!r}. "
+            "Fix data.template.init_args.prompt."
+        )
+    return prompt
+
+
 class Plain(Template):
     """A text prompt for base models and models trained from scratch.
 
@@ -85,12 +95,7 @@ class Plain(Template):
     special_tokens = True
 
     def __init__(self, prompt: str = "Question: {question}\nAnswer:") -> None:
-        if prompt.count("{question}") != 1 or prompt != prompt.rstrip():
-            raise UserError(
-                f"Expected a prompt with one {{question}} and no trailing white space, got {prompt!r}. "
-                "Fix data.template.init_args.prompt."
-            )
-        self.prompt = prompt
+        self.prompt = _with_question(prompt)
 
     def render(self, question: str, tokenizer: Any) -> str:
         """Inserts the question; braces in it are plain text."""
@@ -104,13 +109,16 @@ class Chat(Template):
         system: System message; an error if the chat template takes none.
         settings: Variables of the chat template, for example ``{enable_thinking: false}``; an error if the chat
             template does not use one of them.
+        prompt: The user's turn, with ``{question}`` in it once, for example "{question} Let's think step by step."
     """
 
     lead = ""
     special_tokens = False
 
-    def __init__(self, system: str | None = None, settings: dict[str, Any] | None = None) -> None:
-        self.system, self.settings = system, dict(settings or {})
+    def __init__(
+        self, system: str | None = None, settings: dict[str, Any] | None = None, prompt: str = "{question}"
+    ) -> None:
+        self.system, self.settings, self.prompt = system, dict(settings or {}), _with_question(prompt)
 
     def render(self, question: str, tokenizer: Any) -> str:
         """Renders one user turn, after the system message.
@@ -124,7 +132,7 @@ class Chat(Template):
                 "one. Use data.template: Plain."
             )
         turns = [{"role": "system", "content": self.system}] if self.system else []
-        turns.append({"role": "user", "content": question})
+        turns.append({"role": "user", "content": self.prompt.replace("{question}", question)})
         try:
             return render_chat(turns, tokenizer, self.settings, self.run_date)
         except FAULTS as error:

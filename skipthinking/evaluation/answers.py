@@ -9,11 +9,12 @@ from typing import Any
 
 from torch import Tensor
 
-from skipthinking.records import Example, Prediction
+from skipthinking.records import Example, Prediction, UserError
 from skipthinking.tasks import get_task
 
-__all__ = ["Completion", "SearchContext", "grade", "latency"]
+__all__ = ["Completion", "SearchContext", "budgets_up_to", "grade", "latency"]
 
+_BUDGETS = (32, 64, 128, 256)  # new tokens
 _LATENCY_SECONDS = 120.0  # other ranks wait at a barrier, which NCCL ends after 30 minutes
 
 
@@ -25,11 +26,13 @@ class Completion:
         text: The part that is graded.
         stages: The stages of the completion, as (name, text) pairs.
         skipped: Share of the teacher's chunks that the student left out; None if it names no stages.
+        chunks: Number of the teacher's chunks; None if the method names no stages or there is no rationale.
     """
 
     text: str
     stages: list[tuple[str, str]] = field(default_factory=list)
     skipped: float | None = None
+    chunks: int | None = None
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -78,8 +81,27 @@ def grade(
         new_tokens=new_tokens,
         finished=finished,
         stages=parsed.stages,
-        skipped=parsed.skipped if strict is not None else None,
+        # More stages may follow in an answer that is cut off, so what it skips is not known.
+        skipped=parsed.skipped if strict is not None and finished else None,
+        chunks=parsed.chunks,
     )
+
+
+def budgets_up_to(limit: int, budgets: Sequence[int] | None) -> tuple[int, ...]:
+    """Budgets of new tokens, ascending; by default those of 32, 64, 128 and 256 that the limit allows.
+
+    Raises:
+        UserError: A budget is not between 1 and the limit.
+    """
+    if budgets is None:
+        return tuple(budget for budget in _BUDGETS if budget <= limit)
+    allowed = [budget for budget in budgets if 1 <= budget <= limit]
+    if len(allowed) < len(budgets):
+        raise UserError(
+            f"Expected budgets from 1 to model.max_new_tokens={limit} tokens, got model.budgets={list(budgets)}. "
+            f"Set model.budgets: {allowed}, or raise the limit."
+        )
+    return tuple(sorted(set(allowed)))
 
 
 def latency(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from typing import Any
 
 import lightning as L
@@ -12,7 +12,7 @@ import torch
 from skipthinking.data.batches import EvalBatch
 from skipthinking.data.encoding import Codec
 from skipthinking.data.module import RationaleDataModule
-from skipthinking.evaluation.answers import Completion, grade, latency
+from skipthinking.evaluation.answers import Completion, budgets_up_to, grade, latency
 from skipthinking.evaluation.metrics import AnswerScores
 from skipthinking.ranks import gather
 from skipthinking.records import Encoded, Example, Prediction, UserError
@@ -28,12 +28,18 @@ class AnsweringModule(L.LightningModule):
         student: The student.
         max_new_tokens: Maximum number of new tokens per answer.
         latency_examples: Number of test examples that are answered one at a time after a test, to measure latency.
+        budgets: Numbers of new tokens at which accuracy is reported, too; by default 32, 64, 128 and 256 as far as
+            ``max_new_tokens`` allows.
     """
 
     prompt_prefixes: tuple[str, ...] = ("",)
     """Texts before the question in training prompts; evaluation uses the first one."""
+    answer_settings: tuple[str, ...] = ()
+    """Settings that choose how a trained student answers; the command line keeps results for each choice."""
 
-    def __init__(self, student: Student, max_new_tokens: int, latency_examples: int) -> None:
+    def __init__(
+        self, student: Student, max_new_tokens: int, latency_examples: int, budgets: Sequence[int] | None = None
+    ) -> None:
         super().__init__()
         if max_new_tokens < 1:
             raise UserError(
@@ -42,7 +48,8 @@ class AnsweringModule(L.LightningModule):
             )
         self.student, self.max_new_tokens, self.latency_examples = student, max_new_tokens, latency_examples
         self.codec: Codec | None = None
-        self.scores = AnswerScores()
+        self.budgets = budgets_up_to(max_new_tokens, budgets)
+        self.scores = AnswerScores(self.budgets)
         self.predictions: list[Prediction] = []
         self.latency: float | None = None
 
@@ -65,15 +72,23 @@ class AnsweringModule(L.LightningModule):
         """Generates and grades the answers to a batch of prompts."""
         assert self.codec is not None
         completions = self.student.generate(batch.prompts, self.max_new_tokens) if batch.ids else []
-        ends = set(self.student.model.generation_config.eos_token_id)
-        predictions = []
-        for id, ids in zip(batch.ids, completions, strict=True):
-            example = examples[id]
-            text = self.codec.decode(ids)
-            completion = self.read_completion(text, self.data.teacher.get((id, example.question)))
-            finished = bool(ids) and ids[-1] in ends
-            predictions.append(grade(example, text, completion, new_tokens=len(ids), finished=finished))
-        return predictions
+        return [self._graded(examples[id], ids) for id, ids in zip(batch.ids, completions, strict=True)]
+
+    def _graded(self, example: Example, ids: list[int]) -> Prediction:
+        """Grades a completion, and what is left of it if generation stops at each budget."""
+        answer = self._graded_once(example, ids)
+        if not example.answer:
+            return answer
+        # Greedy decoding with a lower limit generates a prefix of the same tokens.
+        cut = {b: answer if len(ids) <= b else self._graded_once(example, ids[:b]) for b in self.budgets}
+        return replace(answer, correct_at={budget: part.correct for budget, part in cut.items()})
+
+    def _graded_once(self, example: Example, ids: list[int]) -> Prediction:
+        assert self.codec is not None
+        text = self.codec.decode(ids)
+        completion = self.read_completion(text, self.data.teacher.get((example.id, example.question)))
+        finished = bool(ids) and ids[-1] in self.student.model.generation_config.eos_token_id
+        return grade(example, text, completion, new_tokens=len(ids), finished=finished)
 
     def on_validation_epoch_start(self) -> None:
         """Clears the predictions of the previous evaluation."""

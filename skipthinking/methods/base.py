@@ -11,6 +11,8 @@ from typing import Any, ClassVar
 
 import torch
 from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
+from lightning.pytorch.plugins.precision import MixedPrecision, Precision
+from lightning.pytorch.utilities import GradClipAlgorithmType
 from torch import Tensor
 
 from skipthinking.annotate.annotator import Annotator, Notes
@@ -52,6 +54,8 @@ class Distiller(AnsweringModule, ABC):
         max_new_tokens: Maximum number of new tokens per answer in evaluation.
         latency_examples: Number of test examples that are answered one at a time after the test, to measure latency.
         start_from: Checkpoint of another run, of any method, that initializes the student.
+        budgets: Numbers of new tokens at which evaluation reports accuracy, too; by default those of 32, 64, 128 and
+            256 up to ``max_new_tokens``, and none for an empty list.
     """
 
     term_weights: tuple[float, ...] = (1.0,)
@@ -76,8 +80,9 @@ class Distiller(AnsweringModule, ABC):
         max_new_tokens: int = 256,
         latency_examples: int = 20,
         start_from: str | None = None,
+        budgets: list[int] | None = None,
     ) -> None:
-        super().__init__(student, max_new_tokens, latency_examples)
+        super().__init__(student, max_new_tokens, latency_examples, budgets)
         self.optimizer, self.scheduler, self.start_from = optimizer, scheduler, start_from
         self.chunker: Chunker = AverageChunks()  # replaced by the data's in connect()
         self.stage_sampling: StageSampling = "cycle"
@@ -218,6 +223,24 @@ class Distiller(AnsweringModule, ABC):
         targets, contexts = self._step_tokens
         self.target_tokens += targets
         self.context_tokens += contexts
+
+    def configure_gradient_clipping(
+        self,
+        optimizer: torch.optim.Optimizer,
+        gradient_clip_val: int | float | None = None,
+        gradient_clip_algorithm: str | None = None,
+    ) -> None:
+        """Clips gradients, those of fused optimizers too.
+
+        Lightning's plugin for bf16-mixed refuses fused optimizers, because a loss scaler could not unscale their
+        gradients before the clipping. Only float16 has a loss scaler.
+        """
+        plugin = self.trainer.precision_plugin
+        if isinstance(plugin, MixedPrecision) and plugin.scaler is None:
+            algorithm = GradClipAlgorithmType(gradient_clip_algorithm or "norm")
+            Precision.clip_gradients(plugin, optimizer, gradient_clip_val or 0.0, algorithm)
+        else:
+            super().configure_gradient_clipping(optimizer, gradient_clip_val, gradient_clip_algorithm)
 
     def on_before_optimizer_step(self, optimizer: torch.optim.Optimizer) -> None:
         """Raises UserError if a gradient is not finite."""

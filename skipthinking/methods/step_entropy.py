@@ -26,17 +26,18 @@ class StepEntropies(Annotator[NDArray[np.float64]]):
 
     def annotate(self, rows: Sequence[Encoded], context: Context) -> Mapping[str, NDArray[np.float64]]:
         """One pass of the student over the rationales."""
-        scores = score_rationales(context.student, rows, entropy)
-        return {row.id: np.add.reduceat(scores[row.id][:, 0], [start for start, _ in row.steps]) for row in rows}
+        found = score_rationales(context.student, rows, entropy)
+        return {row.id: np.add.reduceat(found[row.id][:, 0], [start for start, _ in row.steps]) for row in rows}
 
 
 class StepEntropy(Distiller):
     """SFT on rationales with lowest-entropy steps replaced by ``[SKIP]`` (Li et al., ICLR 2026, arXiv 2508.03346).
 
-    Departures: the paper's text was not available; its reinforcement learning after SFT is not implemented.
+    Departures: read were abstract and code. The code scores a step by the mean of -p log p of its tokens, not their sum
+    of entropies, and by the model that wrote it. Reinforcement learning is missing. As there, no ``[SKIP]`` are merged.
 
     Args:
-        share: Share of a rationale's steps that are replaced; the number of steps is rounded down.
+        share: Share of the steps that are replaced, rounded down to full steps.
         control: Replaces as many ``random`` steps, or those of ``highest`` entropy, instead.
         kwargs: See Distiller.
     """
@@ -45,8 +46,7 @@ class StepEntropy(Distiller):
         super().__init__(**kwargs)
         if not 0 <= share <= 1:
             raise UserError(f"Expected a share from 0 to 1, got model.share={share}. Set model.share: 0.5.")
-        self.share, self.control = share, control
-        self.entropies = StepEntropies()
+        self.share, self.control, self.entropies = share, control, StepEntropies()
 
     def make_instances(self, encoded: Encoded, notes: Notes) -> list[Instance]:
         """One instance: question -> rationale with [SKIP] for the replaced steps, answer."""

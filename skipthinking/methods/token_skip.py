@@ -36,12 +36,12 @@ class TokenSkip(Distiller):
     Each instance draws a ratio in every epoch; rationale tokens below the (1 - ratio) quantile of importance are left
     out. A prefix of the question states the ratio; there is no prefix at ratio 1, the full rationale.
 
-    Departures: importance is by default the student's own surprisal (the paper: LLMLingua-2), and ratios are drawn in
-    every epoch rather than once.
+    Departures: importance is by default the student's own surprisal (the paper: LLMLingua-2, here Classifier); ratios
+    are drawn in every epoch, not once; they stand before the question, not after it; rationales are the teacher's.
 
     Args:
         ratio: Ratio stated in the prompt in evaluation.
-        importance: Annotator with one number per rationale token, by class path, such as KPOD's TokenWeights.
+        importance: Annotator of a number per rationale token, by class path: Surprisal, Classifier, TokenWeights.
         kwargs: See Distiller.
     """
 
@@ -49,7 +49,7 @@ class TokenSkip(Distiller):
         super().__init__(**kwargs)
         if ratio not in PREFIXES:
             raise UserError(f"Expected a ratio of {[*PREFIXES]}, got model.ratio={ratio}. Choose one of them.")
-        self.importance = importance or Surprisal()
+        self.importance, self.answer_settings = importance or Surprisal(), ("ratio",)
         self.prompt_prefixes = (PREFIXES[ratio], *(prefix for other, prefix in PREFIXES.items() if other != ratio))
 
     def make_instances(self, encoded: Encoded, notes: Notes) -> list[Instance]:

@@ -47,7 +47,7 @@ class Chart(NamedTuple):
 
 
 def draw_charts(comparison: Comparison) -> list[Chart]:
-    """Draws accuracy against new tokens per test set, then training loss and validation accuracy if they were logged.
+    """Draws accuracy against new tokens and within budgets per test set, and the curves that were logged.
 
     Raises:
         UserError: matplotlib is not installed.
@@ -59,7 +59,9 @@ def draw_charts(comparison: Comparison) -> list[Chart]:
             f"Expected matplotlib for charts, got {error}. Install it: pip install 'skipthinking[report]'."
         ) from error
     with rc_context(_STYLE):
-        charts = [_scatter(comparison, test) for test in dict.fromkeys(row.test for row in comparison.rows)]
+        tests = list(dict.fromkeys(row.test for row in comparison.rows))
+        charts = [_scatter(comparison, test) for test in tests]
+        charts += [chart for test in tests if (chart := _within(comparison, test)) is not None]
         columns = {"train/loss": ("loss", "training loss"), "val/accuracy": ("validation", "validation accuracy")}
         curves = [_curves(comparison, column, *names) for column, names in columns.items()]
         return charts + [chart for chart in curves if chart is not None]
@@ -76,7 +78,7 @@ def _chart(comparison: Comparison, name: str, title: str, x_label: str, y_label:
 
 
 def _scatter(comparison: Comparison, test: str) -> Chart:
-    """Every method with its intervals, and its runs as small dots where there are several."""
+    """Every method with its intervals, its runs as small dots where there are several, and a line along the front."""
     name = f"accuracy_{re.sub(r'[^a-zA-Z0-9_.-]+', '_', test)}"
     chart, colors = _chart(comparison, name, test, "new tokens per answer", "accuracy %")
     (axes,) = chart.figure.axes
@@ -94,6 +96,27 @@ def _scatter(comparison: Comparison, test: str) -> Chart:
         interval = f"{row.accuracy:.1%} ({row.accuracy_low:.1%} to {row.accuracy_high:.1%})"
         label = f"{row.method} ({len(row.seeds)} seed{'s' if len(row.seeds) > 1 else ''})"
         chart.plot(x, y, "o", tip=f"{row.method}: {interval}, {x:.1f} new tokens", color=color, label=label)
+    front = sorted((row.new_tokens, 100 * row.accuracy) for row in comparison.rows if row.test == test and row.pareto)
+    if len(front) > 1:
+        axes.plot(*zip(*front, strict=True), ":", color=_INK, linewidth=0.8, zorder=0)
+    chart.figure.legend(loc="outside lower center", ncols=2)
+    return chart
+
+
+def _within(comparison: Comparison, test: str) -> Chart | None:
+    """Accuracy of every method if generation stops at a budget; None if no method has two budgets."""
+    rows = [row for row in comparison.rows if row.test == test and len(row.accuracy_at) > 1]
+    if not rows:
+        return None
+    name = f"within_{re.sub(r'[^a-zA-Z0-9_.-]+', '_', test)}"
+    chart, colors = _chart(comparison, name, f"{test}: within a budget", "limit on new tokens", "accuracy %")
+    for row in rows:
+        budgets = sorted(row.accuracy_at, key=int)
+        tip = f"{row.method}: " + ", ".join(f"{row.accuracy_at[b]:.1%} within {b}" for b in budgets)
+        values = [100 * row.accuracy_at[b] for b in budgets]
+        chart.plot(list(map(int, budgets)), values, "o-", tip=tip, color=colors[row.method], label=row.method)
+    chart.figure.axes[0].set_xscale("log", base=2)
+    chart.figure.axes[0].xaxis.set_major_formatter("{x:g}")
     chart.figure.legend(loc="outside lower center", ncols=2)
     return chart
 

@@ -19,6 +19,7 @@ _BY_SUFFIX = {".md": "markdown", ".tex": "latex", ".csv": "csv", ".txt": "table"
 def compare(
     *runs: str,
     baseline: str | None = None,
+    margin: float | None = None,
     format: Literal["table", "markdown", "latex", "csv"] | None = None,
     out: str | None = None,
     html: str | None = None,
@@ -31,7 +32,9 @@ def compare(
 
     Args:
         runs: Run folders. Unfinished and damaged ones are reported and left out.
-        baseline: Method that the others are compared with, by paired differences of accuracy.
+        baseline: Method that the others are compared with: accuracy, new tokens, and both in one score.
+        margin: Points of accuracy by which a method may be worse than the baseline and still count as no worse; the
+            table then says for each method whether that is shown (one-sided 97.5%).
         format: Format of the table; by default that of the suffix of `out`, else plain text.
         out: File to write; by default the table is printed.
         html: File for a page with the table, charts, annotated examples, and answers side by side, all in one file; its
@@ -42,8 +45,8 @@ def compare(
         allow_different_tests: Compare runs that answered different examples of a test set.
 
     Raises:
-        UserError: No run is left, no run is of the baseline, test examples differ, matplotlib is missing, or a file
-            cannot be written.
+        UserError: No run is left, no run is of the baseline, test examples differ, the margin has no baseline or is not
+            above 0, matplotlib is missing, or a file cannot be written.
     """
     if not runs:
         raise UserError("Expected run folders, got none. Name some: python -m skipthinking compare runs/*")
@@ -54,7 +57,7 @@ def compare(
             raise UserError(f"Expected a file to write, got {option} {name!r}. Name one.")
     if figures is not None and (not figures or Path(figures).is_file()):
         raise UserError(f"Expected a folder to write to, got --figures {figures!r}. Name one.")
-    comparison = compare_runs(runs, baseline, allow_different_tests)
+    comparison = compare_runs(runs, baseline, allow_different_tests, margin)
     for folder, reason in comparison.left_out.items():
         print(f"left out: {folder}: {reason}", file=sys.stderr)
     text = FORMATS[format or _BY_SUFFIX.get(Path(out or "").suffix, "table")](comparison)

@@ -16,7 +16,8 @@ from skipthinking.files import lines_of
 from skipthinking.records import UserError
 
 __all__ = [
-    "SUITE_FILE", "Curve", "Run", "flat", "read_curve", "read_json_lines", "read_run", "read_runs", "read_summary"
+    "SUITE_FILE", "Curve", "Run", "flat", "read_curve", "read_json_lines", "read_run", "read_runs", "read_summary",
+    "short_settings",
 ]  # fmt: skip
 
 Curve = list[tuple[float, float]]
@@ -28,12 +29,13 @@ _START = "model.init_args.start_from"
 _NUMBER = (int, float)
 _SUMMARY = {
     "method": str, "seed": int, "target_tokens": int, "context_tokens": int, "fit_seconds": _NUMBER,
-    "latency_seconds": (int, float, type(None)), "device": str, "test": dict,
+    "latency_seconds": (int, float, type(None)), "device": str, "settings": dict, "test": dict,
 }  # fmt: skip
 _SCORES = {
     "n": int, **dict.fromkeys(("accuracy", "accuracy_lenient", "no_answer", "new_tokens"), _NUMBER),
-    "skipped": (int, float, type(None)),
+    **dict.fromkeys(("unfinished", "skipped", "skipped_known"), (int, float, type(None))), "accuracy_at": dict,
 }  # fmt: skip
+_OPTIONAL: dict[str, Any] = {**dict.fromkeys(("unfinished", "skipped", "skipped_known")), "accuracy_at": {}}
 _ANSWER = {
     **dict.fromkeys(("set", "id", "question", "gold", "completion"), str),
     "correct": bool, "correct_lenient": bool, "new_tokens": int, "stages": list,
@@ -47,13 +49,15 @@ class Run:
     Attributes:
         folder: The run folder.
         task: The suite's name of its task; empty for a run outside a suite.
-        method: The suite's name of its method, else the class of the method.
+        method: The suite's name of its method, else the class of the method; with changed answer settings after it.
         seed: The run's seed.
         settings: config.yaml, flat, by dotted key.
         summary: summary.json.
         answers: Lines of predictions.jsonl by test set and example id.
         tokens: Target and context tokens that its student was trained on, including the runs that it started from.
         origins: Settings of the runs that it started from, the last first.
+        lineage: Its folder and those of all runs that it started from, resolved; of a deleted one
+            by its recorded path.
         complete: Whether all of those runs and their token counts exist.
     """
 
@@ -66,11 +70,12 @@ class Run:
     answers: Mapping[str, Mapping[str, Mapping[str, Any]]]
     tokens: tuple[float, float]
     origins: tuple[Mapping[str, Any], ...]
+    lineage: frozenset[Path]
     complete: bool
 
 
 def read_runs(folders: Sequence[str | Path]) -> tuple[list[Run], dict[str, str]]:
-    """Reads run folders, each once; ignores plain files among them.
+    """Reads run folders and tests with other answer settings in them, each once; ignores plain files among them.
 
     Returns:
         The runs, and why each of the others was left out, by folder.
@@ -78,7 +83,7 @@ def read_runs(folders: Sequence[str | Path]) -> tuple[list[Run], dict[str, str]]
     runs: list[Run] = []
     left_out: dict[str, str] = {}
     seen: set[Path] = set()
-    for folder in map(Path, folders):
+    for folder in (one for home in map(Path, folders) for one in (home, *_other_answers(home))):
         if folder.is_file() or folder.resolve() in seen:
             continue
         seen.add(folder.resolve())
@@ -100,25 +105,53 @@ def read_run(folder: Path) -> Run:
     suite = _suite(folder)
     if suite.get("evaluate") is False:
         raise UserError("The suite does not test this run; other runs start from it.")
-    summary = read_summary(folder)
+    summary: dict[str, Any] = {"settings": {}} | read_summary(folder)
     _check(summary, _SUMMARY, folder / "summary.json")
+    changed, home = summary["settings"], folder
+    if changed:
+        home = folder.resolve().parent
+        suite = _suite(home)
+        _check_same_student(folder, summary, home)
     for scores in summary["test"].values():
-        _check({"skipped": None} | scores if isinstance(scores, dict) else scores, _SCORES, folder / "summary.json")
-    settings = flat(_config(folder / "config.yaml"))
-    origins, complete = _origins(folder, settings.get(_START))
+        values = _OPTIONAL | scores if isinstance(scores, dict) else {}
+        _check(values, _SCORES, folder / "summary.json")
+        _check(values["accuracy_at"], dict.fromkeys(values["accuracy_at"], _NUMBER), folder / "summary.json")
+    settings = flat(_config(home / "config.yaml")) | changed
+    origins, complete = _origins(home, settings.get(_START))
     target, context = (sum(of) for of in zip((0.0, 0.0), *(_tokens(home) for home, _ in origins), strict=True))
     return Run(
         folder=folder,
         task=suite.get("task", ""),
-        method=suite.get("method", summary["method"]),
+        method=", ".join([suite.get("method", summary["method"]), *short_settings(changed)]),
         seed=summary["seed"],
         settings=settings,
         summary=summary,
         answers=_answers(folder / "predictions.jsonl", summary["test"]),
         tokens=(summary["target_tokens"] + target, summary["context_tokens"] + context),
         origins=tuple(settings for _, settings in origins),
+        lineage=_lineage(folder, settings.get(_START), origins),
         complete=complete,
     )
+
+
+def short_settings(settings: Mapping[str, Any]) -> list[str]:
+    """Settings as words, such as "mode=full"."""
+    return [f"{key.rpartition('.')[2]}={value}" for key, value in settings.items()]
+
+
+def _other_answers(folder: Path) -> list[Path]:
+    """Folders in a run folder that `test` wrote for other answer settings, such as RUN/mode=full."""
+    return sorted(path.parent for path in folder.glob("*=*/summary.json"))
+
+
+def _check_same_student(folder: Path, summary: Mapping[str, Any], home: Path) -> None:
+    """Checks that a test with other answer settings is one of the student that the run's own test is of."""
+    steps = read_summary(home).get("steps") if (home / "summary.json").is_file() else summary.get("steps")
+    if summary.get("steps") != steps:
+        raise UserError(
+            f"Expected answers of the student at step {steps}, as in {home}, got answers at step {summary['steps']} "
+            f"({folder}). Run `test` with these settings again."
+        )
 
 
 def _origins(folder: Path, start: object) -> tuple[list[tuple[Path, dict[str, Any]]], bool]:
@@ -145,6 +178,15 @@ def _origins(folder: Path, start: object) -> tuple[list[tuple[Path, dict[str, An
         origins.append((folder, settings))
         start = settings.get(_START)
     return origins, True
+
+
+def _lineage(folder: Path, start: object, origins: Sequence[tuple[Path, Mapping[str, Any]]]) -> frozenset[Path]:
+    homes = [folder, *(home for home, _ in origins)]
+    starts = [start, *(settings.get(_START) for _, settings in origins)]
+    if starts[-1] is not None:  # RUN/checkpoints/last.ckpt of a run without logs, or that does not exist
+        checkpoint = Path(str(starts[-1]))
+        homes.append(checkpoint.parent.parent if checkpoint.parent.name == "checkpoints" else checkpoint)
+    return frozenset(home.resolve() for home in homes)
 
 
 def _tokens(folder: Path) -> list[float | None]:

@@ -9,7 +9,7 @@ from typing import Any
 from skipthinking.records import UserError
 from skipthinking.report.run_folders import read_json_lines, read_summary
 
-__all__ = ["print_summary", "summary"]
+__all__ = ["print_summary", "skipped_text", "summary"]
 
 
 def print_summary(folder: Path) -> None:
@@ -21,11 +21,17 @@ def print_summary(folder: Path) -> None:
 
     values, console = read_summary(folder), Console(highlight=False)
     try:
-        rows = {heading: [show(row) for row in values["test"].values()] for heading, show in _ROWS.items()}
+        tests = values["test"].values()
+        rows = {heading: [show(row) for row in tests] for heading, show in _ROWS.items()}
+        for budget in dict.fromkeys(budget for row in tests for budget in row.get("accuracy_at", ())):
+            shares = [row.get("accuracy_at", {}).get(budget) for row in tests]
+            rows[f"accuracy within {budget} tokens"] = [None if share is None else f"{share:.1%}" for share in shares]
         lines = [
             f"trained on {values['target_tokens']:,} target and {values['context_tokens']:,} context tokens in "
             f"{values['fit_seconds']:.0f} s"
         ]
+        if values["test"]:
+            lines.append("the intervals are over test examples; they say nothing about other seeds")
         if values["latency_seconds"] is not None:
             latency = f"{values['latency_seconds'] * 1000:.0f} ms per answer ({values['device']})"
             lines.insert(0, f"latency at batch size 1: {latency}")
@@ -49,15 +55,27 @@ def print_summary(folder: Path) -> None:
     _print_answer(console, folder / "predictions.jsonl")
 
 
+def skipped_text(skipped: float | None, known: float | None, unit: str = "") -> str:
+    """The mean share of chunks that answers skip, in percent, and of how many answers it is known.
+
+    >>> skipped_text(0.573, 0.88), skipped_text(0.573, 1.0), skipped_text(None, 0.0), skipped_text(None, None)
+    ('57.3 (of 88%)', '57.3', 'unknown', '')
+    """
+    if skipped is None:
+        return "" if known is None else "unknown"
+    return f"{100 * skipped:.1f}{unit}" + ("" if known in (None, 1.0) else f" (of {known:.0%})")
+
+
 _ROWS: dict[str, Callable[[dict[str, Any]], str | None]] = {
     "examples": lambda row: str(row["n"]),
     "accuracy": lambda row: f"{row['accuracy']:.1%}",
     "  95% interval": lambda row: f"{row['accuracy_low']:.1%} to {row['accuracy_high']:.1%}",
     "  lenient extraction": lambda row: f"{row['accuracy_lenient']:.1%}",
     "no answer": lambda row: f"{row['no_answer']:.1%}",
+    "unfinished": lambda row: f"{row['unfinished']:.1%}" if "unfinished" in row else None,
     "new tokens per answer": lambda row: f"{row['new_tokens']:.1f}",
     "  the teacher's": lambda row: None if row.get("teacher_tokens") is None else f"{row['teacher_tokens']:.1f}",
-    "chunks skipped": lambda row: f"{row['skipped']:.1%}" if "skipped" in row else None,
+    "chunks skipped": lambda row: skipped_text(row.get("skipped"), row.get("skipped_known"), "%") or None,
 }
 
 
@@ -69,7 +87,8 @@ def _print_answer(console: Any, path: Path) -> None:
     console.print("\nan answer:", style="bold")
     console.print(row["question"], style="dim", markup=False)
     console.print(row["completion"], markup=False)
-    console.print(f"gold {row['gold']}, {'right' if row['correct'] else 'wrong'}, {row['new_tokens']} new tokens\n")
+    size = f"{row['new_tokens']} new tokens{'' if row.get('finished', True) else ', unfinished'}"
+    console.print(f"gold {row['gold']}, {'right' if row['correct'] else 'wrong'}, {size}\n")
 
 
 def summary(run: str) -> None:

@@ -8,11 +8,11 @@ from __future__ import annotations
 
 import itertools
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict
 
-from skipthinking.evaluation.intervals import DRAWS
 from skipthinking.report.comparing import Comparison, Row
+from skipthinking.report.summary import skipped_text
 
 __all__ = ["FORMATS", "cells", "notes", "settings_rows", "settings_table"]
 
@@ -33,6 +33,16 @@ def _difference(row: Row) -> str:
     return f"{100 * row.difference:+.1f} ({100 * row.difference_low:+.1f} to {100 * row.difference_high:+.1f})"
 
 
+def _saved(row: Row) -> str:
+    if row.saved is None:
+        return ""
+    return f"{_percent(row.saved)} ({_percent(row.saved_low)} to {_percent(row.saved_high)})"
+
+
+def _no_worse(row: Row) -> str:
+    return "" if row.no_worse is None else "yes" if row.no_worse else "not shown"
+
+
 def _count(value: float) -> str:
     return f"{value / 1e6:.2f}M" if value >= 1e6 else f"{value / 1e3:.1f}k" if value >= 1e4 else f"{value:.0f}"
 
@@ -44,10 +54,17 @@ _COLUMNS: dict[str, Callable[[Row], str]] = {
     "n": lambda row: str(row.n),
     "accuracy %": _accuracy,
     "difference": _difference,
+    "MDE": lambda row: _percent(row.detectable),
+    "no worse": _no_worse,
     "lenient": lambda row: _percent(row.accuracy_lenient),
     "no answer": lambda row: _percent(row.no_answer),
+    "unfinished": lambda row: _percent(row.unfinished),
     "new tokens": lambda row: f"{row.new_tokens:.1f}",
-    "skipped": lambda row: _percent(row.skipped),
+    "saved %": _saved,
+    "E3": lambda row: "" if row.e3 is None else f"{row.e3:.2f}",
+    "front": lambda row: "*" if row.pareto else "",
+    "within": lambda row: ", ".join(f"{budget}: {_percent(share)}" for budget, share in row.accuracy_at.items()),
+    "skipped": lambda row: skipped_text(row.skipped, row.skipped_known),
     "ms": lambda row: "" if row.latency is None else f"{1000 * row.latency:.0f}",
     "targets": lambda row: _count(row.target_tokens),
     "context": lambda row: _count(row.context_tokens),
@@ -69,15 +86,15 @@ def cells(comparison: Comparison) -> tuple[list[str], list[list[str]]]:
 
 def notes(comparison: Comparison) -> list[str]:
     """What the numbers of the table mean."""
-    kinds = {row.interval for row in comparison.rows}
-    methods = {
-        "wilson": "Wilson's over test examples for one seed (it says nothing about other seeds) or if all are equal",
-        "bootstrap": f"the percentile bootstrap over test examples and seeds for several ({DRAWS} draws)",
-    }
-    lines = [f"In brackets 95% intervals: {'; '.join(text for kind, text in methods.items() if kind in kinds)}."]
-    if any(row.difference is not None for row in comparison.rows):
+    lines = [*_interval_notes(comparison), *_baseline_notes(comparison)]
+    if any(row.pareto is not None for row in comparison.rows):
+        lines.append("front: no other row of the test set has at least this accuracy with at most these new tokens.")
+    if any(row.accuracy_at for row in comparison.rows):
+        lines.append("Within: accuracy if generation stops after so many new tokens.")
+    if any(row.skipped_known is not None for row in comparison.rows):
         lines.append(
-            f"Difference: points of accuracy against {comparison.baseline}, paired bootstrap on the same test examples."
+            "Skipped: share of the teacher's chunks that an answer leaves out, over the answers that name stages and "
+            "are finished (of N%)."
         )
     lines.append(
         "Rates in %; ms: latency per answer at batch size 1; targets and context: tokens trained on; train s: wall "
@@ -90,12 +107,62 @@ def notes(comparison: Comparison) -> list[str]:
         )
     unknown = [row.method for row in comparison.rows if not row.tokens_known]
     if unknown:
-        lines.append(f"Without the tokens of what they started from: {', '.join(dict.fromkeys(unknown))}.")
+        lines.append(f"Without the tokens of what they started from: {_names(unknown)}.")
     devices = sorted({device for row in comparison.rows for device in row.devices})
     if len(devices) > 1:
         lines.append(f"ms and train s were measured on different devices: {'; '.join(devices)}.")
     if comparison.differences:
         lines.append(f"Settings that differ: {', '.join(comparison.differences)}.")
+    return lines
+
+
+def _names(methods: Iterable[str]) -> str:
+    return ", ".join(dict.fromkeys(methods))
+
+
+def _interval_notes(comparison: Comparison) -> list[str]:
+    methods = {
+        "wilson": "Wilson's over test examples for one seed (it says nothing about other seeds) or if all are equal",
+        "components": "over other seeds and other test examples for several (variance components, t quantiles)",
+    }
+    kinds = {row.interval for row in comparison.rows}
+    lines = [f"In brackets 95% intervals: {'; '.join(text for kind, text in methods.items() if kind in kinds)}."]
+    several = [group for group in comparison.groups if len(group.runs) > 1]
+    one_start = [group.method for group in several if frozenset.intersection(*(run.lineage for run in group.runs))]
+    if one_start:
+        lines.append(f"All seeds come from one run, and the intervals say nothing about others: {_names(one_start)}.")
+    if any(len(row.seeds) == 2 for row in comparison.rows):
+        lines.append(
+            "Two seeds say little about others: their t quantile is 12.7, that of three 4.3, that of five 2.8."
+        )
+    return lines
+
+
+def _baseline_notes(comparison: Comparison) -> list[str]:
+    base = comparison.baseline
+    compared = [row for row in comparison.rows if row.difference is not None]
+    if not compared:
+        return []
+    lines = [
+        f"Difference: points of accuracy against {base} on the same test examples. MDE: the true difference that would "
+        "be told from 0 (two-sided, 5%) in about 80% of repetitions."
+    ]
+    paired = [row.method for row in compared if row.seeds_paired]
+    if paired:
+        lines.append(f"Seed by seed against the run of {base} from the same warm-up: {_names(paired)}.")
+    single = [row for row in comparison.rows if len(row.seeds) == 1 and (row in compared or row.method == base)]
+    if single:
+        methods = _names(row.method for row in single)
+        lines.append(f"One seed, so differences hold for that run and not for other seeds: {methods}.")
+    if comparison.margin is not None:
+        lines.append(
+            f"no worse: whether accuracy is shown to be less than {100 * comparison.margin:g} points below {base}'s "
+            f"(the lower end of the difference's interval is above -{100 * comparison.margin:g}; one-sided, 97.5%)."
+        )
+    lines.append(
+        f"saved %: new tokens saved against {base}. E3 (E3-Score of EffiReason-Bench): 1 / (A0 / odds ratio of right "
+        "answers + (1 - A0) / token ratio), A0 the baseline's accuracy; above 1 does not mean as accurate as it."
+    )
     return lines
 
 
@@ -134,11 +201,18 @@ def _latex(comparison: Comparison) -> str:
     return "\n".join([*comments, "% needs \\usepackage{booktabs}", *lines]) + "\n"
 
 
+def _flat(row: Row) -> dict[str, object]:
+    """The fields of a row, with a column for every budget."""
+    fields = asdict(row)
+    within = fields.pop("accuracy_at")
+    return {**fields, **{f"accuracy_at_{budget}": share for budget, share in within.items()}}
+
+
 def _csv(comparison: Comparison) -> str:
     import pandas
 
     rows = [
-        {**asdict(row), "seeds": " ".join(map(str, row.seeds)), "devices": "; ".join(row.devices)}
+        {**_flat(row), "seeds": " ".join(map(str, row.seeds)), "devices": "; ".join(row.devices)}
         for row in comparison.rows
     ]
     return str(pandas.DataFrame(rows).to_csv(index=False, lineterminator="\n"))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from itertools import groupby
 from pathlib import Path
@@ -73,11 +73,12 @@ class Results(Callback):
     """Writes predictions.jsonl and summary.json after a test, and measures the wall time of training.
 
     Args:
-        folder: The run folder.
+        folder: The run folder, or the folder in it for other answer settings.
+        settings: Those settings by dotted key, written to the summary.
     """
 
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
+    def __init__(self, folder: Path, settings: Mapping[str, Any] | None = None) -> None:
+        self.folder, self.settings = folder, dict(settings or {})
         self.seconds, self._since = 0.0, 0.0
         self._saved: float | None = None  # seconds in the last checkpoint, which a later test reports too
 
@@ -127,6 +128,7 @@ class Results(Callback):
             "fit_seconds": round(self.seconds, 1),
             "latency_seconds": method.latency,
             "device": _device_name(method.device),
+            "settings": self.settings,
             "test": {name: self._scores(data, name, rows) for name, rows in sets.items()},
         })  # fmt: skip
 
@@ -168,7 +170,8 @@ class Answers(Callback):
             console.print(row.question, style="bold", markup=False)
             for name, text in row.stages:
                 console.print(f"  {name:>9}  {text}", markup=False)
-            size = f"{row.new_tokens} new tokens" if row.new_tokens else "the question fills the student's context"
+            size = f"{row.new_tokens} new tokens{'' if row.finished else ', unfinished'}"
+            size = size if row.new_tokens else "the question fills the student's context"
             console.print(f"  {'answer':>9}  {row.extracted or row.extracted_lenient or 'none'} ({size})\n")
         if data.splits.questions:
             path = self.folder / "answers.jsonl"

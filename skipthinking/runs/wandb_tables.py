@@ -13,7 +13,10 @@ from skipthinking.records import UserError
 
 __all__ = ["ChunkTables", "PredictionTables"]
 
-_COLUMNS = ["id", "question", "gold", "completion", "extracted", "correct", "correct_lenient", "new_tokens", "skipped"]
+_COLUMNS = [
+    "id", "question", "gold", "completion", "extracted", "correct", "correct_lenient", "new_tokens", "finished",
+    "skipped",
+]  # fmt: skip
 _STEP_COLUMNS = ["id", "question", "chunk", "skipped", "step", "text", "tokens", "nll"]
 
 

@@ -24,7 +24,7 @@ from skipthinking.students.measures import Measure, nll
 from skipthinking.students.sharding import gathered
 from skipthinking.students.tokenizing import leave_open, save_without_class
 
-__all__ = ["Choose", "LoRA", "Student"]
+__all__ = ["Choose", "LoRA", "Student", "without_progress"]
 
 Choose = Callable[[list[int], Tensor, Tensor], Tensor]
 """Maps indices of B prompts, their ids (B, L) and the next token's scores (B, V) to new scores (B, V)."""
@@ -313,7 +313,7 @@ class Student(nn.Module, ABC):
             self.model.load_state_dict(state)
         model = copy.deepcopy(self.model).merge_and_unload() if self.lora else self.model
         model.config.completion_marks = marks  # overwrites the marks of the initial model
-        with replacing_folder(folder) as partial, _no_progress():
+        with replacing_folder(folder) as partial, without_progress():
             model.save_pretrained(partial)
             self.tokenizer.save_pretrained(partial)
             if self._reopened:
@@ -321,8 +321,8 @@ class Student(nn.Module, ABC):
 
 
 @contextmanager
-def _no_progress() -> Iterator[None]:
-    """Hides the progress bars of transformers, because writing takes little time."""
+def without_progress() -> Iterator[None]:
+    """Hides the progress bars of transformers and the hub, for work that takes seconds."""
     from transformers.utils import logging as hub_logging
 
     shown = hub_logging.is_progress_bar_enabled()

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import nullcontext
+from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
 
 from safetensors import SafetensorError
 
 from skipthinking.records import UserError
-from skipthinking.students.base import LoRA, Student
+from skipthinking.students.base import LoRA, Student, without_progress
+from skipthinking.students.gguf_files import GGUF, find_gguf
 
 __all__ = ["Pretrained"]
 
@@ -19,8 +22,10 @@ _TOKENIZERS = ("tokenizer.json", "tokenizer.model", "spiece.model", "vocab.json"
 class Pretrained(Student):
     """A pre-trained causal or encoder-decoder model.
 
+    A GGUF file is read with its tokenizer and chat template, dequantized, and exported as an ordinary folder.
+
     Args:
-        name: Hub name or local folder.
+        name: Hub name, local folder, or GGUF file with a causal model.
         lora: Trains a low-rank adapter instead of all weights.
         dtype: Type of weights that are not trained, such as the base of an adapter; "auto" keeps the checkpoint's type.
             Without an adapter all weights are trained, so "auto" loads float32 (exact for a bfloat16 checkpoint), and
@@ -30,6 +35,7 @@ class Pretrained(Student):
         attention: Attention implementation of transformers, for example "sdpa" or "flash_attention_2".
         revision: Branch, tag or commit on the hub.
         trust_remote_code: Allows model code from the hub.
+        gguf_file: Name of a GGUF file in the folder or on the hub, if there are several, or other weights too.
     """
 
     def __init__(
@@ -41,25 +47,29 @@ class Pretrained(Student):
         attention: str | None = None,
         revision: str | None = None,
         trust_remote_code: bool = False,
+        gguf_file: str | None = None,
     ) -> None:
         super().__init__(lora=lora, gradient_checkpointing=gradient_checkpointing)
-        self.name, self.dtype, self.attention = name, dtype, attention
+        self.name, self.dtype, self.attention, self.gguf_file = name, dtype, attention, gguf_file
         self._hub: dict[str, Any] = {"revision": revision, "trust_remote_code": trust_remote_code}
-        self._config: Any = None
 
-    @property
+    @cached_property
+    def _gguf(self) -> GGUF | None:
+        return find_gguf(self.name, self.gguf_file, self._hub["revision"])
+
+    @cached_property
     def config(self) -> Any:
         """The config of the model at ``name``."""
-        if self._config is None:
-            from transformers import AutoConfig
+        from transformers import AutoConfig
 
-            self._config = self._load(AutoConfig)
-        return self._config
+        return self._gguf.config() if self._gguf else self._load(AutoConfig)
 
     def make_tokenizer(self, texts: Sequence[str] = (), words: Sequence[str] = ()) -> Any:
         """Loads the model's tokenizer."""
         from transformers import AutoTokenizer
 
+        if self._gguf:
+            return self._gguf.tokenizer()
         folder = Path(self.name)
         if folder.is_dir() and not any((folder / name).exists() for name in _TOKENIZERS):
             raise UserError(
@@ -86,7 +96,7 @@ class Pretrained(Student):
         kind = AutoModelForSeq2SeqLM if self.encoder_decoder else AutoModelForCausalLM
         dtype = "float32" if trained else self.dtype
         settings = {"dtype": dtype, "attn_implementation": self.attention, "output_loading_info": True}
-        model, report = self._load(kind, **settings)
+        model, report = self._gguf.model(self.config, **settings) if self._gguf else self._load(kind, **settings)
         missing = sorted({*report["missing_keys"], *report["mismatched_keys"]}, key=str)
         if missing:
             raise UserError(
@@ -96,10 +106,12 @@ class Pretrained(Student):
         return model
 
     def _load(self, kind: Any, **settings: Any) -> Any:
+        local = Path(self.name).exists()
         try:
-            return kind.from_pretrained(self.name, **self._hub, **settings)
+            with without_progress() if local else nullcontext():
+                return kind.from_pretrained(self.name, **self._hub, **settings)
         except (OSError, ValueError, RuntimeError, ImportError, SafetensorError) as error:
-            what = "a folder with a model" if Path(self.name).exists() else "a local folder or a hub name in reach"
+            what = "a folder with a model" if local else "a local folder or a hub name in reach"
             reason = " ".join(str(error).split())
             raise UserError(
                 f"Expected {what}, got {self.name!r}: {reason[:300]} "

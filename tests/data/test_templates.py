@@ -77,6 +77,18 @@ def test_a_prompt_shows_the_date_as_transformers_would_have_on_that_day(
     assert template.shows_date(tokenizer)
 
 
+def test_a_prompt_of_ones_own_is_the_users_turn() -> None:
+    tokenizer = chat(TURNS)
+    template = Chat(prompt="{question}\nBe {concise}.", system="Think.")
+    turns = [{"role": "system", "content": "Think."}, {"role": "user", "content": "Is {x} 2?\nBe {concise}."}]
+    expected = tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=True)
+    assert template.render("Is {x} 2?", tokenizer) == expected
+    template.check(tokenizer)
+    for prompt in ("Be concise.", "{question} {question}", "{question} "):
+        with pytest.raises(UserError, match=r"one \{question\} .*Fix data\.template\.init_args\.prompt"):
+            Chat(prompt=prompt)
+
+
 def test_a_date_that_is_given_is_no_date_of_the_run() -> None:
     template = Chat(settings={"date_string": "1 May 2025"})
     assert not template.shows_date(chat(DATED[0] + TURNS))

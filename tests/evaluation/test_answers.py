@@ -50,3 +50,5 @@ def test_only_the_read_part_is_graded_and_no_skip_is_claimed_without_an_answer()
     assert (right.correct, right.completion, right.stages, right.skipped) == (True, text, [("[7]", "x")], 0.5)
     nothing = grade(example, "[7] [8]", Completion(text="", skipped=0.5), new_tokens=2, finished=False)
     assert (nothing.correct, nothing.extracted, nothing.skipped) == (False, None, None)
+    cut_off = grade(example, text, read, new_tokens=9, finished=False)  # other stages may follow
+    assert (cut_off.correct, cut_off.skipped) == (True, None)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -38,3 +40,17 @@ def test_finite_gradients_pass() -> None:
 def test_a_step_that_the_loss_scaler_skips_is_reported(capsys: pytest.CaptureFixture[str]) -> None:
     check_gradients(_module([1.0, float("inf")], scaler=object()))
     assert "step 7: gradients overflowed in float16" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("precision", ["bf16-mixed", "32-true"])
+def test_fused_optimizers_clip_gradients(run: Callable[..., int], tmp_path: Path, precision: str) -> None:
+    def weights(name: str, fused: bool, clip: float) -> torch.Tensor:
+        sgd = f"{{class_path: torch.optim.SGD, init_args: {{lr: 1.0, fused: {str(fused).lower()}}}}}"
+        words = ["--run", name, "--model.optimizer", sgd, "--trainer.gradient_clip_val", clip, "--evaluate", "false"]
+        assert run("fit", *words, "--trainer.precision", precision, "--trainer.max_epochs", 1) == 0
+        state = torch.load(tmp_path / name / "checkpoints" / "last.ckpt", weights_only=True)["state_dict"]
+        return torch.cat([value.flatten() for value in state.values()])
+
+    fused, plain, unclipped = weights("a", True, 0.01), weights("b", False, 0.01), weights("c", True, 1e9)
+    torch.testing.assert_close(fused, plain, rtol=1e-4, atol=1e-6)
+    assert (fused - unclipped).norm() > 10 * (fused - plain).norm() + 1e-3

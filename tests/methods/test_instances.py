@@ -137,6 +137,29 @@ def test_stages_that_the_student_names_are_separated(
     assert read.stages == stages
 
 
+@pytest.mark.parametrize(
+    ("completion", "skipped"),
+    [
+        ("[1] One. [3] Three. Therefore, the answer is 7.", 1 / 3),
+        ("[2] Two. Therefore, the answer is 7.", 2 / 3),
+        ("Therefore, the answer is 7.", 1.0),  # the answer phrase names the answer stage
+        ("It is 7. Therefore, the answer is 7.", None),  # of which stage?
+        ("The answer is 7.", None),
+        ("", None),
+    ],
+)
+def test_what_is_skipped_is_known_if_a_stage_is_named(completion: str, skipped: float | None, tokenizer: Any) -> None:
+    method, rows = _method(CWT, tokenizer)
+    method.chunker = AverageChunks(3)
+    method.annotators()
+    for row in rows:
+        read = method.read_completion(completion, row)
+        assert (read.skipped, read.chunks) == (pytest.approx(skipped) if skipped else None, 3)
+    assert method.read_completion(completion, None).chunks is None
+    plain, _ = _method(FullCoT, tokenizer)
+    assert plain.read_completion(completion, rows[0]).chunks is None
+
+
 @pytest.mark.parametrize("marker", ["[{}]", " [x]", " {}{}"])
 def test_a_marker_without_one_place_for_its_number_is_refused(marker: str) -> None:
     with pytest.raises(UserError, match="stage_marker"):

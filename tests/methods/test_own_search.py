@@ -174,3 +174,10 @@ def test_token_skip_takes_its_importance_by_class_path(run: Run, tmp_path: Path)
     own = ["--model", "TokenSkip", "--model.importance", "skipthinking.methods.kpod.weights.TokenWeights",
            "--model.importance.path", tmp_path / "weigher" / "annotations.jsonl"]  # fmt: skip
     assert run("fit", *own, "--evaluate", "false") == 0
+    assert main(["annotate", "--config", str(tmp_path / "tiny" / "config.yaml")]) == 0
+    learned, used = (
+        {row["id"]: row["weights"] for row in map(json.loads, (tmp_path / name / "annotations.jsonl").open())}
+        for name in ("weigher", "tiny")
+    )
+    assert used
+    assert used == {id: learned[id] for id in used}

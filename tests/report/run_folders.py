@@ -12,9 +12,10 @@ import yaml
 
 def write_run(
     folder: Path, method: str = "CWT", seed: int = 0, correct: Sequence[int] = (1, 0, 1, 1), tokens: int = 10,
-    test: str = "sums", suite: dict[str, Any] | None = None, settings: dict[str, Any] | None = None, **summary: Any,
+    test: str = "sums", suite: dict[str, Any] | None = None, settings: dict[str, Any] | None = None,
+    answer_settings: dict[str, Any] | None = None, **summary: Any,
 ) -> Path:  # fmt: skip
-    """A finished run that answered one test set of made-up sums."""
+    """A finished run that answered one test set of made-up sums, or, in a run's folder, one with other settings."""
     folder.mkdir(parents=True)
     rows = [
         {"set": test, "id": f"{test}-{n}", "task": test, "question": f"{n} + 1?", "gold": str(n + 1),
@@ -29,8 +30,10 @@ def write_run(
               "unfinished": 0.0, "new_tokens": tokens + (len(correct) - 1) / 2}  # fmt: skip
     values = {"method": method, "seed": seed, "steps": 5, "target_tokens": 1000, "context_tokens": 200,
               "fit_seconds": 2.0, "latency_seconds": 0.05, "device": "cpu, 1 threads",
-              "test": {test: scores}}  # fmt: skip
+              "settings": answer_settings or {}, "test": {test: scores}}  # fmt: skip
     (folder / "summary.json").write_text(json.dumps({**values, **summary}))
+    if answer_settings:
+        return folder
     config = {"seed_everything": seed, "run": folder.name, "runs_dir": str(folder.parent),
               "model": {"class_path": method, "init_args": {"start_from": None, **(settings or {})}},
               "data": {"init_args": {"batch_size": 4}}}  # fmt: skip

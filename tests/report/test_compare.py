@@ -35,7 +35,7 @@ def test_seeds_of_a_method_are_one_row(tmp_path: Path) -> None:
     assert cwt.accuracy == 0.5  # (3/4 + 1/4) / 2
     assert cwt.seconds == 3.0
     assert cwt.difference == 0.25
-    assert (cwt.interval, full.interval) == ("bootstrap", "wilson")
+    assert (cwt.interval, full.interval) == ("components", "wilson")
     assert (full.accuracy_low, full.accuracy_high) == wilson(1, 4)
     assert full.difference is None
     assert full.new_tokens == 21.5

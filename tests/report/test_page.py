@@ -102,7 +102,7 @@ def test_page_shows_the_table_the_notes_and_what_is_left_out(folders: list[str],
     headings, rows = cells(comparison)
     for cell in [*headings, *(cell for row in rows for cell in row)]:
         assert cell in words
-    assert any("paired bootstrap" in text for text in words)
+    assert any("on the same test examples" in text for text in words)
     assert any("nowhere" in text for text in words)
 
 

@@ -16,6 +16,7 @@ from skipthinking.methods.base import Distiller
 from skipthinking.methods.skip_thinking.chunks import Chunks, StageLosses, StepLosses
 from skipthinking.methods.skip_thinking.stages import Stages, marker_pattern, split_stages
 from skipthinking.records import Encoded, Instance, Span
+from skipthinking.tasks import get_task
 
 __all__ = ["CWT"]
 
@@ -95,6 +96,10 @@ class CWT(Distiller):
         """Indices of the chunks that an example keeps in an epoch; None for all chunks."""
         return None
 
+    def prompt_prefix(self, encoded: Encoded, notes: Notes) -> str:
+        """Text before the question in an example's instance for an epoch, one of ``prompt_prefixes``."""
+        return ""
+
     def phase_start(self, epoch: int) -> int:
         """The first epoch of the phase of training that an epoch belongs to; ``cycle`` starts again in each phase."""
         return 0
@@ -114,7 +119,8 @@ class CWT(Distiller):
         phase = [*(self._shown(encoded, replace(notes, epoch=epoch)) for epoch in epochs), shown]
         drawn = notes.draw_stage(phase, encoded.id, None if losses is None else losses[shown].tolist())
         targets = range(len(shown)) if drawn is None else {shown.index(drawn)}
-        return [instance(encoded.id, encoded.prompts[""], [stages[m] for m in shown], targets)]
+        prompt = encoded.prompts[self.prompt_prefix(encoded, notes)]
+        return [instance(encoded.id, prompt, [stages[m] for m in shown], targets)]
 
     def read_completion(self, completion: str, teacher: Encoded | None) -> Completion:
         """Removes the markers, whose numbers are not answers, and splits the completion into the named stages."""
@@ -123,8 +129,17 @@ class CWT(Distiller):
         before, named = split_stages(completion, self.stage_marker, getattr(self.chunker, "n_chunks", None))
         stages = [("rationale", before.strip())] if before.strip() else []
         chunks = len(self.chunks.initial(teacher)) if teacher else 0
+        count = sum(m <= chunks for m, _ in named)
+        skips_all = teacher is not None and not named and self._begins_with_answer(completion, teacher)
         return Completion(
             text=before + "".join(text for _, text in named),
             stages=stages + [(self.stage_marker.strip().format(m), text.strip()) for m, text in named],
-            skipped=1 - sum(m <= chunks for m, _ in named) / chunks if chunks else None,
+            skipped=1 - count / chunks if chunks and (count or skips_all) else None,
+            chunks=chunks or None,
         )
+
+    def _begins_with_answer(self, completion: str, teacher: Encoded) -> bool:
+        """Whether a completion begins with the answer phrase, which names the answer stage as a marker names others."""
+        assert self.codec is not None
+        phrase = get_task(teacher.example.task).answer.partition("{answer}")[0].strip()
+        return bool(phrase) and completion.removeprefix(self.codec.closing.strip()).lstrip().startswith(phrase)

@@ -17,7 +17,10 @@ from skipthinking.methods.skip_thinking.verifiers import Likelihood, Verifier
 from skipthinking.records import Encoded, Instance, UserError
 from skipthinking.tasks import get_task
 
-__all__ = ["STT"]
+__all__ = ["SKIP", "STT"]
+
+SKIP = "[skip] "
+"""The control text before a question that asks for skip mode."""
 
 
 class STT(CWT):
@@ -28,7 +31,13 @@ class STT(CWT):
     2. Skip search with the current student, on those training examples that it answers correctly by itself.
     3. Training on the kept chunks: the student learns to continue after a gap with the next kept chunk.
 
-    Departures: the paper's text was not available; the gap epochs, ``replay`` and the default verifier are ours.
+    With ``replay``, part 3 teaches two modes: ``[skip] `` before the question asks for the kept chunks, a question
+    without it for all of them. ``mode`` chooses one at inference. As full mode has no text, warm-up and search are the
+    same for every ``replay``, and a warm-up by CWT serves both. Validation uses ``mode``, too; before the search the
+    student does not know the text yet. Without ``replay`` there is no text.
+
+    Departures: the paper's text was not available; the gap epochs, the default verifier, the control text and its place
+    are ours. In the paper, a skip control chooses the mode at inference.
 
     Args:
         warmup_epochs: Epochs before the skip search; 0 if ``start_from`` is a checkpoint of CWT.
@@ -38,10 +47,13 @@ class STT(CWT):
         cumulative: Whether a removed chunk stays removed while later ones are judged.
         gate: Whose text precedes the answer that must be right for an example to be searched: the student's own,
             written greedily, or the teacher's full rationale, which states the result. Some verifiers have no gate.
-        replay: Share of instances with the full rationale after the search.
+        replay: Share of instances after the search that have all chunks (full mode).
+        mode: Whether the student is asked to skip chunks or for the full rationale, in evaluation and ``predict``.
         control: ``random_skip`` removes the same number of chunks at random; ``no_skip`` removes none.
         kwargs: See CWT.
     """
+
+    answer_settings = ("mode",)
 
     def __init__(
         self,
@@ -52,6 +64,7 @@ class STT(CWT):
         cumulative: bool = True,
         gate: Literal["student", "teacher"] = "student",
         replay: float = 0.0,
+        mode: Literal["skip", "full"] = "skip",
         control: Literal["random_skip", "no_skip"] | None = None,
         **kwargs: Any,
     ) -> None:
@@ -67,15 +80,21 @@ class STT(CWT):
                 f"model.gap_epochs={gap_epochs}, model.warmup_epochs={warmup_epochs}. "
                 f"Set model.gap_epochs: {max(0, min(gap_epochs, warmup_epochs))}."
             )
-        if not (0 <= replay <= 1 and shares and all(0 <= share < 1 for share in shares)):
+        if not (shares and all(0 <= share < 1 for share in (replay, *shares))):
             raise UserError(
-                f"Expected shares from 0 to 1 (gap_shares: below 1), got model.replay={replay}, "
-                f"model.gap_shares={shares}. "
+                f"Expected shares from 0 to below 1, got model.replay={replay}, model.gap_shares={shares}. "
                 "Leave out what is outside of its range, for its default."
+            )
+        if mode == "full" and not replay and control != "no_skip":
+            raise UserError(
+                "Expected a student with two modes, got model.mode=full and model.replay=0: without replay it only "
+                "learns to skip. Set model.mode: skip, or train with model.replay: 0.3"
             )
         self.warmup_epochs, self.gap_epochs, self.gap_shares = warmup_epochs, gap_epochs, shares
         self.verifier, self.cumulative, self.gate = verifier or Likelihood(), cumulative, gate
         self.replay, self.control = replay, control
+        if replay and control != "no_skip":
+            self.prompt_prefixes = (SKIP, "") if mode == "skip" else ("", SKIP)
         self.skips: Skips | None = None
 
     # ----------------------------------------------------------------------------------- the schedule
@@ -138,8 +157,16 @@ class STT(CWT):
             return [chunk for chunk in everything if rng.random() >= share]
         if self.skips is None:
             return None
-        replayed = notes.random("replay", encoded.id).random() < self.replay
-        return everything if replayed else notes[self.skips]
+        return everything if self.in_full_mode(encoded, notes) else notes[self.skips]
+
+    def in_full_mode(self, encoded: Encoded, notes: Notes) -> bool:
+        """Whether an example trains without the control text in an epoch."""
+        searched = self.skips is not None and notes.epoch >= self.warmup_epochs
+        return not searched or notes.random("replay", encoded.id).random() < self.replay
+
+    def prompt_prefix(self, encoded: Encoded, notes: Notes) -> str:
+        """The control text in skip mode, if the student has two modes."""
+        return SKIP if self.replay and not self.in_full_mode(encoded, notes) else ""
 
     def make_instances(self, encoded: Encoded, notes: Notes) -> list[Instance]:
         """CWT's instance of the kept stages; after random gaps, the name of the next stage is not a target."""
