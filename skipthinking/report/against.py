@@ -23,7 +23,7 @@ class Against(NamedTuple):
         seeds_paired: Whether each run is compared with the run of the baseline that comes from the same warm-up.
         no_worse: Whether the interval lies above minus the margin (one-sided 97.5%); None without a margin.
         saved: Fraction of the baseline's new tokens that the method does not write.
-        saved_low: Lower end of its interval.
+        saved_low: Lower end of its interval; None if no spread is seen, as with one answer.
         saved_high: Upper end.
         e3: See ``e3_score``.
     """
@@ -62,6 +62,8 @@ def against(group: Group, base: Group | None, margin: float | None) -> Against:
     ours_SN, theirs_RN = group.values("new_tokens", ids), other.values("new_tokens", ids)
     written = ours_SN.min() > 0 and theirs_RN.min() > 0
     ratio, low, high = ratio_interval(ours_SN, theirs_RN, paired) if written else (None, None, None)
+    if low == high:
+        low = high = None
     return Against(
         difference=difference,
         difference_low=difference - half if half else None,

@@ -30,12 +30,13 @@ def _difference(row: Row) -> str:
         return ""
     if row.difference_low is None or row.difference_high is None:
         return f"{100 * row.difference:+.1f}"
-    return f"{100 * row.difference:+.1f} ({100 * row.difference_low:+.1f} to {100 * row.difference_high:+.1f})"
+    low, high = max(-1.0, row.difference_low), min(1.0, row.difference_high)  # 12.7 standard errors may be more
+    return f"{100 * row.difference:+.1f} ({100 * low:+.1f} to {100 * high:+.1f})"
 
 
 def _saved(row: Row) -> str:
-    if row.saved is None:
-        return ""
+    if row.saved_low is None or row.saved_high is None:
+        return _percent(row.saved)
     return f"{_percent(row.saved)} ({_percent(row.saved_low)} to {_percent(row.saved_high)})"
 
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import nullcontext
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -10,6 +12,7 @@ import torch
 from numpy.typing import NDArray
 
 from skipthinking.records import UserError, did_you_mean
+from skipthinking.students.base import without_progress
 
 __all__ = ["TokenClassifier"]
 
@@ -27,7 +30,7 @@ class TokenClassifier:
         device: Device to run on.
 
     Raises:
-        UserError: The classifier cannot be loaded, has no fast tokenizer, or no such label.
+        UserError: The classifier cannot be loaded, lacks weights, has no fast tokenizer, or no such label.
     """
 
     def __init__(self, name: str, label: str, revision: str | None, device: torch.device) -> None:
@@ -35,13 +38,22 @@ class TokenClassifier:
 
         try:
             self.tokenizer: Any = AutoTokenizer.from_pretrained(name, revision=revision)
-            model: Any = AutoModelForTokenClassification.from_pretrained(name, revision=revision, dtype="float32")
+            with without_progress() if Path(name).exists() else nullcontext():
+                model, report = AutoModelForTokenClassification.from_pretrained(
+                    name, revision=revision, dtype="float32", output_loading_info=True
+                )
         except (OSError, ValueError, RuntimeError, ImportError) as error:
             raise UserError(
                 f"Expected a token classifier, got {name!r}: {' '.join(str(error).split())[:300]} Fix "
                 "model.importance.init_args.model, check the network, or fetch it where there is one (hf download) and "
                 "give its folder."
             ) from error
+        missing = sorted({*report["missing_keys"], *report["mismatched_keys"]}, key=str)
+        if missing:  # of a language model, for example; transformers would draw them at random
+            raise UserError(
+                f"Expected all weights of {type(model).__name__} in {name!r}, got none that fit for {len(missing)} of "
+                f"them ({missing[0]}). Fix model.importance.init_args.model: it needs a token classifier."
+            )
         labels = model.config.label2id
         if label not in labels or not self.tokenizer.is_fast:
             raise UserError(

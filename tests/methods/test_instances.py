@@ -224,6 +224,10 @@ def test_every_phase_shows_every_stage_equally_often(
         ('[1] "So?" [2] Yes! [3]\nThen **7.** [4] So 7.', [1, 2, 3, 4], '"So?" Yes!\nThen **7.** So 7.'),
         ("[1] 3 + 4 = 7 [2]\n7 - 2 = 5 [3] Step 2: so [4]", [1, 2, 3], "3 + 4 = 7\n7 - 2 = 5 Step 2: so [4]"),
         ("[1] These steps: [2] 1. Add. [3]Then so. [4]", [1, 2, 3, 4], "These steps: 1. Add.Then so."),
+        # After the heading of a list without its first items, as random gaps and skips leave it.
+        ("[1] Follow these steps: [3] She has 16. [4] So.", [1, 3, 4], "Follow these steps: She has 16. So."),
+        ("[1] Two steps: [2]   - Since so. [4] So.", [1, 2, 4], "Two steps:   - Since so. So."),
+        ("[1] The indices are: [2] and [3] then.", [1], "The indices are: [2] and [3] then."),
     ],
 )  # fmt: skip
 def test_markers_are_found_at_stage_starts_only(completion: str, numbers: list[int], text: str) -> None:

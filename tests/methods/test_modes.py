@@ -156,3 +156,21 @@ def test_both_modes_of_one_student_have_results(
     out = capsys.readouterr().out
     assert re.search(r"STT, mode=full .*\n", out)
     assert '| model.init_args.mode | "skip" | "full" |' in out
+
+
+def test_a_student_with_one_mode_is_not_asked_for_two(
+    run: Callable[..., int], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = ["--model", "STT", "--model.warmup_epochs", 1, "--model.gap_epochs", 0, "--data.val_size", 0,
+             "--model.verifier", "verifiers.EveryOther", "--evaluate", "false"]  # fmt: skip
+    assert run("fit", *words) == 0
+    config = tmp_path / "tiny" / "config.yaml"
+    for change in (["--model.mode", "full", "--model.replay", 0.3], ["--model.replay", 0.3]):
+        assert run("test", *change, config=config) == 2
+        assert "Leave out model.replay and model.mode" in capsys.readouterr().err
+    assert not (tmp_path / "tiny" / "mode=full").exists()
+    assert run("test", config=config) == 0
+    # A run that starts from it may learn the other mode.
+    start = ["--model.start_from", tmp_path / "tiny" / "checkpoints" / "last.ckpt", "--run", "two"]
+    assert run("fit", *words, *start, "--model.replay", 0.5) == 0
+    assert run("test", "--model.mode", "full", config=tmp_path / "two" / "config.yaml") == 0

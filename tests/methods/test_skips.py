@@ -362,6 +362,15 @@ def test_the_report_counts_who_passed_the_gate(
     assert ("solved" in skips.needs) == gate
 
 
+def test_the_report_of_a_verifier_without_a_gate_tells_nothing_of_answers(world: World) -> None:
+    chunks, rows = Chunks(AverageChunks(4), world.stages), world.encoded[:3]
+    skips = Skips(0, chunks, world.stages, Perplexity(), lambda row, tokens: False, 9, True, None)
+    notes = {row.id: Notes(values={"chunks": tuple((m, m + 1) for m in range(4))}) for row in rows}
+    context = Context(student=None, codec=None, notes=notes, seed=0)
+    report = skips.report({row.id: [0, 1, 2, 3] for row in rows}, rows, context)
+    assert report == "skip search: 0.0% of 12 chunks can be skipped; the verifier allows none"
+
+
 @pytest.mark.parametrize("ranks", [1, 2, 3])
 def test_any_number_of_ranks_finds_the_same(
     ranks: int, world: World, monkeypatch: pytest.MonkeyPatch, tmp_path: Path

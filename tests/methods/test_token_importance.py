@@ -152,3 +152,14 @@ def test_what_is_no_classifier_or_no_label_is_refused(folder: Path, tmp_path: Pa
         Classifier(str(folder), label="LABEL_2").annotate([], context)
     with pytest.raises(UserError, match=r"Fix model\.importance"):
         Classifier(str(tmp_path / "nowhere")).annotate([], context)
+
+
+def test_a_model_without_a_classifier_is_refused(folder: Path, tmp_path: Path) -> None:
+    """A language model lacks the last layer; transformers would draw it at random, and its labels would look right."""
+    from transformers import AutoConfig, AutoModelForMaskedLM, AutoTokenizer
+
+    AutoModelForMaskedLM.from_config(AutoConfig.from_pretrained(folder)).save_pretrained(tmp_path)
+    AutoTokenizer.from_pretrained(folder).save_pretrained(tmp_path)
+    context: Any = SimpleNamespace(codec=_codec(), student=SimpleNamespace(device=torch.device("cpu")))
+    with pytest.raises(UserError, match=r"\(classifier\..*needs a token classifier"):
+        Classifier(str(tmp_path)).annotate([], context)

@@ -157,3 +157,23 @@ def test_the_front_is_what_a_search_over_all_pairs_leaves() -> None:
         for (accuracy, tokens), on_front in zip(points, front, strict=True):
             better = [(a > accuracy and t <= tokens) or (a >= accuracy and t < tokens) for a, t in points]
             assert on_front == (not any(better))
+
+
+def test_no_interval_of_tokens_saved_without_a_spread(tmp_path: Path) -> None:
+    """One answer per run, or answers of one length, say nothing about other answers."""
+    for method, tokens in (("A", 10), ("B", 20)):
+        write_run(tmp_path / method, method, 0, [1], tokens=tokens)
+    comparison = compare_runs([str(tmp_path / method) for method in "AB"], "B")
+    row = comparison.rows[0]
+    assert (row.saved, row.saved_low, row.saved_high) == (0.5, None, None)
+    (line, _) = csv.DictReader(io.StringIO(FORMATS["csv"](comparison)))
+    assert (line["saved"], line["saved_low"], line["saved_high"]) == ("0.5", "", "")
+    assert "| 50.0 |" in FORMATS["markdown"](comparison)
+
+
+def test_a_difference_lies_between_minus_100_and_100_points(tmp_path: Path) -> None:
+    for seed, right in enumerate(([1, 1, 0], [0, 0, 0])):  # two seeds, as far apart as can be: 12.7 standard errors
+        write_run(tmp_path / f"A-{seed}", "A", seed, right)
+        write_run(tmp_path / f"B-{seed}", "B", seed, [0, 1, 0])
+    comparison = compare_runs([str(path) for path in sorted(tmp_path.iterdir())], "B")
+    assert "| +0.0 (-100.0 to +100.0) |" in FORMATS["markdown"](comparison)

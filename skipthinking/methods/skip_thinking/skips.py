@@ -191,8 +191,10 @@ class Skips(Annotator[list[int]]):
         total = max(1, sum(chunks.values()))
         skipped = sum(chunks.values()) - sum(map(len, values.values()))
         if self.solved is None:
-            why = "" if skipped else "; the student answers nothing correctly yet, or needs all of them"
-            return f"skip search: {skipped / total:.1%} of {total:,} chunks can be skipped{why}"
+            gated = "the student answers nothing correctly yet, or needs all of them"
+            why = gated if self.verifier.gated else "the verifier allows none"
+            line = f"skip search: {skipped / total:.1%} of {total:,} chunks can be skipped"
+            return line if skipped else f"{line}; {why}"
         passed = [row.id for row in rows if self._searched(row, context)]
         first = f"skip search: {len(passed):,} of {len(rows):,} rationales are answered right by the student"
         if not passed:

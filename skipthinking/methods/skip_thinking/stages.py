@@ -23,15 +23,18 @@ _ENDED = rf"(?:(?<={_END})|(?<={_END}{_CLOSER})|(?<={_END}{_CLOSER}{_CLOSER}))"
 # precedes must not be half a formula: "x = [3]", the end of a line.
 _NEXT = r"(?<![=+\-*/×÷<>(\s]) (?={marker}[^\S\n]*(?:\n|\d+[.)]\s|[Ss]tep \d))"
 
+# After the heading of a list whose first items were skipped: "in two steps: [3] Then 7." Not "the answer is: [3]".
+_HEADING = r"(?<=[:：]) (?={marker}\s+(?:[-*•]\s+)?[A-Z])"
+
 
 @cache
 def marker_pattern(marker: str) -> str:
     """Regular expression of a stage marker, and of the blank before it, where a stage can start; group 2 is its number.
 
     A stage starts at the start of a completion, after another marker (group "run"), or where a step ends: after a
-    sentence, or before a line break, a list item or "Step 2". " [3]" elsewhere is text: a citation, a list, an index,
-    an answer. Markers are matched in the text, not among the tokens: where a tokenizer has the token " [3]", " [3]" in
-    a teacher's text is that token, too.
+    sentence, between a colon and a capital letter, or before a line break, a list item or "Step 2". " [3]" elsewhere
+    is text: a citation, a list, an index, an answer. Markers are matched in the text, not among the tokens: where a
+    tokenizer has the token " [3]", " [3]" in a teacher's text is that token, too.
 
     Args:
         marker: See :class:`Stages`.
@@ -52,8 +55,8 @@ def marker_pattern(marker: str) -> str:
             "Set model.stage_marker: ' [{}]', for example."
         )
     before, after = re.escape(before), re.escape(after)
-    following = _NEXT.replace("{marker}", rf"{before}\d+{after}")
-    return rf"(?:\A\s*|{_ENDED} |{following}|(?P<run>(?<=\d{after}) )){before}([1-9]\d*){after}(?![.,;:)\]])"
+    following, heading = (way.replace("{marker}", rf"{before}\d+{after}") for way in (_NEXT, _HEADING))
+    return rf"(?:\A\s*|{_ENDED} |{following}|{heading}|(?P<run>(?<=\d{after}) )){before}([1-9]\d*){after}(?![.,;:)\]])"
 
 
 def split_stages(text: str, marker: str, most: int | None = None) -> tuple[str, list[tuple[int, str]]]:

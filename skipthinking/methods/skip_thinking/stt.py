@@ -97,6 +97,23 @@ class STT(CWT):
             self.prompt_prefixes = (SKIP, "") if mode == "skip" else ("", SKIP)
         self.skips: Skips | None = None
 
+    # ----------------------------------------------------------------------------------- checkpoints
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Adds whether the student has two modes."""
+        super().on_save_checkpoint(checkpoint)
+        checkpoint["skipthinking"]["two_modes"] = len(self.prompt_prefixes) > 1
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Raises UserError if a student with one mode is to answer in two."""
+        super().on_load_checkpoint(checkpoint)
+        two = len(self.prompt_prefixes) > 1
+        if two and not self.trainer.training and not checkpoint["skipthinking"].get("two_modes", True):
+            raise UserError(
+                f"Expected a student with two modes, got model.replay={self.replay} for one that was trained without: "
+                "it does not know the control text. Leave out model.replay and model.mode."
+            )
+
     # ----------------------------------------------------------------------------------- the schedule
 
     def prior_run(self, config: dict[str, Any], folder: Path, data: RationaleDataModule) -> None:
