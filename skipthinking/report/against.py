@@ -60,7 +60,7 @@ def against(group: Group, base: Group | None, margin: float | None) -> Against:
     width = spread(ours_SN - theirs_RN) if paired else spread(ours_SN, theirs_RN)
     half, difference = float(width.half), accuracy - reference
     ours_SN, theirs_RN = group.values("new_tokens", ids), other.values("new_tokens", ids)
-    written = ours_SN.min() > 0 and theirs_RN.min() > 0
+    written = ours_SN.mean() > 0 and theirs_RN.mean() > 0
     ratio, low, high = ratio_interval(ours_SN, theirs_RN, paired) if written else (None, None, None)
     if low == high:
         low = high = None

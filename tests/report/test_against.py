@@ -131,10 +131,15 @@ def test_tokens_saved_and_front_are_in_every_format(tmp_path: Path) -> None:
     assert "Two seeds say little" in FORMATS["table"](comparison)
 
 
-def test_answers_without_tokens_have_no_ratio(tmp_path: Path) -> None:
-    runs = [write_run(tmp_path / name, name, tokens=tokens) for name, tokens in (("A", 0), ("B", 5))]
+@pytest.mark.parametrize(("answers", "saved"), [(4, 1 - 1.5 / 6.5), (1, None)])
+def test_an_answer_may_have_no_tokens_but_not_all_of_them(tmp_path: Path, answers: int, saved: float | None) -> None:
+    """Answers of 0, 1, 2 and 3 tokens against 5, 6, 7 and 8; the first of each alone has no ratio."""
+    runs = [
+        write_run(tmp_path / name, name, correct=[1, 0, 1, 0][:answers], tokens=n) for name, n in (("A", 0), ("B", 5))
+    ]
     row = compare_runs(map(str, runs), "B").rows[0]
-    assert (row.saved, row.saved_low, row.e3, row.new_tokens) == (None, None, None, 1.5)
+    assert row.saved == (None if saved is None else pytest.approx(saved))
+    assert (row.e3 is None) == (saved is None)
 
 
 def test_e3_is_the_harmonic_mean_of_gains() -> None:
