@@ -28,7 +28,7 @@ class STT(CWT):
 
     1. Warm-up by CWT. In its last epochs random chunks are left out, so that the student knows gaps before the search
        judges them; the name of the stage after a gap is not a target there.
-    2. Skip search with the current student, on those training examples that it answers correctly by itself.
+    2. Skip search with the current student, on those training examples that pass ``gate``; the others keep all chunks.
     3. Training on the kept chunks: the student learns to continue after a gap with the next kept chunk.
 
     With ``replay``, part 3 teaches two modes: ``[skip] `` before the question asks for the kept chunks, a question
@@ -45,8 +45,10 @@ class STT(CWT):
         gap_shares: Expected shares of left-out chunks in these epochs; each instance draws one.
         verifier: Judges whether a chunk can be left out; Likelihood by default.
         cumulative: Whether a removed chunk stays removed while later ones are judged.
-        gate: Whose text precedes the answer that must be right for an example to be searched: the student's own,
-            written greedily, or the teacher's full rationale, which states the result. Some verifiers have no gate.
+        gate: Whose text precedes the answer that must be right for an example to be searched: the teacher's full
+            rationale, which states the result, or the student's own, written greedily. By the student's own, examples
+            that it does not solve yet keep all chunks, and it then learns both; on arithmetic stories that cost 16.5
+            points (experiments/README.md). Some verifiers have no gate.
         replay: Share of instances after the search that have all chunks (full mode).
         mode: Whether the student is asked to skip chunks or for the full rationale, in evaluation and ``predict``.
         control: ``random_skip`` removes the same number of chunks at random; ``no_skip`` removes none.
@@ -62,7 +64,7 @@ class STT(CWT):
         gap_shares: list[float] | None = None,
         verifier: Verifier | None = None,
         cumulative: bool = True,
-        gate: Literal["student", "teacher"] = "student",
+        gate: Literal["student", "teacher"] = "teacher",
         replay: float = 0.0,
         mode: Literal["skip", "full"] = "skip",
         control: Literal["random_skip", "no_skip"] | None = None,
