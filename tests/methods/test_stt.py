@@ -120,7 +120,7 @@ def test_the_search_reads_no_test_or_validation_example_and_no_ground_truth(
 ) -> None:
     with pytest.MonkeyPatch.context() as patch:
         searched = blindfold(patch, "solved", "skips")
-        assert run("fit", *STT_RUN, "--model.verifier", "Rollout") == 0
+        assert run("fit", *STT_RUN, "--model.verifier", "Rollout", "--model.gate", "student") == 0
     assert len(searched["skips"]) == len(searched["solved"]) == 20
     assert "skip search: 0 of 20 rationales are answered right by the student" in capsys.readouterr().out
 
