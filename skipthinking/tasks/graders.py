@@ -20,7 +20,6 @@ __all__ = [
 ]  # fmt: skip
 
 _SENTENCE_END = re.compile(r"[.!?](?=\s|$)")
-_NEVER = re.compile(r"(?!)")
 # The period of "Dr. Smith", "J. R. R. Tolkien" and "U.S. Army" does not end an answer.
 _TEXT_END = re.compile(r"(?<!\b[A-Z])(?<!\b(?i:Dr|Mr|Ms|St|Jr|Sr|Mt|Ft|vs))(?<!\b(?i:Mrs))\.(?=\s|$)|[!?](?=\s|$)")
 _OPTION = re.compile(
@@ -123,14 +122,8 @@ class Grader(ABC):
         return answer if canonical is None else canonical
 
     def strict(self, text: str, cue: str) -> str | None:
-        """Returns the canonical form of the answer after the last ``cue`` in a text, None without one.
-
-        In a text without the cue, a line "#### 5" states the answer, as in GSM8K. The rest of that line must be the
-        answer: "#### 2. Add the pens" is a heading.
-        """
+        """Returns the canonical form of the answer after the last ``cue`` in a text, None without one."""
         rest = after_cue(text, cue)
-        if rest is None:
-            rest = after_cue(text, "####", end=_NEVER)
         return None if rest is None else self.read(rest)
 
 

@@ -347,21 +347,6 @@ def test_cue_keeps_its_punctuation(answer: str, cue: str) -> None:
     assert task.grade("He buys a 7 foot pole.", "7").extracted is None
 
 
-@pytest.mark.parametrize(
-    ("text", "extracted"),
-    [
-        ("Ten and 17.\n\n#### 27\n\nI used 2 steps.", "27"),
-        ("#### 12\nThe answer is: 13", "13"),  # the answer phrase comes first
-        ("#### 27\n\n#### ", None),  # cut off
-        ("#### 2. Add the 3 pens", None),
-        ("#### Step 2\nHe has 5.", None),
-        ("It is 27 ####", None),
-    ],
-)
-def test_four_hashes_state_an_answer_without_the_answer_phrase(text: str, extracted: str | None) -> None:
-    assert get_task("svamp").grade(text, "27").extracted == extracted
-
-
 def test_lenient_is_strict_where_strict_finds_one() -> None:
     task = get_task("gsm8k")
     assert task.grade("The answer is 5. 7", "7").extracted_lenient == "5"
