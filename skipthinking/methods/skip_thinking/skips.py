@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable, Collection, Mapping, Sequence
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,16 +13,17 @@ from skipthinking.annotate.annotator import Annotator, Context, Drawing, Notes
 from skipthinking.evaluation.answers import SearchContext
 from skipthinking.methods.skip_thinking.chunks import Chunks
 from skipthinking.methods.skip_thinking.stages import Stages
-from skipthinking.methods.skip_thinking.verifiers import Rationale, Trial, Verifier
+from skipthinking.methods.skip_thinking.verifiers import Rationale, Trial, Verifier, answered_right
 from skipthinking.ranks import by_length
 from skipthinking.records import Encoded, Span
-from skipthinking.students.engine import Engine
 
 __all__ = ["Skips", "Solved", "search_skips", "shuffled_skips", "solved"]
 
+Value = TypeVar("Value")
 
-class Solved(Annotator[bool]):
-    """Whether the student answers an example correctly by itself, greedily: the gate of the skip search.
+
+class _Search(Annotator[Value]):
+    """Base class of what the student is asked after the warm-up, with stage markers at the chunk boundaries.
 
     Args:
         epoch: The epoch at whose start the search runs.
@@ -32,10 +33,7 @@ class Solved(Annotator[bool]):
         max_new_tokens: Maximum number of tokens per completion.
     """
 
-    name = "solved"
-    needs = ("chunks",)
-    title = "Own answers"
-    block_tokens = 65536  # no KV cache, as for Rollout
+    needs: tuple[str, ...] = ("chunks",)
     dtype = "int64"
 
     def __init__(
@@ -50,28 +48,41 @@ class Solved(Annotator[bool]):
         self.right, self.max_new_tokens = right, max_new_tokens
 
     def due(self, epoch: int) -> bool:
-        """Whether the skip search runs at the start of an epoch."""
+        """Whether this is the first epoch after the warm-up."""
         return epoch == self.epoch
-
-    def settings(self) -> Mapping[str, Any]:
-        """The stage marker, and the maximum length of an answer."""
-        return {"marker": self.stages.marker, "max_new_tokens": self.max_new_tokens}
 
     def tokens(self, encoded: Encoded, notes: Notes) -> int:
         """Number of tokens of prompt and completion with all markers."""
         return self.chunks.tokens(encoded, notes)
 
-    def annotate(self, rows: Sequence[Encoded], context: Context) -> Mapping[str, bool]:
-        """Answers a block of examples of similar length."""
+    def _chunks(self, rows: Sequence[Encoded], context: Context) -> dict[str, tuple[Span, ...]]:
+        return {row.id: context.notes[row.id][self.chunks] for row in rows}
+
+    def _context(self, rows: Sequence[Encoded], context: Context) -> SearchContext:
         by_id = {row.id: row for row in rows}
-        chunks: dict[str, tuple[Span, ...]] = {row.id: context.notes[row.id][self.chunks] for row in rows}
-        drafts = {row.id: np.concatenate(self.stages.tokens(row, chunks[row.id])) for row in rows}
-        search = SearchContext(
+        return SearchContext(
             student=context.student,
             right=lambda id, tokens: self.right(by_id[id], tokens),
             max_new_tokens=self.max_new_tokens,
         )
-        return solved(rows, drafts, search)
+
+
+class Solved(_Search[bool]):
+    """Whether the student answers an example correctly by itself, greedily: the gate of the skip search."""
+
+    name = "solved"
+    title = "Own answers"
+    block_tokens = 65536  # no KV cache, as for Rollout
+
+    def settings(self) -> Mapping[str, Any]:
+        """The stage marker, and the maximum length of an answer."""
+        return {"marker": self.stages.marker, "max_new_tokens": self.max_new_tokens}
+
+    def annotate(self, rows: Sequence[Encoded], context: Context) -> Mapping[str, bool]:
+        """Answers a block of examples of similar length."""
+        chunks = self._chunks(rows, context)
+        drafts = {row.id: np.concatenate(self.stages.tokens(row, chunks[row.id])) for row in rows}
+        return solved(rows, drafts, self._context(rows, context))
 
     def decode(self, array: Any) -> bool:
         """Whether the answer is right."""
@@ -96,16 +107,11 @@ def solved(
         drafts: Tokens of every example's stages, the answer included.
         context: The student, and how answers are graded.
     """
-    empty = np.empty(0, dtype=np.int64)
-    completions = Engine(context.student, [row.prompts[""] for row in encoded]).complete(
-        [empty] * len(encoded), [drafts[row.id] for row in encoded], [context.max_new_tokens] * len(encoded)
-    )
-    return {
-        row.id: context.right(row.id, completion.tokens) for row, completion in zip(encoded, completions, strict=True)
-    }
+    questions = [(row.id, row.prompts[""], np.empty(0, dtype=np.int64), drafts[row.id]) for row in encoded]
+    return dict(zip((row.id for row in encoded), answered_right(questions, context), strict=True))
 
 
-class Skips(Annotator[list[int]]):
+class Skips(_Search[list[int]]):
     """Indices of the chunks that every example keeps (Skip-Thinking, Chen et al., arXiv 2505.18642).
 
     Args:
@@ -123,7 +129,6 @@ class Skips(Annotator[list[int]]):
 
     name = "skips"
     title = "Skip search"
-    dtype = "int64"
 
     def __init__(
         self,
@@ -137,14 +142,10 @@ class Skips(Annotator[list[int]]):
         control: Literal["random_skip"] | None,
         solved: Solved | None = None,
     ) -> None:
-        self.epoch, self.chunks, self.stages, self.verifier = epoch, chunks, stages, verifier
-        self.right, self.max_new_tokens, self.cumulative, self.control = right, max_new_tokens, cumulative, control
+        super().__init__(epoch, chunks, stages, right, max_new_tokens)
+        self.verifier, self.cumulative, self.control = verifier, cumulative, control
         self.solved, self.block_tokens = solved, verifier.block_tokens
         self.needs = ("chunks", "solved") if solved else ("chunks",)
-
-    def due(self, epoch: int) -> bool:
-        """Whether this is the first epoch after the warm-up."""
-        return epoch == self.epoch
 
     def settings(self) -> Mapping[str, Any]:
         """Settings of the verifier and of the search."""
@@ -154,24 +155,14 @@ class Skips(Annotator[list[int]]):
             "gate": "student" if self.solved else "teacher",
         }  # fmt: skip
 
-    def tokens(self, encoded: Encoded, notes: Notes) -> int:
-        """Number of tokens of prompt and completion with all markers."""
-        return self.chunks.tokens(encoded, notes)
-
     def annotate(self, rows: Sequence[Encoded], context: Context) -> Mapping[str, list[int]]:
         """Searches a block of examples of similar length."""
-        by_id = {row.id: row for row in rows}
-        chunks: dict[str, tuple[Span, ...]] = {row.id: context.notes[row.id][self.chunks] for row in rows}
         return search_skips(
             rows,
-            chunks,
+            self._chunks(rows, context),
             stages=self.stages,
             verifier=self.verifier,
-            context=SearchContext(
-                student=context.student,
-                right=lambda id, tokens: self.right(by_id[id], tokens),
-                max_new_tokens=self.max_new_tokens,
-            ),
+            context=self._context(rows, context),
             cumulative=self.cumulative,
             searched={row.id for row in rows if self._searched(row, context)},
         )

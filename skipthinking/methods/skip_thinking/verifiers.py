@@ -15,7 +15,9 @@ from skipthinking.evaluation.answers import SearchContext
 from skipthinking.records import Encoded, UserError
 from skipthinking.students.engine import Engine
 
-__all__ = ["Answer", "Likelihood", "Rationale", "Rollout", "ScoringVerifier", "Trial", "Verifier"]
+__all__ = ["Answer", "Likelihood", "Rationale", "Rollout", "ScoringVerifier", "Trial", "Verifier", "answered_right"]
+
+Tokens = NDArray[np.int64]
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -288,18 +290,24 @@ class Rollout(Verifier):
             questions.append((trial.row, prefix, text[trial.forced :]))
         return self._right(questions)
 
-    def _right(self, questions: Sequence[tuple[Rationale, NDArray[np.int64], NDArray[np.int64]]]) -> list[bool]:
+    def _right(self, questions: Sequence[tuple[Rationale, Tokens, Tokens]]) -> list[bool]:
         """Whether the student answers correctly, per rationale with a prefix and a draft of its completion."""
-        # Without a KV cache, which would need columns for all max_new_tokens tokens of every row.
-        completions = Engine(self._context.student, [row.prompt for row, _, _ in questions]).complete(
-            [prefix for _, prefix, _ in questions],
-            [draft for _, _, draft in questions],
-            [self._context.max_new_tokens - len(prefix) for _, prefix, _ in questions],
-        )
-        return [
-            self._context.right(row.id, prefix.tolist() + completion.tokens)
-            for (row, prefix, _), completion in zip(questions, completions, strict=True)
-        ]
+        asked = [(row.id, row.prompt, prefix, draft) for row, prefix, draft in questions]
+        return answered_right(asked, self._context)
+
+
+def answered_right(questions: Sequence[tuple[str, Tokens, Tokens, Tokens]], context: SearchContext) -> list[bool]:
+    """Whether the student answers correctly, per example id, prompt, prefix and draft of the completion."""
+    # Without a KV cache, which would need columns for all max_new_tokens tokens of every row.
+    completions = Engine(context.student, [prompt for _, prompt, _, _ in questions]).complete(
+        [prefix for _, _, prefix, _ in questions],
+        [draft for _, _, _, draft in questions],
+        [context.max_new_tokens - len(prefix) for _, _, prefix, _ in questions],
+    )
+    return [
+        context.right(id, prefix.tolist() + completion.tokens)
+        for (id, _, prefix, _), completion in zip(questions, completions, strict=True)
+    ]
 
 
 def _answered(row: Rationale, scores: NDArray[np.float32]) -> bool:
