@@ -118,7 +118,10 @@ class Distiller(AnsweringModule, ABC):
 
     def micro_batch_loss(self, nll_N: Tensor, batch: Batch) -> Tensor:
         """The micro-batch's share of the step's loss, given the NLL of its N target tokens, shape (N,)."""
-        return weighted_likelihood(nll_N, batch.weights_BL, batch.terms_B, batch.totals_K, self.term_weights)
+        index = batch.where
+        return weighted_likelihood(
+            nll_N, index.weights_N, batch.terms_B[index.rows_N], batch.totals_K, self.term_weights
+        )
 
     def added_tokens(self, chunks: int) -> list[str]:
         """Texts that become single tokens of a tokenizer trained for rationales of up to ``chunks`` chunks."""
