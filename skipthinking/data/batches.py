@@ -171,7 +171,9 @@ def collate(
     packed, first_B = None, width * np.arange(len(instances))
     if packing is not None:
         assert not encoder_decoder
-        packed, first_B = pack([len(row) - 1 for row in tokens], width, packing)
+        tried, first_packed_B = pack([len(row) - 1 for row in tokens], width, packing)
+        if packing == "flat" or len(tried.places_RW) < len(instances):  # else no row is shared, and no mask is needed
+            packed, first_B = tried, first_packed_B
     return Batch(
         ids=[instance.id for instance in instances],
         tokens_BL=tokens_BL,

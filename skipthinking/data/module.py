@@ -65,8 +65,9 @@ class RationaleDataModule(L.LightningDataModule):
         batch_tokens: Maximum number of padded tokens per micro-batch; null for no limit.
         packing: Whether instances share rows of the student's input, where each sees itself only: the results of
             padding, to rounding. "auto" packs with flash attention (student setting ``attention``), which takes the
-            lengths of sequences and needs no padding. Elsewhere, and on CPUs, instances would be kept apart by masks
-            that cost more than they save: batches of similar length (``bucket``) have 1 to 3% padding.
+            lengths of sequences and needs no padding. Elsewhere, and on CPUs, masks keep instances apart, in rows as
+            long as the longest of the micro-batch. This saves nothing in batches of similar length (2.3% padding, no
+            row is shared); without ``bucket``, at 48% padding, a step took 0.7 of the time on a CPU.
         eval_batch_size: Prompts per batch of generation.
         bucket: Whether to batch instances of similar length together.
         max_length: Maximum number of tokens per instance; the student's context by default. Longer instances are left

@@ -57,8 +57,8 @@ def packing_known(packed: Packed | None) -> Iterator[None]:
 def layout_of(student: Any, packing: bool | Literal["auto"]) -> tuple[Layout | None, str]:
     """How instances share rows, and a line for the start report, which may be empty.
 
-    "auto" packs where attention takes the lengths of sequences: flash attention. A block-diagonal mask rules out
-    kernels that skip the upper half of causal attention, and batches of similar length have little padding to save.
+    "auto" packs where attention takes the lengths of sequences: flash attention. Block-diagonal masks rule out kernels
+    that skip the upper half of causal attention, and batches of similar length have little padding to save.
 
     Args:
         student: The student, built.

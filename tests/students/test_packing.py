@@ -147,3 +147,12 @@ def test_a_packed_run_ends_with_the_weights_of_a_padded_one(
         weights[packed] = torch.cat([value.flatten() for value in state.values()])
     moved = (weights["true"] - weights["false"]).norm() / weights["false"].norm()
     assert 0 < moved < (1e-2 if precision == "bf16-mixed" else 1e-5)
+
+
+def test_rows_that_nobody_shares_are_padded() -> None:
+    student = tiny.scratch("llama")
+    rows = [row for row in tiny.instances(student, 9) if len(row.prompt) + len(row.tokens) > 14]
+    assert len(rows) > 1
+    batch = collate(rows, pad_id=student.pad_id, encoder_decoder=False, packing="rows")
+    assert batch.packed is None
+    assert torch.equal(student.token_nll(batch), student.token_nll(tiny.batch_of(student, rows)))
