@@ -39,19 +39,28 @@ def share_rows(inputs: dict[str, Any], packed: Packed) -> dict[str, Any]:
 def packing_known(packed: Packed | None) -> Iterator[None]:
     """Tells transformers which positions of a row form a sequence.
 
-    By itself it compares position ids on the device and waits for the result, in every pass, packed or not.
+    By itself it compares position ids on the device and waits for the result, in every pass, packed or not. Some models
+    also look whether a mask hides anything, to drop it, or whether there is padding without a mask, to warn.
     """
-    from transformers import masking_utils
+    from transformers import PreTrainedModel, masking_utils
 
-    known = getattr(masking_utils, "find_packed_sequence_indices", None)
-    if known is None:  # another version of transformers: it finds out by itself
-        yield
-        return
-    masking_utils.find_packed_sequence_indices = lambda position_ids: None if packed is None else packed.sequences_RW
+    def needless(padding_mask: Tensor | None, kv_length: int, local: int | None = None) -> bool:
+        return padding_mask is None and (local is None or kv_length < local)
+
+    answers: list[tuple[Any, str, Any]] = [
+        (masking_utils, "find_packed_sequence_indices", lambda position_ids: packed and packed.sequences_RW),
+        (masking_utils, "_ignore_bidirectional_mask_sdpa", needless),
+        (PreTrainedModel, "warn_if_padding_and_no_attention_mask", lambda *inputs: None),
+    ]
+    # What another version of transformers lacks is left to it.
+    known = [(place, name, getattr(place, name), answer) for place, name, answer in answers if hasattr(place, name)]
+    for place, name, _, answer in known:
+        setattr(place, name, answer)
     try:
         yield
     finally:
-        masking_utils.find_packed_sequence_indices = known
+        for place, name, before, _ in known:
+            setattr(place, name, before)
 
 
 def layout_of(student: Any, packing: bool | Literal["auto"]) -> tuple[Layout | None, str]:

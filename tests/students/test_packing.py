@@ -139,8 +139,20 @@ def test_a_packed_run_ends_with_the_weights_of_a_padded_one(
     quiet = "{n_embd: 16, n_layer: 1, n_head: 2, n_positions: 512, resid_pdrop: 0, embd_pdrop: 0, attn_pdrop: 0}"
     weights = {}
     for packed in ("false", "true"):
-        words = ["--run", packed, "--data.packing", packed, "--evaluate", "false", "--data.bucket", "false"]
+        words = [
+            "--model",
+            "CWT",
+            "--run",
+            packed,
+            "--data.packing",
+            packed,
+            "--evaluate",
+            "false",
+            "--data.bucket",
+            "false",
+        ]
         words += ["--model.student.config", quiet, "--trainer.precision", precision, "--trainer.max_epochs", "1"]
+        words += ["--evaluate", "false"]
         sgd = "{class_path: torch.optim.SGD, init_args: {lr: 1.0}}"
         assert run("fit", *words, "--model.optimizer", sgd) == 0
         state = torch.load(tmp_path / packed / "checkpoints" / "last.ckpt", weights_only=True)["state_dict"]

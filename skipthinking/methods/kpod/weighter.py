@@ -240,6 +240,7 @@ class KeypointWeighter(Distiller):
 
     def on_train_epoch_end(self) -> None:
         """Prints the mean weight, so that a collapse is visible early."""
+        super().on_train_epoch_end()
         mean = float(self.trainer.callback_metrics["train/mean_weight"])
         if self.current_epoch >= self.warmup_epochs:
             say(f"token weights: mean {mean:.3f} after epoch {self.current_epoch}{_verdict(mean)}")
