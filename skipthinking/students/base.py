@@ -20,6 +20,7 @@ from skipthinking.data.batches import Batch
 from skipthinking.data.packing import Layout
 from skipthinking.files import replacing_folder
 from skipthinking.records import UserError
+from skipthinking.students.compiling import compile_layers, uncompiled
 from skipthinking.students.heads import measure_targets
 from skipthinking.students.measures import Measure, nll
 from skipthinking.students.packing import layout_of, packing_known, share_rows
@@ -57,9 +58,9 @@ class Student(nn.Module, ABC):
     model: Any
     tokenizer: Any
 
-    def __init__(self, *, lora: LoRA | None, gradient_checkpointing: bool) -> None:
+    def __init__(self, *, lora: LoRA | None, gradient_checkpointing: bool, compiled: bool = False) -> None:
         super().__init__()
-        self.lora, self.gradient_checkpointing = lora, gradient_checkpointing
+        self.lora, self.gradient_checkpointing, self.compiled = lora, gradient_checkpointing, compiled
         self.tokenizer = None
         self._reopened = False  # whether the tokenizer's post-processor is not that of its class
         self.model = None
@@ -123,6 +124,8 @@ class Student(nn.Module, ABC):
                     model.enable_input_require_grads()
             if self.lora:
                 model = _adapt(model, self.lora, self.encoder_decoder)
+            if self.compiled:
+                compile_layers(model)
         self.model = model
 
     def _greedy(self, hub: Any) -> Any:
@@ -241,7 +244,7 @@ class Student(nn.Module, ABC):
         modes = {module: module.training for module in self.modules()}
         self.eval()
         try:
-            with torch.no_grad(), gathered(self):
+            with torch.no_grad(), gathered(self), uncompiled(self.compiled):
                 yield
         finally:
             for module, mode in modes.items():
@@ -301,7 +304,9 @@ class Student(nn.Module, ABC):
             inputs["decoder_input_ids"] = torch.cat([start, prefixes.cpu()], dim=1).to(self.device)
             width = inputs["decoder_input_ids"].shape[1]
         # Ranks have different numbers of prompts; sharded weights are gathered already, so ranks need not be in sync.
-        rows = self.model.generate(**inputs, max_new_tokens=max_new_tokens, logits_processor=draw, synced_gpus=False)
+        settings = {"max_new_tokens": max_new_tokens, "logits_processor": draw, "synced_gpus": False}
+        with uncompiled(self.compiled):
+            rows = self.model.generate(**inputs, **settings)
         ends = set(self.model.generation_config.eos_token_id)
         return [until_end(row, ends) for row in rows[:, width:].tolist()]
 
