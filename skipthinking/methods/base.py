@@ -29,6 +29,7 @@ from skipthinking.methods.finite import check_gradients, check_loss
 from skipthinking.methods.schedules import (
     begin_epoch,
     begin_run,
+    logs_step,
     optimizers,
     resume_epoch,
     step_plateaus,
@@ -211,7 +212,7 @@ class Distiller(AnsweringModule, ABC):
         self._step_loss = share.detach() if first else self._step_loss + share.detach()
         # A step's loss is the sum over its micro-batches and ranks. Ranks are summed only for steps that are logged.
         last = (batch_idx + 1) % accumulate == 0 or trainer.is_last_batch
-        logged = last and (self.global_step + 1) % max(1, trainer.log_every_n_steps) == 0
+        logged = last and logs_step(trainer, self.global_step + 1)
         total = trainer.strategy.reduce(self._step_loss.clone(), reduce_op="sum") if logged else self._step_loss
         self.log("train/loss", total, prog_bar=True, batch_size=len(batch.ids))
         # DDP averages over ranks and Lightning over accumulated micro-batches; multiplying turns both into sums.
