@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
 
+from skipthinking.data.epoch_instances import EpochInstances, Sizes, loader_workers
 from skipthinking.data.planning import Plan
 from skipthinking.records import Instance
 
@@ -24,7 +25,8 @@ __all__ = [
     "PlannedBatches",
     "ResumableLoader",
     "collate",
-    "context_needed",
+    "count",
+    "count_sizes",
     "instance_length",
 ]
 
@@ -99,12 +101,6 @@ def instance_length(instance: Instance) -> int:
     return len(instance.prompt) + len(instance.tokens)
 
 
-def context_needed(instance: Instance, *, encoder_decoder: bool) -> int:
-    """Context length that an instance needs: the sum of prompt and completion for causal students, else the maximum."""
-    sides = len(instance.prompt), len(instance.tokens)
-    return max(sides) if encoder_decoder else sum(sides)
-
-
 def _pad(rows: Sequence[NDArray[Any]], fill: float, dtype: torch.dtype) -> Tensor:
     out = torch.full((len(rows), max(map(len, rows), default=0)), fill, dtype=dtype)
     for i, row in enumerate(rows):
@@ -169,8 +165,18 @@ def count(instances: Sequence[Instance], terms: int = 1) -> Counts:
     return Counts(weights, targets, contexts)
 
 
+def count_sizes(sizes: Sizes, terms: int = 1) -> Counts:
+    """Counts tokens and loss weights of instances that are not made, in the order and to the bit of :func:`count`."""
+    targets = int(sizes["targets"].sum())
+    return Counts(
+        weights=np.bincount(sizes["term"], sizes["weight"], minlength=terms).tolist(),
+        targets=targets,
+        contexts=int(sizes["prompt"].sum() + sizes["tokens"].sum()) - targets,
+    )
+
+
 class PlannedBatches(Dataset[Batch]):
-    """The micro-batches of one rank in one epoch, built on demand in any worker.
+    """The micro-batches of one rank in one epoch; their instances are made on demand in any worker.
 
     Args:
         instances: All instances of the epoch, on every rank.
@@ -182,7 +188,7 @@ class PlannedBatches(Dataset[Batch]):
     """
 
     def __init__(
-        self, instances: Sequence[Instance], plan: Plan, *, rank: int, pad_id: int, encoder_decoder: bool, terms: int
+        self, instances: EpochInstances, plan: Plan, *, rank: int, pad_id: int, encoder_decoder: bool, terms: int
     ) -> None:
         self.instances, self.plan, self.rank = instances, plan, rank
         self.pad_id, self.encoder_decoder, self.terms = pad_id, encoder_decoder, terms
@@ -194,20 +200,22 @@ class PlannedBatches(Dataset[Batch]):
     def __getitem__(self, index: int) -> Batch:
         step, row = self._rows[index]
         rows = self.plan.steps[step]
-        everyone = [self.instances[i] for ranks in rows for micro in ranks for i in micro]
-        mine = [self.instances[i] for i in rows[row][self.rank]]
+        everyone = [i for ranks in rows for micro in ranks for i in micro]
+        mine = rows[row][self.rank]
         ghost = not mine  # the rank must take part in the step's collectives: it gets any instance, with weight 0
+        sizes = self.instances.sizes
         batch = collate(
-            mine or [everyone[0]],
+            self.instances.take(mine or everyone[:1]),
             pad_id=self.pad_id,
             encoder_decoder=self.encoder_decoder,
             terms=self.terms,
-            step=count(everyone, self.terms),
+            step=count_sizes(sizes[everyone], self.terms),
         )
-        row_counts = count([self.instances[i] for micro in rows[row] for i in micro], self.terms)
+        row_counts = count_sizes(sizes[[i for micro in rows[row] for i in micro]], self.terms)
         if ghost:
             batch = batch._replace(weights_BL=torch.zeros_like(batch.weights_BL))
-        return batch._replace(targets=row_counts.targets, contexts=row_counts.contexts, pairs=count_pairs(everyone))
+        pairs = int(np.count_nonzero(sizes["pair"][everyone])) // 2
+        return batch._replace(targets=row_counts.targets, contexts=row_counts.contexts, pairs=pairs)
 
 
 class _From(Sampler[int]):
@@ -242,7 +250,7 @@ class ResumableLoader(DataLoader[Any]):
             batch_size=1,
             sampler=_From(len(batches), offset),
             collate_fn=_only,
-            num_workers=num_workers,
+            **loader_workers(num_workers),
             pin_memory=torch.cuda.is_available(),
             generator=torch.Generator(),  # a base seed from the global generator would differ after a resume
         )

@@ -8,10 +8,12 @@ import os
 from collections import Counter
 from collections.abc import Sequence
 from datetime import datetime
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal, cast
 
 import lightning as L
+import numpy as np
 from lightning.pytorch.callbacks import GradientAccumulationScheduler
 from torch.utils.data import DataLoader
 from tqdm import tqdm
@@ -19,9 +21,10 @@ from tqdm import tqdm
 from skipthinking.annotate.runner import Runner, say
 from skipthinking.annotate.sampling import StageSampling
 from skipthinking.checkpoints import read_checkpoint
-from skipthinking.data.batches import EvalBatch, PlannedBatches, ResumableLoader, context_needed
+from skipthinking.data.batches import EvalBatch, PlannedBatches, ResumableLoader
 from skipthinking.data.chunkers import AverageChunks, Chunker
 from skipthinking.data.encoding import Codec, Plain, Template
+from skipthinking.data.epoch_instances import SIZES, EpochInstances, survey
 from skipthinking.data.planning import Plan, Planning
 from skipthinking.data.position import Epoch, align_batches, position_of, restore_progress
 from skipthinking.data.prompts import Prompts
@@ -273,46 +276,41 @@ class RationaleDataModule(L.LightningDataModule):
 
     # -------------------------------------------------------------------------------------- training
 
-    def instances(self, epoch: int) -> list[Instance]:
+    def instances(self, epoch: int) -> EpochInstances:
         """All training instances of an epoch, identical on every rank; instances above the limit are left out."""
         self.runner.update(epoch)
-        method, limit = self.method, self.limit
-        sides = method.student.encoder_decoder
-        instances: list[Instance] = []
-        too_long: list[str] = []
-        needed: list[int] = []  # tokens of every example that is left out
-        for encoded in self.encoded:
-            if self.runner.lacks(encoded):
-                too_long.append(encoded.id)
-                continue
-            candidates = method.make_instances(encoded, self.runner.notes(encoded, epoch))
-            sizes = [context_needed(row, encoder_decoder=sides) for row in candidates]
-            fitting = [row for row, size in zip(candidates, sizes, strict=True) if size <= limit]
-            if len(fitting) < len(candidates):
-                too_long.append(encoded.id)
-                needed.append(max(sizes))
-                if any(row.reference is not None for row in candidates):
-                    fitting = []  # a preference pair needs both sides
-            instances += fitting
-        if too_long and len(too_long) == len(self.encoded) and not instances:
-            context = method.student.context_length
+        method, limit, make = self.method, self.limit, partial(self._make, epoch)
+        found = survey(
+            make, len(self.encoded), limit=limit, encoder_decoder=method.student.encoder_decoder,
+            workers=self.num_workers,
+        )  # fmt: skip
+        too_long = len(found.left_out)
+        if too_long and too_long == len(self.encoded) and not len(found.sizes):
+            context, needed = method.student.context_length, found.needed[found.needed > 0].tolist()
             raised = limit < context and min(needed, default=limit + 1) <= context
             remedy = f"Set data.max_length: {min(context, max(needed, default=context))}, or use" if raised else "Use"
             raise DataError(
                 f"Expected training examples of at most {limit} tokens, got {len(self.encoded)} and all are longer. "
                 f"{remedy} a student with a longer context."
             )
-        if not instances:
+        if not len(found.sizes):
             raise DataError(
                 f"Expected training instances, got none in epoch {epoch}: {type(method).__name__}.make_instances "
                 f"returned nothing for {len(self.encoded)} examples."
             )
         if self.first is None:
-            self._report_kept(len(too_long), limit)
-        elif len(too_long) != self._too_long:
-            say(f"epoch {epoch}: {len(too_long)} examples left out, longer than {limit} tokens")
-        self._too_long = len(too_long)
-        return instances
+            self._report_kept(too_long, limit)
+        elif too_long != self._too_long:
+            say(f"epoch {epoch}: {too_long} examples left out, longer than {limit} tokens")
+        self._too_long = too_long
+        return EpochInstances(make, [row.id for row in self.encoded], found.sizes)
+
+    def _make(self, epoch: int, index: int) -> list[Instance] | None:
+        """All instances of an example in an epoch; None if an annotator left the example out."""
+        encoded = self.encoded[index]
+        if self.runner.lacks(encoded):
+            return None
+        return self.method.make_instances(encoded, self.runner.notes(encoded, epoch))
 
     def annotation_rows(self) -> list[dict[str, Any]]:
         """A row with all annotations per training example, and per validation example if annotators ask for them.
@@ -348,7 +346,10 @@ class RationaleDataModule(L.LightningDataModule):
         position, self._position = self._position, None
         number = trainer.current_epoch if position is None else restore_progress(trainer, position)
         if trainer.fit_loop.done:  # a finished run, resumed: no search for an epoch that does not begin
-            return ResumableLoader(PlannedBatches([], Plan(steps=[]), rank=0, pad_id=0, encoder_decoder=False, terms=1))
+            nothing = EpochInstances(lambda example: None, [], np.empty(0, SIZES))
+            return ResumableLoader(
+                PlannedBatches(nothing, Plan(steps=[]), rank=0, pad_id=0, encoder_decoder=False, terms=1)
+            )
         with trainer.precision_plugin.forward_context():  # annotators run in training precision
             instances = self.instances(number)
         planning = Planning(
@@ -361,7 +362,7 @@ class RationaleDataModule(L.LightningDataModule):
             align_batches(trainer, epoch.offset)
         if self.first is None:
             self.report.append(epoch.describe())
-            self.first = instances[0]
+            (self.first,) = instances.take([0])
         batches = PlannedBatches(
             instances, epoch.plan, rank=trainer.global_rank, pad_id=method.student.pad_id,
             encoder_decoder=method.student.encoder_decoder, terms=len(method.term_weights),
