@@ -23,6 +23,7 @@ from skipthinking.annotate.sampling import StageSampling
 from skipthinking.checkpoints import read_checkpoint
 from skipthinking.data.batches import EvalBatch, PlannedBatches, ResumableLoader
 from skipthinking.data.chunkers import AverageChunks, Chunker
+from skipthinking.data.encoded_store import EncodedStore, unknown_tokens
 from skipthinking.data.encoding import Codec, Plain, Template
 from skipthinking.data.epoch_instances import SIZES, EpochInstances, survey
 from skipthinking.data.planning import Plan, Planning
@@ -32,6 +33,7 @@ from skipthinking.data.protocol import Method
 from skipthinking.data.sources import Source
 from skipthinking.data.splits import Splits
 from skipthinking.data.steps import Sentences, StepSplitter
+from skipthinking.data.store import ExampleStore
 from skipthinking.ranks import broadcast
 from skipthinking.records import DataError, Encoded, Example, Instance, UserError
 from skipthinking.tasks import get_task
@@ -121,7 +123,7 @@ class RationaleDataModule(L.LightningDataModule):
             questions=questions,
             task=task,
         )
-        self.encoded: list[Encoded] = []
+        self.encoded: Sequence[Encoded] = []
         self.report = self.splits.report
         self.codec: Codec | None = None
         self.runner = Runner([])
@@ -142,7 +144,7 @@ class RationaleDataModule(L.LightningDataModule):
         self.splits.load(stage)
 
     @property
-    def examples(self) -> dict[str, list[Example]]:
+    def examples(self) -> dict[str, Sequence[Example]]:
         """Examples by split: train, val, predict, and test/NAME."""
         return self.splits.examples
 
@@ -152,7 +154,7 @@ class RationaleDataModule(L.LightningDataModule):
         return self._prompts.teacher
 
     @property
-    def test_sets(self) -> dict[str, list[Example]]:
+    def test_sets(self) -> dict[str, Sequence[Example]]:
         """The test sets by name."""
         return self.splits.test_sets
 
@@ -258,18 +260,18 @@ class RationaleDataModule(L.LightningDataModule):
                 f"Expected training examples with rationales, got none of {len(rows)}. Use rows with rationales (the "
                 "setting rationale_key names their column), or train with AnswerOnly."
             )
-        usable = rows
-        if self.without_steps == "leave_out" and method.needs_rationale:
-            usable = [row for row in rows if self.splitter.spans(row.rationale.strip())]
-        self.without_rationale = len(rows) - len(usable)
-        stream = tqdm(
-            self.codec.encode(usable, rationales=method.needs_rationale),
-            total=len(usable), desc="Tokenizing", delay=3, leave=False, disable=self.trainer.global_rank > 0,
-        )  # fmt: skip
-        self.encoded = list(stream)
-        unk = self.codec.tokenizer.unk_token_id
-        # Without the last token, EOS: some tokenizers use the same id for unknown tokens.
-        unknown = sum(int((row.tokens[:-1] == unk).sum()) for row in self.encoded) if unk is not None else 0
+        how = {"rationales": method.needs_rationale, "leave_out": self.without_steps == "leave_out"}
+        if isinstance(rows, ExampleStore):
+            self.encoded = stored = EncodedStore.of(self.codec, rows, **how)
+            unknown = stored.unknown
+        else:
+            stream = tqdm(
+                self.codec.encode(rows, **how),
+                total=len(rows), desc="Tokenizing", delay=3, leave=False, disable=self.trainer.global_rank > 0,
+            )  # fmt: skip
+            self.encoded = list(stream)
+            unknown = sum(unknown_tokens(row, self.codec.tokenizer) for row in self.encoded)
+        self.without_rationale = len(rows) - len(self.encoded)
         line = f"{unknown} completion tokens are unknown to the tokenizer and cannot be learned"
         if unknown and line not in self.report:
             self.report.append(line)
@@ -303,7 +305,7 @@ class RationaleDataModule(L.LightningDataModule):
         elif too_long != self._too_long:
             say(f"epoch {epoch}: {too_long} examples left out, longer than {limit} tokens")
         self._too_long = too_long
-        return EpochInstances(make, [row.id for row in self.encoded], found.sizes)
+        return EpochInstances(make, self.runner.ids, found.sizes)
 
     def _make(self, epoch: int, index: int) -> list[Instance] | None:
         """All instances of an example in an epoch; None if an annotator left the example out."""
@@ -382,7 +384,7 @@ class RationaleDataModule(L.LightningDataModule):
         return self.template.sample(self.codec.tokenizer) if self.codec else None
 
     def _ids(self) -> str:
-        return hashlib.blake2b("\n".join(row.id for row in self.encoded).encode(), digest_size=16).hexdigest()
+        return hashlib.blake2b("\n".join(self.runner.ids).encode(), digest_size=16).hexdigest()
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Restores the date of the prompts, and annotations and position if training examples are loaded.
