@@ -7,7 +7,7 @@ import json
 import logging
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -21,6 +21,7 @@ from skipthinking.records import UserError
 from skipthinking.students.completions import Choose, Completions
 from skipthinking.students.heads import measure_targets
 from skipthinking.students.measures import Measure, nll
+from skipthinking.students.merging import merged
 from skipthinking.students.sharding import gathered
 from skipthinking.students.tokenizing import leave_open, save_without_class
 
@@ -229,12 +230,16 @@ class Student(nn.Module, ABC):
                     setattr(module, name, 0.0)
 
     @contextmanager
-    def frozen(self) -> Iterator[None]:
-        """Evaluation mode with gathered weights and without gradients; restores the mode of every layer at the end."""
+    def frozen(self, merge: bool = True) -> Iterator[None]:
+        """Evaluation mode with gathered weights and without gradients; restores the mode of every layer at the end.
+
+        Args:
+            merge: Whether adapters are merged, see :func:`skipthinking.students.merging.merged`.
+        """
         modes = {module: module.training for module in self.modules()}
         self.eval()
         try:
-            with torch.no_grad(), gathered(self):
+            with torch.no_grad(), gathered(self), merged(self) if merge and self.lora else nullcontext():
                 yield
         finally:
             for module, mode in modes.items():
