@@ -19,6 +19,7 @@ from skipthinking.data.batches import Batch
 from skipthinking.data.packing import Layout
 from skipthinking.files import replacing_folder
 from skipthinking.records import UserError
+from skipthinking.students.compiling import compile_layers, uncompiled
 from skipthinking.students.completions import Choose, Completions
 from skipthinking.students.heads import measure_targets
 from skipthinking.students.measures import Measure, nll
@@ -57,9 +58,9 @@ class Student(nn.Module, ABC):
     model: Any
     tokenizer: Any
 
-    def __init__(self, *, lora: LoRA | None, gradient_checkpointing: bool) -> None:
+    def __init__(self, *, lora: LoRA | None, gradient_checkpointing: bool, compiled: bool = False) -> None:
         super().__init__()
-        self.lora, self.gradient_checkpointing = lora, gradient_checkpointing
+        self.lora, self.gradient_checkpointing, self.compiled = lora, gradient_checkpointing, compiled
         self.tokenizer = None
         self._reopened = False  # whether the tokenizer's post-processor is not that of its class
         self.model = None
@@ -123,6 +124,8 @@ class Student(nn.Module, ABC):
                     model.enable_input_require_grads()
             if self.lora:
                 model = _adapt(model, self.lora, self.encoder_decoder)
+            if self.compiled:
+                compile_layers(model)
         self.model = model
 
     def _greedy(self, hub: Any) -> Any:
@@ -245,7 +248,8 @@ class Student(nn.Module, ABC):
         modes = {module: module.training for module in self.modules()}
         self.eval()
         try:
-            with torch.no_grad(), gathered(self), merged(self) if merge and self.lora else nullcontext():
+            merging = merged(self) if merge and self.lora else nullcontext()
+            with torch.no_grad(), gathered(self), uncompiled(self.compiled), merging:
                 yield
         finally:
             for module, mode in modes.items():
