@@ -519,6 +519,7 @@ OTHERS = {  # words of a message: why it has no case here
     "got client.device=": "needs a machine without that device",
     "does not fit into memory": "needs a full memory",
     "(client.name). ": "tests/teacher/test_local.py",
+    "takes no custom masks": "a note; tests/students/test_continuous.py follows it",
     "it does not know the control text": "needs a trained student; tests/methods/test_modes.py",
     "Expected a token classifier": "needs a classifier; tests/methods/test_token_importance.py",
     "a label of ": "needs a classifier; tests/methods/test_token_importance.py",

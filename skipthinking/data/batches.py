@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
 
+from skipthinking.data.epoch_instances import EpochInstances, Sizes, loader_workers
 from skipthinking.data.packing import Layout, Packed, pack
 from skipthinking.data.planning import Plan
 from skipthinking.records import Instance
@@ -27,7 +28,8 @@ __all__ = [
     "ResumableLoader",
     "TargetIndex",
     "collate",
-    "context_needed",
+    "count",
+    "count_sizes",
     "instance_length",
 ]
 
@@ -126,12 +128,6 @@ def instance_length(instance: Instance) -> int:
     return len(instance.prompt) + len(instance.tokens)
 
 
-def context_needed(instance: Instance, *, encoder_decoder: bool) -> int:
-    """Context length that an instance needs: the sum of prompt and completion for causal students, else the maximum."""
-    sides = len(instance.prompt), len(instance.tokens)
-    return max(sides) if encoder_decoder else sum(sides)
-
-
 def _pad(rows: Sequence[NDArray[Any]], fill: float, dtype: torch.dtype) -> Tensor:
     out = torch.full((len(rows), max(map(len, rows), default=0)), fill, dtype=dtype)
     for i, row in enumerate(rows):
@@ -222,8 +218,18 @@ def count(instances: Sequence[Instance], terms: int = 1) -> Counts:
     return Counts(weights, targets, contexts)
 
 
+def count_sizes(sizes: Sizes, terms: int = 1) -> Counts:
+    """Counts tokens and loss weights of instances that are not made, in the order and to the bit of :func:`count`."""
+    targets = int(sizes["targets"].sum())
+    return Counts(
+        weights=np.bincount(sizes["term"], sizes["weight"], minlength=terms).tolist(),
+        targets=targets,
+        contexts=int(sizes["prompt"].sum() + sizes["tokens"].sum()) - targets,
+    )
+
+
 class PlannedBatches(Dataset[Batch]):
-    """The micro-batches of one rank in one epoch, built on demand in any worker.
+    """The micro-batches of one rank in one epoch; their instances are made on demand in any worker.
 
     Args:
         instances: All instances of the epoch, on every rank.
@@ -237,7 +243,7 @@ class PlannedBatches(Dataset[Batch]):
 
     def __init__(
         self,
-        instances: Sequence[Instance],
+        instances: EpochInstances,
         plan: Plan,
         *,
         rank: int,
@@ -256,20 +262,22 @@ class PlannedBatches(Dataset[Batch]):
     def __getitem__(self, index: int) -> Batch:
         step, row = self._rows[index]
         rows = self.plan.steps[step]
-        everyone = [self.instances[i] for ranks in rows for micro in ranks for i in micro]
-        mine = [self.instances[i] for i in rows[row][self.rank]]
+        everyone = [i for ranks in rows for micro in ranks for i in micro]
+        mine = self.instances.take(rows[row][self.rank])
         if not mine:  # the rank must take part in the step's collectives: it gets any instance, with weight 0
-            mine = [replace(everyone[0], weights=np.zeros_like(everyone[0].weights))]
+            mine = [replace(one, weights=np.zeros_like(one.weights)) for one in self.instances.take(everyone[:1])]
+        sizes = self.instances.sizes
         batch = collate(
             mine,
             pad_id=self.pad_id,
             encoder_decoder=self.encoder_decoder,
             terms=self.terms,
-            step=count(everyone, self.terms),
+            step=count_sizes(sizes[everyone], self.terms),
             packing=self.packing,
         )
-        row_counts = count([self.instances[i] for micro in rows[row] for i in micro], self.terms)
-        return batch._replace(targets=row_counts.targets, contexts=row_counts.contexts, pairs=count_pairs(everyone))
+        row_counts = count_sizes(sizes[[i for micro in rows[row] for i in micro]], self.terms)
+        pairs = int(np.count_nonzero(sizes["pair"][everyone])) // 2
+        return batch._replace(targets=row_counts.targets, contexts=row_counts.contexts, pairs=pairs)
 
 
 class _From(Sampler[int]):
@@ -304,7 +312,7 @@ class ResumableLoader(DataLoader[Any]):
             batch_size=1,
             sampler=_From(len(batches), offset),
             collate_fn=_only,
-            num_workers=num_workers,
+            **loader_workers(num_workers),
             pin_memory=torch.cuda.is_available(),
             generator=torch.Generator(),  # a base seed from the global generator would differ after a resume
         )

@@ -29,6 +29,7 @@ from skipthinking.methods.finite import FiniteChecks
 from skipthinking.methods.schedules import (
     begin_epoch,
     begin_run,
+    logs_step,
     optimizers,
     resume_epoch,
     step_plateaus,
@@ -224,7 +225,7 @@ class Distiller(AnsweringModule, ABC):
         self._checks.loss(self, self._step_loss, batch.ids, batch_idx)
         # A step's loss is the sum over its micro-batches and ranks. Ranks are summed only for steps that are logged.
         last = (batch_idx + 1) % accumulate == 0 or trainer.is_last_batch
-        logged = last and (self.global_step + 1) % max(1, trainer.log_every_n_steps) == 0
+        logged = last and logs_step(trainer, self.global_step + 1)
         total = trainer.strategy.reduce(self._step_loss.clone(), reduce_op="sum") if logged else self._step_loss
         self.log("train/loss", total, batch_size=len(batch.ids))
         if self._checks.last_loss is not None:  # the bar would wait for this micro-batch's

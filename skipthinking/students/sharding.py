@@ -17,6 +17,7 @@ from torch.distributed.fsdp import FSDPModule, fully_shard
 
 from skipthinking.checkpoints import check_shapes, read_checkpoint
 from skipthinking.records import UserError
+from skipthinking.students.merging import merged
 
 __all__ = ["Sharded", "WholeWeights", "check_strategy", "gathered", "whole_state"]
 
@@ -127,19 +128,25 @@ def whole_state(module: nn.Module) -> dict[str, Tensor] | None:
 
 
 class WholeWeights(Callback):
-    """Gathers the student's weights for validation, test and prediction."""
+    """Gathers the student's weights, and merges its adapters, for validation, test and prediction."""
 
     def __init__(self) -> None:
         self._held = ExitStack()
 
     def on_validation_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Gathers the weights."""
+        """Gathers the weights and merges adapters."""
         student: Any = pl_module.student
         self._held.enter_context(torch.no_grad())
         self._held.enter_context(gathered(student))
+        if student.lora:
+            self._held.enter_context(merged(student))
 
     def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Shards the weights again."""
+        """Splits adapters off and shards the weights again."""
+        self._held.close()
+
+    def on_exception(self, trainer: L.Trainer, pl_module: L.LightningModule, exception: BaseException) -> None:
+        """As at the end, so that weights are saved as they were."""
         self._held.close()
 
     on_test_start = on_predict_start = on_validation_start

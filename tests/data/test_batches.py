@@ -17,12 +17,13 @@ from skipthinking.data.batches import (
     ResumableLoader,
     TargetIndex,
     collate,
-    context_needed,
     count,
     instance_length,
 )  # fmt: skip
+from skipthinking.data.epoch_instances import contexts_needed, sizes
 from skipthinking.data.planning import Plan, plan_epoch
 from skipthinking.records import Instance
+from students import tiny
 
 PAD = 0  # also the last token of every instance, as where EOS pads
 
@@ -54,7 +55,9 @@ def instances(size: int, terms: int = 1) -> list[Instance]:
 def planned(
     rows: Sequence[Instance], plan: Plan, *, rank: int = 0, encoder_decoder: bool = False, terms: int = 1
 ) -> PlannedBatches:
-    return PlannedBatches(rows, plan, rank=rank, pad_id=PAD, encoder_decoder=encoder_decoder, terms=terms)
+    return PlannedBatches(
+        tiny.epoch_instances(rows), plan, rank=rank, pad_id=PAD, encoder_decoder=encoder_decoder, terms=terms
+    )
 
 
 def weight_sums(rows: Sequence[Instance], terms: int) -> list[float]:
@@ -320,5 +323,6 @@ def test_a_causal_student_needs_room_for_both_sides_together_and_t5_for_the_long
         id="a", prompt=np.zeros(prompt, dtype=np.int64), tokens=np.zeros(tokens, dtype=np.int64),
         weights=np.ones(tokens, dtype=np.float32),
     )  # fmt: skip
-    assert context_needed(row, encoder_decoder=False) == 10
-    assert context_needed(row, encoder_decoder=True) == max(prompt, tokens)
+    rows = sizes(0, [row])
+    assert contexts_needed(rows, encoder_decoder=False).tolist() == [10]
+    assert contexts_needed(rows, encoder_decoder=True).tolist() == [max(prompt, tokens)]
