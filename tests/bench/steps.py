@@ -153,13 +153,14 @@ def trl(args: argparse.Namespace, way: str) -> Meter:
     longest = max(len(row["input_ids"]) for row in rows)
     # A packed row of TRL is as long as a batch of rows would be, one per batch, so that steps have as many tokens.
     mean = sum(len(row["input_ids"]) for row in rows) / len(rows)
-    packs = way == "trl_packed"
+    packs, flat = way == "trl_packed", way == "trl_padding_free"
+    length = int(max(longest, mean * args.batch)) if packs else None if flat else longest
     config = SFTConfig(
         output_dir=tempfile.mkdtemp(), num_train_epochs=2, per_device_train_batch_size=1 if packs else args.batch,
         learning_rate=1e-5, lr_scheduler_type="constant", weight_decay=0.01, max_grad_norm=1.0, report_to="none",
         gradient_checkpointing=False, bf16="bf16" in args.precision, use_cpu=not torch.cuda.is_available(),
-        packing=packs, padding_free=way == "trl_padding_free", completion_only_loss=True, save_strategy="no",
-        max_length=int(max(longest, mean * args.batch)) if packs else longest, logging_strategy="no", disable_tqdm=True,
+        packing=packs, padding_free=flat, completion_only_loss=True, save_strategy="no",
+        max_length=length, logging_strategy="no", disable_tqdm=True,
     )  # fmt: skip
     model = AutoModelForCausalLM.from_pretrained(args.model, attn_implementation=args.attention, dtype=torch.float32)
     SFTTrainer(
