@@ -80,6 +80,10 @@ class Student(nn.Module, ABC):
     def make_model(self, trained: bool) -> Any:
         """Creates the model with initial weights; if all weights are trained, in float32."""
 
+    def make_outline(self, trained: bool) -> Any:
+        """Creates the model as :meth:`make_model` does, with random weights."""
+        return self.make_model(trained)
+
     # ---------------------------------------------------------------------------------- life cycle
 
     trains_tokenizer: bool = False
@@ -116,17 +120,25 @@ class Student(nn.Module, ABC):
             return
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(torch.initial_seed())  # initial weights depend only on the seed
-            model = self.make_model(trained and self.lora is None)
-            model.generation_config = self._greedy(model.generation_config)
-            if self.gradient_checkpointing:
-                model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
-                if self.lora:
-                    model.enable_input_require_grads()
-            if self.lora:
-                model = _adapt(model, self.lora, self.encoder_decoder)
+            self.model = self._prepared(self.make_model(trained and self.lora is None))
             if self.compiled:
-                compile_layers(model)
-        self.model = model
+                compile_layers(self.model)
+
+    def outline(self) -> Student:
+        """A copy to be trained, built from the config, without the weights of a hub or file; they are random."""
+        twin = copy.copy(self)  # shares tokenizer and settings
+        twin._modules = {}
+        twin.model = self._prepared(self.make_outline(self.lora is None))
+        return twin
+
+    def _prepared(self, model: Any) -> Any:
+        """The model with greedy decoding, gradient checkpointing and an adapter, as the settings say."""
+        model.generation_config = self._greedy(model.generation_config)
+        if self.gradient_checkpointing:
+            model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+            if self.lora:
+                model.enable_input_require_grads()
+        return _adapt(model, self.lora, self.encoder_decoder) if self.lora else model
 
     def _greedy(self, hub: Any) -> Any:
         """Config of greedy decoding with the end tokens of the hub's config, without its sampling settings."""
