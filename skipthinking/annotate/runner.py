@@ -19,7 +19,7 @@ from tqdm import tqdm
 from skipthinking.annotate.annotator import Annotator, Context, Notes
 from skipthinking.annotate.sampling import StageSampling
 from skipthinking.annotate.store import Column, Journal, digests, fingerprint, recalled, remembered
-from skipthinking.ranks import by_length, gather, rank, ranks
+from skipthinking.ranks import by_length, gather, rank, ranks, smallest
 from skipthinking.records import Encoded, UserError
 
 __all__ = ["Runner", "say"]
@@ -167,12 +167,16 @@ class Runner:
         self, annotator: Annotator[Any], rows: Sequence[Encoded], context: Context, journal: Journal | None
     ) -> dict[str, list[Any]]:
         """Computes the encoded values of all rows; every process annotates its share of the blocks."""
-        if annotator.block_tokens is None:
+        most = annotator.most_tokens(self._student)
+        if most is None:
             blocks = [list(rows)] if rows else []
         else:
             sizes = {row.id: annotator.tokens(row, context.notes[row.id]) for row in rows}  # once: a trace is joined
-            blocks = by_length(rows, lambda row: sizes[row.id], annotator.block_tokens)
-        mine = blocks[rank() :: ranks()]
+            blocks = by_length(rows, lambda row: sizes[row.id], smallest(most))
+        # Values of the student are dealt among all processes; others, such as weights read from a file, are as quick to
+        # compute everywhere as to send.
+        dealt = annotator.uses_student
+        mine = blocks[rank() :: ranks()] if dealt else blocks
         lists: dict[str, list[Any]] = {}
 
         def search(block: Sequence[Encoded]) -> dict[str, list[Any]]:
@@ -186,7 +190,9 @@ class Runner:
             for block in mine:
                 lists |= recalled(journal, block, search)
                 bar.update(len(block))
-        lists = gather(lists)
+        if dealt:
+            # Every process makes instances of any example, and needs all values: as arrays, 4 or 8 bytes per number.
+            lists = gather({id: np.asarray(value, dtype=annotator.dtype) for id, value in lists.items()})
         # Decoded in the order of rows, so that ``finish`` sees the same order on every process.
         decoded = {row.id: annotator.decode(np.asarray(lists[row.id], dtype=annotator.dtype)) for row in rows}
         finished = annotator.finish(decoded, rows, context)
