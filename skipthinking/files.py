@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import bz2
 import gzip
+import io
 import json
 import lzma
 import os
@@ -18,28 +19,49 @@ from typing import Any
 from skipthinking.records import DataError
 
 __all__ = [
-    "COMPRESSED", "lines_of", "parse_json", "read_jsonl", "read_text", "replacing", "replacing_folder", "write_json",
-    "write_jsonl", "write_text",
+    "COMPRESSED", "lines_of", "nonblank_lines", "parse_json", "read_jsonl", "read_text", "replacing",
+    "replacing_folder", "write_json", "write_jsonl", "write_lines", "write_text",
 ]  # fmt: skip
 
 COMPRESSED = (".gz", ".zst", ".bz2", ".xz")
 """Suffixes of compressed files; the content decides how a file is read, because some downloads are already expanded."""
 
 
-def _expand_zstd(data: bytes) -> bytes:
+def _open_zstd(file: Any) -> Any:
     import pyarrow  # comes with datasets; Python has zstd from version 3.14 on
 
-    content: bytes = pyarrow.CompressedInputStream(pyarrow.BufferReader(data), "zstd").read()
-    return content
+    return io.BufferedReader(pyarrow.CompressedInputStream(pyarrow.PythonFile(file, "r"), "zstd"))
 
 
 # How compressed data begins, and how it is expanded.
-_EXPAND: dict[bytes, Callable[[bytes], bytes]] = {
-    b"\x1f\x8b": gzip.decompress,
-    b"\x28\xb5\x2f\xfd": _expand_zstd,
-    b"BZh": bz2.decompress,
-    b"\xfd7zXZ\x00": lzma.decompress,
+_OPEN: dict[bytes, Callable[[Any], Any]] = {
+    b"\x1f\x8b": gzip.open,
+    b"\x28\xb5\x2f\xfd": _open_zstd,
+    b"BZh": bz2.open,
+    b"\xfd7zXZ\x00": lzma.open,
 }
+
+
+@contextmanager
+def _expanded(path: Path) -> Iterator[Any]:
+    """Opens a file for reading bytes, compressed or not; a damaged one is a DataError, also while it is read."""
+    with path.open("rb") as file:
+        begin = file.read(6)
+        file.seek(0)
+        expand = next((expand for start, expand in _OPEN.items() if begin.startswith(start)), None)
+        if expand is None:
+            yield file
+            return
+        try:
+            with expand(file) as content:
+                yield content
+        except (OSError, EOFError, ValueError, zlib.error, lzma.LZMAError) as error:
+            if isinstance(error, DataError):
+                raise
+            raise DataError(
+                f"Expected a complete compressed file, got {str(error).rstrip('.')} ({path}). Download or write it "
+                "again."
+            ) from error
 
 
 def lines_of(text: str) -> list[str]:
@@ -57,21 +79,33 @@ def read_text(path: Path) -> str:
     Raises:
         DataError: The file is not UTF-8, or is compressed and damaged.
     """
-    data = path.read_bytes()
-    expand = next((expand for start, expand in _EXPAND.items() if data.startswith(start)), bytes)
+    with _expanded(path) as file:
+        data = file.read()
+    return _decoded(data, path)
+
+
+def _decoded(data: bytes, path: Path, line: int = 1) -> str:
+    """Text of a file, or of one line."""
     try:
-        content = expand(data)
-    except (OSError, EOFError, ValueError, zlib.error, lzma.LZMAError) as error:
-        raise DataError(
-            f"Expected a complete compressed file, got {str(error).rstrip('.')} ({path}). Download or write it again."
-        ) from error
-    try:
-        return content.decode("utf-8-sig")
+        return data.decode("utf-8-sig" if line == 1 else "utf-8")
     except UnicodeDecodeError as error:
-        line = error.object[: error.start].count(b"\n") + 1
+        line += error.object[: error.start].count(b"\n")
         raise DataError(
             f"Expected UTF-8 text, got byte 0x{error.object[error.start]:02x} ({path}:{line}). Convert it to UTF-8."
         ) from error
+
+
+def nonblank_lines(path: Path) -> Iterator[tuple[int, str]]:
+    """Yields number and text of every line that is not blank, one after the other: no file is in memory as a whole.
+
+    Raises:
+        DataError: As :func:`read_text`.
+    """
+    with _expanded(path) as file:
+        for number, raw in enumerate(file, 1):  # bytes: only a line feed ends a line
+            line = _decoded(raw.removesuffix(b"\n"), path, number)
+            if line.strip():
+                yield number, line
 
 
 def parse_json(text: str) -> Any:
@@ -95,15 +129,14 @@ def read_jsonl(path: Path, remedy: str = "Fix the line.") -> Iterator[tuple[str,
     Raises:
         DataError: The file is not UTF-8, or a line is not JSON; then the message ends with ``remedy``.
     """
-    for number, line in enumerate(lines_of(read_text(path)), 1):
-        if line.strip():
-            try:
-                value = parse_json(line)
-            except json.JSONDecodeError as error:
-                raise DataError(
-                    f"Expected a JSON object, got {error.msg} at column {error.colno} ({path}:{number}). {remedy}"
-                ) from error
-            yield f"{path}:{number}", value
+    for number, line in nonblank_lines(path):
+        try:
+            value = parse_json(line)
+        except json.JSONDecodeError as error:
+            raise DataError(
+                f"Expected a JSON object, got {error.msg} at column {error.colno} ({path}:{number}). {remedy}"
+            ) from error
+        yield f"{path}:{number}", value
 
 
 @contextmanager
@@ -159,19 +192,20 @@ def _sync(path: Path) -> None:
 
 def write_text(path: Path, text: str) -> None:
     """Writes a text file in one piece."""
-    _write(path, [text])
+    write_lines(path, [text])
 
 
 def write_json(path: Path, value: Any) -> None:
     """Writes a value as indented JSON in one piece."""
-    _write(path, [json.dumps(value, indent=2, ensure_ascii=False), "\n"])
+    write_lines(path, [json.dumps(value, indent=2, ensure_ascii=False), "\n"])
 
 
 def write_jsonl(path: Path, rows: Iterable[Any]) -> None:
     """Writes one JSON value per line in one piece; the rows may come from an iterator."""
-    _write(path, (json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
+    write_lines(path, (json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
 
 
-def _write(path: Path, parts: Iterable[str]) -> None:
+def write_lines(path: Path, parts: Iterable[str]) -> None:
+    """Writes texts one after the other in one piece; they may come from an iterator."""
     with replacing(path) as partial, partial.open("w", encoding="utf-8") as file:
         file.writelines(parts)

@@ -13,6 +13,7 @@ import pytest
 
 from skipthinking.annotate import runner, store
 from skipthinking.annotate.annotator import Annotator
+from skipthinking.data import epoch_instances
 from skipthinking.records import Encoded
 
 T = TypeVar("T")
@@ -66,10 +67,11 @@ def on_ranks(patch: pytest.MonkeyPatch, ranks: int, work: Callable[[int], T]) ->
             barrier.abort()
             raise
 
-    patch.setattr(runner, "ranks", lambda: ranks)
-    patch.setattr(runner, "gather", lambda part: {id: value for own in exchange(part) for id, value in own.items()})
+    for module in (runner, epoch_instances):
+        patch.setattr(module, "ranks", lambda: ranks)
+        patch.setattr(module, "gather", lambda part: {id: value for own in exchange(part) for id, value in own.items()})
     patch.setattr(store, "broadcast", lambda value: exchange(value)[0])
-    for module in (runner, store):
+    for module in (runner, store, epoch_instances):
         patch.setattr(module, "rank", lambda: here.rank)
     with ThreadPoolExecutor(ranks) as pool:
         return list(pool.map(one, range(ranks)))

@@ -8,7 +8,7 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -17,6 +17,7 @@ from torch import nn
 from tqdm import tqdm
 
 from skipthinking.annotate.annotator import Annotator, Context, Notes
+from skipthinking.annotate.rows import ById, Rows
 from skipthinking.annotate.sampling import StageSampling
 from skipthinking.annotate.store import Column, Journal, digests, fingerprint, recalled, remembered
 from skipthinking.ranks import by_length, gather, rank, ranks, smallest
@@ -62,9 +63,8 @@ class Runner:
 
     def __init__(self, annotators: Sequence[Annotator[Any]]) -> None:
         self.annotators = _in_order(annotators)
-        self.rows: list[Encoded] = []
+        self.rows: Sequence[Encoded] = []
         self._results: dict[str, _Result] = {}
-        self._initial: dict[str, dict[str, Any]] = {}
         self._saved_examples: dict[str, bytes] | None = None  # digests from a checkpoint, until compared
         self._digests: NDArray[np.uint8] | None = None
 
@@ -96,15 +96,16 @@ class Runner:
             earlier: Annotations in the checkpoint of ``start_from``.
             earlier_name: Name of that checkpoint, for the log.
         """
-        self.rows, self._digests = list(rows), None
+        self.rows, self._digests = Rows(rows), None
         self._module, self._student, self._codec = module, student, codec
         self._folder, self._seed, self._stage_sampling, self._limit = folder, seed, stage_sampling, limit
-        for annotator in self.annotators:
-            values = {row.id: annotator.initial(row) for row in rows}
-            if rows and all(value is not None for value in values.values()):
-                self._initial[annotator.name] = values
         if earlier:
             self._take_over(earlier, earlier_name)
+
+    @property
+    def ids(self) -> list[str]:
+        """Ids of the training examples."""
+        return _rows(self.rows).ids
 
     # ----------------------------------------------------------------------------------- running
 
@@ -131,13 +132,18 @@ class Runner:
         for annotator in self.annotators:
             if annotator.name in self._results:
                 self._check_settings(annotator, self._results[annotator.name])
-            final = annotator.name in self._results or (annotator.name in self._initial and not annotator.uses_student)
+            begun = not annotator.uses_student and any(annotator.initial(row) is not None for row in self.rows[:1])
+            final = annotator.name in self._results or begun
             if not (final or annotator.for_display or annotator.for_training):
                 self._run(annotator, -1)
 
     def _run(self, annotator: Annotator[Any], epoch: int) -> None:
-        notes = {row.id: self.notes(row, epoch) for row in self.rows}
-        rows = [row for row in self.rows if self._fits(annotator, row, notes[row.id])]
+        everyone, earlier = _rows(self.rows), dict(self._results)
+        notes = ById(everyone, lambda row: self._notes(row, epoch, earlier))
+        rows = everyone.select([
+            place for place, row in enumerate(everyone)
+            if self._fits(annotator, row, self._notes(row, epoch, earlier))
+        ])  # fmt: skip
         path = self._folder / "annotations" / f"{annotator.name}.jsonl"
         with self._student.frozen(merge=False):  # the key is that of the weights as they are stored
             key = fingerprint(rows, self._dependencies(annotator), self._module) if annotator.uses_student else ""
@@ -147,16 +153,16 @@ class Runner:
                 journal = Journal(path, key, rank())
                 computed: list[bool] = []
 
-                def compute() -> dict[str, list[Any]]:
+                def compute() -> dict[str, NDArray[Any]]:
                     computed.append(True)
                     return self._find(annotator, rows, context, journal)
 
-                lists = remembered(path, key, compute)
+                arrays = remembered(path, key, compute, annotator.dtype)
                 if not computed:
                     say(f"{annotator.name}: read from {path}, found for the same data, settings and weights")
             else:
-                lists = self._find(annotator, rows, context, None)
-        column = Column.of({id: np.asarray(value, dtype=annotator.dtype) for id, value in lists.items()})
+                arrays = self._find(annotator, rows, context, None)
+        column = Column.of(arrays)
         self._results[annotator.name] = _Result(column=column, settings=_plain(annotator.settings()), epoch=epoch)
         _report(annotator, column, rows, context)
 
@@ -165,38 +171,43 @@ class Runner:
 
     def _find(
         self, annotator: Annotator[Any], rows: Sequence[Encoded], context: Context, journal: Journal | None
-    ) -> dict[str, list[Any]]:
+    ) -> dict[str, NDArray[Any]]:
         """Computes the encoded values of all rows; every process annotates its share of the blocks."""
         most = annotator.most_tokens(self._student)
         if most is None:
-            blocks = [list(rows)] if rows else []
+            blocks = [list(range(len(rows)))] if rows else []
         else:
-            sizes = {row.id: annotator.tokens(row, context.notes[row.id]) for row in rows}  # once: a trace is joined
-            blocks = by_length(rows, lambda row: sizes[row.id], smallest(most))
+            sized = [
+                _Sized(row.id, annotator.tokens(row, context.notes[row.id]), place) for place, row in enumerate(rows)
+            ]
+            grouped = by_length(sized, lambda row: row.tokens, smallest(most))
+            blocks = [[row.place for row in block] for block in grouped]
         # Values of the student are dealt among all processes; others, such as weights read from a file, are as quick to
         # compute everywhere as to send.
         dealt = annotator.uses_student
         mine = blocks[rank() :: ranks()] if dealt else blocks
-        lists: dict[str, list[Any]] = {}
+        arrays: dict[str, NDArray[Any]] = {}
 
         def search(block: Sequence[Encoded]) -> dict[str, list[Any]]:
             values = annotator.annotate(block, context)
-            return {row.id: _encoded(annotator, row.id, values) for row in block}
+            return {row.id: _encoded(annotator, row.id, values).tolist() for row in block}
 
         bar = tqdm(
             total=sum(map(len, mine)), desc=annotator.title or annotator.name, delay=2, leave=False, disable=rank() > 0
         )
         with bar:
-            for block in mine:
-                lists |= recalled(journal, block, search)
-                bar.update(len(block))
+            for places in mine:
+                found = recalled(journal, [rows[place] for place in places], search)
+                arrays |= {id: np.asarray(value, dtype=annotator.dtype) for id, value in found.items()}
+                bar.update(len(places))
         if dealt:
-            # Every process makes instances of any example, and needs all values: as arrays, 4 or 8 bytes per number.
-            lists = gather({id: np.asarray(value, dtype=annotator.dtype) for id, value in lists.items()})
-        # Decoded in the order of rows, so that ``finish`` sees the same order on every process.
-        decoded = {row.id: annotator.decode(np.asarray(lists[row.id], dtype=annotator.dtype)) for row in rows}
-        finished = annotator.finish(decoded, rows, context)
-        return {row.id: _encoded(annotator, row.id, finished) for row in rows}
+            arrays = gather(arrays)  # every process makes instances of any example, so it needs all values
+        # In the order of rows, so that ``finish`` sees the same order on every process.
+        arrays = {id: arrays[id] for id in _rows(rows).ids}
+        if type(annotator).finish is Annotator.finish:
+            return arrays
+        finished = annotator.finish({id: annotator.decode(array) for id, array in arrays.items()}, rows, context)
+        return {id: _encoded(annotator, id, finished) for id in arrays}
 
     def _fits(self, annotator: Annotator[Any], row: Encoded, notes: Notes) -> bool:
         """Whether the student can read a row; T5 reads prompt and completion on two sides."""
@@ -220,14 +231,17 @@ class Runner:
 
     def notes(self, encoded: Encoded, epoch: int) -> Notes:
         """The notes of an example for an epoch, without annotations that have no value for it."""
+        return self._notes(encoded, epoch, self._results)
+
+    def _notes(self, encoded: Encoded, epoch: int, results: Mapping[str, _Result]) -> Notes:
         values = {}
         for annotator in self.annotators:
-            result = self._results.get(annotator.name)
+            result = results.get(annotator.name)
             if result is not None:
                 if encoded.id in result.column:
                     values[annotator.name] = annotator.decode(result.column[encoded.id])
-            elif annotator.name in self._initial:
-                values[annotator.name] = self._initial[annotator.name][encoded.id]
+            elif (initial := annotator.initial(encoded)) is not None:
+                values[annotator.name] = initial
         return Notes(epoch=epoch, seed=self._seed, stage_sampling=self._stage_sampling, values=values)
 
     def lacks(self, encoded: Encoded) -> bool:
@@ -258,8 +272,7 @@ class Runner:
             if annotator.for_display:
                 readable = [row for row in rows if self._fits(annotator, row, notes[row.id])]
                 with self._student.frozen():
-                    lists = self._find(annotator, readable, context, None)
-                column = Column.of({id: np.asarray(value, dtype=annotator.dtype) for id, value in lists.items()})
+                    column = Column.of(self._find(annotator, readable, context, None))
                 values = _report(annotator, column, readable, context)
             else:
                 values = {id: note[annotator] for id, note in notes.items() if annotator.name in note.values}
@@ -275,7 +288,7 @@ class Runner:
         if not self._results:
             return {}
         return {
-            "examples": Column.pack_ids([row.id for row in self.rows]),
+            "examples": Column.pack_ids(self.ids),
             "digests": self._own_digests(),
             "annotations": {
                 name: {**result.column.state(), "settings": json.dumps(result.settings), "epoch": result.epoch}
@@ -302,25 +315,26 @@ class Runner:
                 self._results[annotator.name] = result
                 say(f"{annotator.name}: reused from {name}")
                 if annotator.once:
-                    rows = [row for row in self.rows if row.id in result.column]
-                    notes = {row.id: self.notes(row, 0) for row in rows}
+                    rows = _rows(self.rows)
+                    rows = rows.select([place for place, id in enumerate(rows.ids) if id in result.column])
+                    notes = ById(rows, lambda row: self.notes(row, 0))
                     _report(annotator, result.column, rows, self._context(notes))
 
     def _own_digests(self) -> Any:
         if self._digests is None:
-            self._digests = digests(self.rows)
+            self._digests = digests(_rows(self.rows))
         return torch.from_numpy(self._digests)
 
     def _strange(self, known: Mapping[str, bytes]) -> list[str]:
         """Ids of the examples that a checkpoint does not know, or knows with other tokens or steps."""
-        pairs = zip(self.rows, map(bytes, self._own_digests().numpy()), strict=True)
-        return [row.id for row, digest in pairs if known.get(row.id) != digest]
+        pairs = zip(self.ids, map(bytes, self._own_digests().numpy()), strict=True)
+        return [id for id, digest in pairs if known.get(id) != digest]
 
     def _check_examples(self) -> None:
         saved, self._saved_examples = self._saved_examples, None
         if saved is None:
             return
-        strange, lost = self._strange(saved), saved.keys() - {row.id for row in self.rows}
+        strange, lost = self._strange(saved), saved.keys() - set(self.ids)
         if strange or lost:
             self._saved_examples = saved
             new = f"{len(strange)} of {len(self.rows)} that are new or have other steps or another prompt"
@@ -340,17 +354,29 @@ class Runner:
             )
 
 
-def _report(annotator: Annotator[Any], column: Column, rows: Sequence[Encoded], context: Context) -> dict[str, Any]:
-    """Prints an annotator's line on its outcome, if it has one, and returns the decoded values."""
-    values = {id: annotator.decode(column[id]) for id in column}
+class _Sized(NamedTuple):
+    """A row while blocks are formed."""
+
+    id: str
+    tokens: int
+    place: int
+
+
+def _rows(rows: Sequence[Encoded]) -> Rows:
+    return rows if isinstance(rows, Rows) else Rows(rows)
+
+
+def _report(annotator: Annotator[Any], column: Column, rows: Sequence[Encoded], context: Context) -> Mapping[str, Any]:
+    """Prints an annotator's line on its outcome, if it has one, and returns the values, decoded when asked for."""
+    values = ById(_rows(rows), lambda row: annotator.decode(column[row.id]))
     line = annotator.report(values, rows, context)
     if line:
         say(line)
     return values
 
 
-def _encoded(annotator: Annotator[Any], id: str, values: Mapping[str, Any]) -> list[Any]:
-    """The encoded value of one example, as JSON has it.
+def _encoded(annotator: Annotator[Any], id: str, values: Mapping[str, Any]) -> NDArray[Any]:
+    """The encoded value of one example.
 
     Raises:
         UserError: There is none, or it is not a one-dimensional array of finite numbers.
@@ -369,8 +395,7 @@ def _encoded(annotator: Annotator[Any], id: str, values: Mapping[str, Any]) -> l
             f"Expected a one-dimensional array of finite numbers of {name} for example {id!r}, got {what}. Fix its "
             "annotate, or define encode and decode."
         )
-    listed: list[Any] = array.tolist()
-    return listed
+    return array
 
 
 def _source(kind: type) -> str:

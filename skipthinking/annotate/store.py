@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -17,11 +18,11 @@ import torch
 from numpy.typing import NDArray
 from torch.utils.weak import WeakTensorKeyDictionary
 
-from skipthinking.files import write_text
+from skipthinking.files import write_lines
 from skipthinking.ranks import broadcast, rank
 from skipthinking.records import Encoded
 
-__all__ = ["Column", "Journal", "digests", "fingerprint", "recalled", "remembered"]
+__all__ = ["Column", "Journal", "digest_of", "digests", "fingerprint", "recalled", "remembered"]
 
 _PARTS = "{}.{}.part"
 _DIGEST = 8  # bytes
@@ -105,7 +106,10 @@ def fingerprint(encoded: Sequence[Encoded], settings: Mapping[str, Any], student
     per run, so that a large base costs little.
     """
     hashed = hashlib.blake2b(json.dumps(settings, sort_keys=True, default=str).encode(), digest_size=16)
-    for row in encoded:
+    known: Any = getattr(encoded, "digests", None)  # of examples in files
+    if known is not None:
+        hashed.update("\0".join(encoded.ids).encode() + known.tobytes())  # type: ignore[attr-defined]
+    for row in encoded if known is None else ():
         hashed.update(f"{row.id}\0{row.steps}\0{row.answer}".encode())
         hashed.update(row.tokens.tobytes())
         for prompt in row.prompts.values():
@@ -136,17 +140,22 @@ def _sums(weights: Sequence[torch.Tensor]) -> Iterator[int]:
     return iter([_SUMS[weight][2] for weight in weights])
 
 
+def digest_of(row: Encoded) -> bytes:
+    """Hash of an example's tokens and steps, 8 bytes."""
+    hashed = hashlib.blake2b(f"{row.steps}".encode(), digest_size=_DIGEST)
+    hashed.update(np.concatenate([*row.prompts.values(), row.tokens]).tobytes())
+    return hashed.digest()
+
+
 def digests(rows: Sequence[Encoded]) -> NDArray[np.uint8]:
     """Hash of each example's tokens and steps, shape (N, 8)."""
-    out = np.empty((len(rows), _DIGEST), dtype=np.uint8)
-    for i, row in enumerate(rows):
-        hashed = hashlib.blake2b(f"{row.steps}".encode(), digest_size=_DIGEST)
-        hashed.update(np.concatenate([*row.prompts.values(), row.tokens]).tobytes())
-        out[i] = np.frombuffer(hashed.digest(), dtype=np.uint8)
-    return out
+    known: NDArray[np.uint8] | None = getattr(rows, "digests", None)  # of examples in files
+    if known is not None:
+        return known
+    return np.frombuffer(b"".join(map(digest_of, rows)), dtype=np.uint8).reshape(-1, _DIGEST).copy()
 
 
-def remembered(path: Path, key: str, make: Callable[[], dict[str, Any]]) -> dict[str, Any]:
+def remembered(path: Path, key: str, make: Callable[[], dict[str, Any]], dtype: str | None = None) -> dict[str, Any]:
     """Reads annotations from a file if it is undamaged and has this key; else computes them and writes the file.
 
     All ranks call it together; rank 0 reads and writes.
@@ -154,15 +163,16 @@ def remembered(path: Path, key: str, make: Callable[[], dict[str, Any]]) -> dict
     Args:
         path: JSON lines: a header ``{"key": ..., "checksum": ...}``, then ``{"id": ..., "value": ...}`` per example.
         key: See :func:`fingerprint`.
-        make: Computes the annotations: by example id, values of lists, numbers and strings.
+        make: Computes the annotations: by example id, values of lists, numbers and strings, or arrays.
+        dtype: Type of arrays; by default values are as JSON has them.
     """
-    known = broadcast(_read(path, key) if rank() == 0 else None)
+    known = broadcast(_read(path, key, dtype) if rank() == 0 else None)
     if known is not None:
         return known
     values = make()
     if rank() == 0:
-        body = "".join(json.dumps({"id": id, "value": value}) + "\n" for id, value in values.items())
-        write_text(path, json.dumps({"key": key, "checksum": _checksum(body)}) + "\n" + body)
+        head = json.dumps({"key": key, "checksum": _checksum(_lines(values))}) + "\n"
+        write_lines(path, chain([head], _lines(values)))  # made a second time: together they may fill the memory
         for part in path.parent.glob(_PARTS.format(path.stem, "*")):  # only now: a full disk must not lose a search
             part.unlink()
     return values
@@ -208,26 +218,40 @@ def recalled(journal: Journal | None, block: Sequence[Any], search: Callable[[An
 def _sealed(row: dict[str, Any]) -> str:
     """A line of the journal: checksum, space, JSON."""
     text = json.dumps(row)
-    return f"{_checksum(text)} {text}"
+    return f"{_checksum([text])} {text}"
 
 
 def _rows(path: Path) -> Iterator[dict[str, Any]]:
     for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
         checksum, _, text = line.partition(" ")
-        if text and checksum == _checksum(text):  # else incomplete after a kill, or damaged
+        if text and checksum == _checksum([text]):  # else incomplete after a kill, or damaged
             yield json.loads(text)
 
 
-def _read(path: Path, key: str) -> dict[str, Any] | None:
+def _lines(values: Mapping[str, Any]) -> Iterator[str]:
+    for id, value in values.items():
+        yield json.dumps({"id": id, "value": value.tolist() if isinstance(value, np.ndarray) else value}) + "\n"
+
+
+def _read(path: Path, key: str, dtype: str | None) -> dict[str, Any] | None:
+    hashed = hashlib.blake2b(digest_size=16)
+    values = {}
     try:
-        head, _, body = path.read_text(encoding="utf-8").partition("\n")
-        header = json.loads(head)
-        if header["key"] != key or header["checksum"] != _checksum(body):
-            return None
-        return {row["id"]: row["value"] for row in map(json.loads, body.splitlines())}
-    except (OSError, ValueError, KeyError, TypeError):  # absent or damaged: computed again
+        with path.open(encoding="utf-8", newline="") as lines:
+            header = json.loads(next(lines))
+            if header["key"] != key:
+                return None
+            for line in lines:
+                hashed.update(line.encode())
+                row = json.loads(line)
+                values[row["id"]] = row["value"] if dtype is None else np.asarray(row["value"], dtype=dtype)
+        return values if hashed.hexdigest() == header["checksum"] else None
+    except (OSError, StopIteration, ValueError, KeyError, TypeError):  # absent or damaged: computed again
         return None
 
 
-def _checksum(text: str) -> str:
-    return hashlib.blake2b(text.encode(), digest_size=16).hexdigest()
+def _checksum(texts: Iterable[str]) -> str:
+    hashed = hashlib.blake2b(digest_size=16)
+    for text in texts:
+        hashed.update(text.encode())
+    return hashed.hexdigest()

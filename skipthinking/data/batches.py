@@ -1,11 +1,12 @@
 """Batches: conversion of instances to tensors, and a loader that resumes within an epoch.
 
-Shape suffixes: B instances, L tokens (right-padded), P prompt tokens (right-padded), K loss terms.
+Shape suffixes: B instances, L tokens (right-padded), P prompt tokens (right-padded), N target tokens, K loss terms.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -14,6 +15,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
 
+from skipthinking.data.epoch_instances import EpochInstances, Sizes, loader_workers
+from skipthinking.data.packing import Layout, Packed, pack
 from skipthinking.data.planning import Plan
 from skipthinking.records import Instance
 
@@ -23,8 +26,10 @@ __all__ = [
     "EvalBatch",
     "PlannedBatches",
     "ResumableLoader",
+    "TargetIndex",
     "collate",
-    "context_needed",
+    "count",
+    "count_sizes",
     "instance_length",
 ]
 
@@ -43,6 +48,24 @@ class Counts(NamedTuple):
     contexts: int
 
 
+class TargetIndex(NamedTuple):
+    """The target tokens of a micro-batch, instance by instance.
+
+    The host makes the index: a mask on a device would have to be read back before the size of a result is known.
+
+    Attributes:
+        places_N: Position that predicts each target, in the flattened input of the student (of its decoder).
+        ids_N: Token ids.
+        rows_N: Instance of each target.
+        weights_N: Loss weights, > 0.
+    """
+
+    places_N: Tensor
+    ids_N: Tensor
+    rows_N: Tensor
+    weights_N: Tensor
+
+
 class Batch(NamedTuple):
     """A micro-batch. ``lengths_B`` marks the padding, not a token id: many tokenizers pad with EOS, which is a target.
 
@@ -50,7 +73,8 @@ class Batch(NamedTuple):
         ids: Example id of every instance.
         tokens_BL: Causal students: prompt and completion; encoder-decoder students: completion.
         lengths_B: Number of tokens in every row.
-        weights_BL: Loss weight of every token, 0 for context and padding.
+        where: The target tokens.
+        packed: Rows that instances share in the student's input; None for one row each.
         terms_B: Loss term of every instance.
         prompts_BP: Encoder input; None for causal students.
         prompt_lengths_B: Number of encoder tokens in every row; None for causal students.
@@ -64,7 +88,8 @@ class Batch(NamedTuple):
     ids: list[str]
     tokens_BL: Tensor
     lengths_B: Tensor
-    weights_BL: Tensor
+    where: TargetIndex
+    packed: Packed | None
     terms_B: Tensor
     prompts_BP: Tensor | None
     prompt_lengths_B: Tensor | None
@@ -76,10 +101,14 @@ class Batch(NamedTuple):
 
     def to(self, device: torch.device) -> Batch:
         """The batch with its tensors on a device."""
-        pinned = device.type == "cuda"  # copies from pinned memory can be asynchronous
-        tensors = {name: value for name, value in self._asdict().items() if isinstance(value, Tensor)}
-        moved: dict[str, Any] = {name: value.to(device, non_blocking=pinned) for name, value in tensors.items()}
-        return self._replace(**moved)
+        return Batch(*(_moved(value, device) for value in self))
+
+
+def _moved(value: Any, device: torch.device) -> Any:
+    if isinstance(value, (TargetIndex, Packed)):
+        return type(value)(*(_moved(part, device) for part in value))
+    # Copies from pinned memory can be asynchronous.
+    return value.to(device, non_blocking=device.type == "cuda") if isinstance(value, Tensor) else value
 
 
 class EvalBatch(NamedTuple):
@@ -99,12 +128,6 @@ def instance_length(instance: Instance) -> int:
     return len(instance.prompt) + len(instance.tokens)
 
 
-def context_needed(instance: Instance, *, encoder_decoder: bool) -> int:
-    """Context length that an instance needs: the sum of prompt and completion for causal students, else the maximum."""
-    sides = len(instance.prompt), len(instance.tokens)
-    return max(sides) if encoder_decoder else sum(sides)
-
-
 def _pad(rows: Sequence[NDArray[Any]], fill: float, dtype: torch.dtype) -> Tensor:
     out = torch.full((len(rows), max(map(len, rows), default=0)), fill, dtype=dtype)
     for i, row in enumerate(rows):
@@ -113,7 +136,13 @@ def _pad(rows: Sequence[NDArray[Any]], fill: float, dtype: torch.dtype) -> Tenso
 
 
 def collate(
-    instances: Sequence[Instance], *, pad_id: int, encoder_decoder: bool, terms: int = 1, step: Counts | None = None
+    instances: Sequence[Instance],
+    *,
+    pad_id: int,
+    encoder_decoder: bool,
+    terms: int = 1,
+    step: Counts | None = None,
+    packing: Layout | None = None,
 ) -> Batch:
     """Pads instances into a batch.
 
@@ -123,24 +152,30 @@ def collate(
         encoder_decoder: Whether prompts go to an encoder.
         terms: Number of loss terms K.
         step: Counts of the optimizer step, for normalization; by default those of ``instances``.
+        packing: How instances share rows in the input of a causal student; None for one row each.
     """
     own = count(instances, terms)
     step = step or own
-    if encoder_decoder:
-        tokens = [instance.tokens for instance in instances]
-        weights = [instance.weights for instance in instances]
-    else:
-        tokens = [np.concatenate([instance.prompt, instance.tokens]) for instance in instances]
-        weights = [
-            np.concatenate([np.zeros(len(instance.prompt), dtype=np.float32), instance.weights])
-            for instance in instances
-        ]
     prompts = [instance.prompt for instance in instances] if encoder_decoder else None
+    tokens = [i.tokens if encoder_decoder else np.concatenate([i.prompt, i.tokens]) for i in instances]
+    tokens_BL = _pad(tokens, pad_id, torch.long)
+    # The decoder of an encoder-decoder student begins with a start token, so that position t predicts token t. The last
+    # token of an instance is no input of either.
+    shift = 0 if encoder_decoder else 1
+    width = tokens_BL.shape[1] - shift
+    assert encoder_decoder or all(len(i.prompt) for i in instances), "nothing predicts the first token"
+    packed, first_B = None, width * np.arange(len(instances))
+    if packing is not None:
+        assert not encoder_decoder
+        tried, first_packed_B = pack([len(row) - 1 for row in tokens], width, packing)
+        if packing == "flat" or len(tried.places_RW) < len(instances):  # else no row is shared, and no mask is needed
+            packed, first_B = tried, first_packed_B
     return Batch(
         ids=[instance.id for instance in instances],
-        tokens_BL=_pad(tokens, pad_id, torch.long),
+        tokens_BL=tokens_BL,
         lengths_B=torch.tensor([len(row) for row in tokens]),
-        weights_BL=_pad(weights, 0.0, torch.float32),
+        where=_index(instances, tokens, first_B - shift),
+        packed=packed,
         terms_B=torch.tensor([instance.term for instance in instances]),
         prompts_BP=_pad(prompts, pad_id, torch.long) if prompts is not None else None,
         prompt_lengths_B=torch.tensor([len(row) for row in prompts]) if prompts is not None else None,
@@ -149,6 +184,20 @@ def collate(
         contexts=own.contexts,
         references_B=torch.tensor([instance.reference or 0.0 for instance in instances]),
         pairs=count_pairs(instances),
+    )
+
+
+def _index(
+    instances: Sequence[Instance], tokens: Sequence[NDArray[np.int64]], first_B: NDArray[np.int64]
+) -> TargetIndex:
+    """The index of the targets, given all tokens of every row and the place that predicts its first one."""
+    chosen = [np.flatnonzero(instance.weights) for instance in instances]
+    columns = [len(row) - len(i.tokens) + own for i, row, own in zip(instances, tokens, chosen, strict=True)]
+    return TargetIndex(
+        places_N=torch.from_numpy(np.concatenate([at + own for at, own in zip(first_B, columns, strict=True)])),
+        ids_N=torch.from_numpy(np.concatenate([row[own] for row, own in zip(tokens, columns, strict=True)])),
+        rows_N=torch.from_numpy(np.repeat(np.arange(len(instances)), [len(own) for own in chosen])),
+        weights_N=torch.from_numpy(np.concatenate([i.weights[own] for i, own in zip(instances, chosen, strict=True)])),
     )
 
 
@@ -169,8 +218,18 @@ def count(instances: Sequence[Instance], terms: int = 1) -> Counts:
     return Counts(weights, targets, contexts)
 
 
+def count_sizes(sizes: Sizes, terms: int = 1) -> Counts:
+    """Counts tokens and loss weights of instances that are not made, in the order and to the bit of :func:`count`."""
+    targets = int(sizes["targets"].sum())
+    return Counts(
+        weights=np.bincount(sizes["term"], sizes["weight"], minlength=terms).tolist(),
+        targets=targets,
+        contexts=int(sizes["prompt"].sum() + sizes["tokens"].sum()) - targets,
+    )
+
+
 class PlannedBatches(Dataset[Batch]):
-    """The micro-batches of one rank in one epoch, built on demand in any worker.
+    """The micro-batches of one rank in one epoch; their instances are made on demand in any worker.
 
     Args:
         instances: All instances of the epoch, on every rank.
@@ -179,13 +238,22 @@ class PlannedBatches(Dataset[Batch]):
         pad_id: Padding id.
         encoder_decoder: Whether prompts go to an encoder.
         terms: Number of loss terms.
+        packing: How instances share rows.
     """
 
     def __init__(
-        self, instances: Sequence[Instance], plan: Plan, *, rank: int, pad_id: int, encoder_decoder: bool, terms: int
+        self,
+        instances: EpochInstances,
+        plan: Plan,
+        *,
+        rank: int,
+        pad_id: int,
+        encoder_decoder: bool,
+        terms: int,
+        packing: Layout | None = None,
     ) -> None:
         self.instances, self.plan, self.rank = instances, plan, rank
-        self.pad_id, self.encoder_decoder, self.terms = pad_id, encoder_decoder, terms
+        self.pad_id, self.encoder_decoder, self.terms, self.packing = pad_id, encoder_decoder, terms, packing
         self._rows = plan.for_rank(rank)
 
     def __len__(self) -> int:
@@ -194,20 +262,22 @@ class PlannedBatches(Dataset[Batch]):
     def __getitem__(self, index: int) -> Batch:
         step, row = self._rows[index]
         rows = self.plan.steps[step]
-        everyone = [self.instances[i] for ranks in rows for micro in ranks for i in micro]
-        mine = [self.instances[i] for i in rows[row][self.rank]]
-        ghost = not mine  # the rank must take part in the step's collectives: it gets any instance, with weight 0
+        everyone = [i for ranks in rows for micro in ranks for i in micro]
+        mine = self.instances.take(rows[row][self.rank])
+        if not mine:  # the rank must take part in the step's collectives: it gets any instance, with weight 0
+            mine = [replace(one, weights=np.zeros_like(one.weights)) for one in self.instances.take(everyone[:1])]
+        sizes = self.instances.sizes
         batch = collate(
-            mine or [everyone[0]],
+            mine,
             pad_id=self.pad_id,
             encoder_decoder=self.encoder_decoder,
             terms=self.terms,
-            step=count(everyone, self.terms),
+            step=count_sizes(sizes[everyone], self.terms),
+            packing=self.packing,
         )
-        row_counts = count([self.instances[i] for micro in rows[row] for i in micro], self.terms)
-        if ghost:
-            batch = batch._replace(weights_BL=torch.zeros_like(batch.weights_BL))
-        return batch._replace(targets=row_counts.targets, contexts=row_counts.contexts, pairs=count_pairs(everyone))
+        row_counts = count_sizes(sizes[[i for micro in rows[row] for i in micro]], self.terms)
+        pairs = int(np.count_nonzero(sizes["pair"][everyone])) // 2
+        return batch._replace(targets=row_counts.targets, contexts=row_counts.contexts, pairs=pairs)
 
 
 class _From(Sampler[int]):
@@ -242,7 +312,7 @@ class ResumableLoader(DataLoader[Any]):
             batch_size=1,
             sampler=_From(len(batches), offset),
             collate_fn=_only,
-            num_workers=num_workers,
+            **loader_workers(num_workers),
             pin_memory=torch.cuda.is_available(),
             generator=torch.Generator(),  # a base seed from the global generator would differ after a resume
         )

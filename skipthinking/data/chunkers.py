@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections import deque
 from collections.abc import Callable, Mapping, Sequence
-from itertools import pairwise
+from itertools import accumulate, pairwise
 from typing import Any, Literal
 
 import numpy as np
@@ -12,7 +13,7 @@ from numpy.typing import NDArray
 
 from skipthinking.records import Encoded, Span, UserError
 
-__all__ = ["AverageChunks", "Chunker", "StepLosses", "best_partition"]
+__all__ = ["AverageChunks", "Chunker", "StepLosses", "best_partition", "even_partition"]
 
 StepLosses = Callable[[Sequence[Encoded], Mapping[str, Sequence[Span]]], Mapping[str, NDArray[np.float64]]]
 """(examples, their chunks) -> summed NLL of every step, per example id."""
@@ -45,6 +46,57 @@ def best_partition(costs: NDArray[np.float64], groups: int) -> tuple[Span, ...]:
     ends.append(0)
     ends.reverse()
     return tuple(pairwise(ends))
+
+
+def even_partition(sizes: Sequence[int], groups: int) -> tuple[Span, ...]:
+    """Partitions S items into contiguous groups of least squared deviation of their sizes, in O(S * groups).
+
+    The result is that of :func:`best_partition` with exact costs (size - mean)^2, without S^2 of them: with prefix sums
+    q, the cost of items i..j-1 after the best partition of the first i is a line in q[j], with slope -2 q[i]. The lower
+    envelope of these lines gives the best i for every j (the "convex hull trick"). All numbers are integers: sizes are
+    multiplied by the number of groups, so that the mean is the sum of the sizes.
+
+    Args:
+        sizes: Sizes of the items, positive, shape (S,).
+        groups: Number of groups, 1 <= groups <= S.
+
+    >>> even_partition([1, 1, 2, 4], 2)
+    ((0, 3), (3, 4))
+    """
+    mean = sum(sizes)
+    q = [0, *accumulate(size * groups for size in sizes)]
+    best: list[int] = [(end - mean) ** 2 for end in q]  # least cost of the first j items in one group
+    choices: list[list[int]] = []
+    for group in range(1, groups):
+        envelope: deque[tuple[int, int, int]] = deque()  # lines (slope, height, i) by falling slope
+        costs, choice = [0] * len(q), [0] * len(q)
+        for j in range(group + 1, len(q)):
+            i, x = j - 1, q[j] - mean
+            line = -2 * q[i], best[i] + q[i] ** 2, i
+            # The last line goes if the ones beside it meet below it, or on it: among equals the earliest i counts.
+            while len(envelope) > 1 and _hides(envelope[-2], envelope[-1], line):
+                envelope.pop()
+            envelope.append(line)
+            while len(envelope) > 1 and _at(envelope[1], x) < _at(envelope[0], x):
+                envelope.popleft()
+            costs[j], choice[j] = _at(envelope[0], x) + x * x, envelope[0][2]
+        best = costs
+        choices.append(choice)
+    ends = [len(sizes)]
+    for choice in reversed(choices):
+        ends.append(choice[ends[-1]])
+    ends.append(0)
+    ends.reverse()
+    return tuple(pairwise(ends))
+
+
+def _at(line: tuple[int, int, int], x: int) -> int:
+    return line[0] * x + line[1]
+
+
+def _hides(before: tuple[int, int, int], line: tuple[int, int, int], after: tuple[int, int, int]) -> bool:
+    """Whether a line is nowhere lower than both the line before it and the line after it."""
+    return (after[1] - before[1]) * (before[0] - line[0]) <= (line[1] - before[1]) * (before[0] - after[0])
 
 
 class Chunker(ABC):
@@ -108,6 +160,4 @@ class AverageChunks(Chunker):
         groups = min(self.n_chunks, len(encoded.steps))
         if groups == 0:
             return ()
-        sizes = np.array([end - start if self.by == "tokens" else 1 for start, end in encoded.steps])
-        until = np.concatenate([[0], np.cumsum(sizes)])
-        return best_partition((until[None, :] - until[:, None] - until[-1] / groups) ** 2, groups)
+        return even_partition([end - start if self.by == "tokens" else 1 for start, end in encoded.steps], groups)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from skipthinking.data.steps import StepSplitter
+from skipthinking.data.store import characters
 from skipthinking.data.templates import Chat, Plain, Template
 from skipthinking.records import DataError, Encoded, Example, Span, UserError
 from skipthinking.tasks import get_task
@@ -18,6 +19,7 @@ from skipthinking.tasks import get_task
 __all__ = ["Chat", "Codec", "Plain", "Template", "step_spans"]
 
 _BATCH = 1000  # texts per tokenizer call: large enough for its threads, small enough for a live progress bar
+_CHARACTERS = 2**20  # and their characters: a token's id and offsets take 150 bytes as Python objects
 
 
 def step_spans(starts: Sequence[int], token_starts: NDArray[np.int64]) -> tuple[Span, ...]:
@@ -38,6 +40,20 @@ def step_spans(starts: Sequence[int], token_starts: NDArray[np.int64]) -> tuple[
     owner = np.maximum.accumulate(np.searchsorted(np.asarray(starts), token_starts, side="right") - 1)
     edges = np.flatnonzero(np.diff(owner, prepend=-1))
     return tuple(zip(edges.tolist(), [*edges[1:].tolist(), len(token_starts)], strict=True))
+
+
+def _batches(examples: Iterable[Example]) -> Iterator[list[Example]]:
+    """Groups examples for the tokenizer, long ones in small groups."""
+    batch: list[Example] = []
+    size = 0
+    for example in examples:
+        batch.append(example)
+        size += characters(example)
+        if len(batch) == _BATCH or size >= _CHARACTERS:
+            yield batch
+            batch, size = [], 0
+    if batch:
+        yield batch
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -99,24 +115,26 @@ class Codec:
             ids.extend(np.asarray(row, dtype=np.int64) for row in encoded["input_ids"])
         return ids
 
-    def encode(self, examples: Sequence[Example], *, rationales: bool = True) -> Iterable[Encoded]:
+    def encode(
+        self, examples: Iterable[Example], *, rationales: bool = True, leave_out: bool = False
+    ) -> Iterator[Encoded]:
         """Encodes training examples, a batch at a time.
 
         Args:
             examples: The examples.
             rationales: Whether to encode rationales, which then need at least one step; else only the answer.
+            leave_out: Whether an example whose rationale has no steps is left out; else it is an error.
 
         Raises:
             DataError: A rationale has no steps, or a text contains the end token.
         """
-        for at in range(0, len(examples), _BATCH):
-            rows = examples[at : at + _BATCH]
+        for batch in _batches(examples):
+            made = [(example, self._completion(example, rationales, leave_out)) for example in batch]
+            rows = [example for example, completion in made if completion is not None]
+            if not rows:
+                continue
             prompts = {prefix: self.prompts(rows, prefix) for prefix in self.prefixes}
-            texts, starts = [], []
-            for example in rows:
-                text, first = self._completion(example, rationales)
-                texts.append(text)
-                starts.append(first)
+            texts, starts = zip(*(completion for _, completion in made if completion is not None), strict=True)
             for i, (tokens, token_starts) in enumerate(self._after_anchor(texts)):
                 spans = step_spans(starts[i], token_starts)
                 eos = len(tokens)
@@ -135,7 +153,9 @@ class Codec:
 
     def offsets(self, example: Example) -> tuple[str, NDArray[np.int64]]:
         """Returns the text of an example's completion, and the first character of every token of it but EOS."""
-        text, _ = self._completion(example, rationales=True)
+        completion = self._completion(example, rationales=True)
+        assert completion is not None
+        text, _ = completion
         return text, self._after_anchor([text])[0][1]
 
     def decode(self, ids: Sequence[int]) -> str:
@@ -149,12 +169,17 @@ class Codec:
         texts = {int(id): self.tokenizer.decode([*before, int(id)])[start:] for id in set(map(int, ids))}
         return [texts[int(id)] for id in ids]
 
-    def _completion(self, example: Example, rationales: bool) -> tuple[str, list[int]]:
-        """Returns the completion, and where its steps, its conclusion (if any) and its answer sentence begin."""
+    def _completion(self, example: Example, rationales: bool, leave_out: bool = False) -> tuple[str, list[int]] | None:
+        """Returns the completion, and where its steps, its conclusion (if any) and its answer sentence begin.
+
+        None for a rationale without steps that is left out.
+        """
         answer = get_task(example.task).answer_sentence(example.answer)
         rationale = example.rationale.strip() if rationales else ""
         spans = self.splitter.spans(rationale)
         if rationales and not spans:
+            if leave_out:
+                return None
             raise DataError(
                 f"Expected a rationale with at least one step, got {example.rationale!r} (example {example.id!r}). "
                 "Set data.without_steps: leave_out, or train with AnswerOnly."

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import hashlib
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
+from itertools import islice
 from typing import Any, Literal
 
 from skipthinking.data.columns import Unread, check_rivals, differ
 from skipthinking.data.fields import ID_KEYS, KEYS, Ambiguous, Fields, NoAnswer, RowError, UnreadableAnswer, key_of
 from skipthinking.data.formats import Format, detect_format, get_format
-from skipthinking.data.rows import Located
+from skipthinking.data.rows import Located, Rows
 from skipthinking.records import DataError, Example, UserError
 from skipthinking.tasks import Task
 
@@ -34,7 +35,7 @@ class Loaded:
         unread: The columns with text that were not read, in one phrase; also the end of the description.
     """
 
-    examples: list[Example]
+    examples: Sequence[Example]
     description: str
     duplicates: int = 0
     bad_rows: dict[str, int] = field(default_factory=dict)
@@ -42,8 +43,8 @@ class Loaded:
 
 
 def import_rows(
-    files: Iterable[Sequence[Located]], *, name: str, task: Task, format: str = "auto", limit: int | None = None,
-    bad_rows: BadRows = "error", rationale_key: str | None = None,
+    files: Iterable[Sequence[Located] | Rows], *, name: str, task: Task, format: str = "auto", limit: int | None = None,
+    bad_rows: BadRows = "error", rationale_key: str | None = None, add: Callable[[Example], None] | None = None,
 ) -> Loaded:  # fmt: skip
     """Turns rows into examples.
 
@@ -55,6 +56,7 @@ def import_rows(
         limit: Number of rows to import, from the first; None imports all.
         bad_rows: Whether a row with a fault is an error, or left out.
         rationale_key: Key of the rationale; that of the format by default.
+        add: Takes the examples one by one; then the result has none.
 
     Raises:
         UserError: A setting is invalid.
@@ -65,18 +67,22 @@ def import_rows(
     if bad_rows not in ("error", "leave_out"):
         raise UserError(f"Expected error or leave_out, got {bad_rows!r} (bad_rows). Choose one of them.")
     given = None if format == "auto" else get_format(format)
-    examples: dict[str, tuple[Example, str]] = {}  # with the place of the row, by id
+    examples: list[Example] = []
+    add = add or examples.append
+    places: dict[str, str] = {}  # place of the row, by id
+    answers: list[str] = []
     formats: set[str] = set()
     faults: list[RowError] = []
     unread = Unread({*ID_KEYS, "task", "meta"}, chosen=rationale_key is not None)
     first_fault: tuple[dict[str, Any], frozenset[str]] | None = None
     total = used = contradicted = 0
     for rows in files:
-        total += len(rows)
-        looked_at = rows if limit is None else rows[: limit - used]
-        used += len(looked_at)
-        known = given or (_detect(looked_at, rationale_key) if looked_at else None)
-        for row, where in looked_at:
+        left = None if limit is None else limit - used
+        sample = [] if given else list(islice(rows, _SAMPLE if left is None else min(left, _SAMPLE)))
+        known = given or (_detect(sample, rationale_key) if sample else None)
+        seen = 0
+        for row, where in islice(rows, left):
+            seen += 1
             assert known is not None
             formats.add(known.name)
             try:
@@ -94,18 +100,23 @@ def import_rows(
                 continue
             unread.add(row, fields)
             contradicted += differ(fields.stated, fields.answer)
-            first, place = examples.setdefault(example.id, (example, where))
-            if first is not example and (key := _id_key(row)) is not None:
+            if example.id not in places:
+                places[example.id] = where
+                add(example)
+                answers.append(example.answer)
+            elif (key := _id_key(row)) is not None:
                 raise DataError(
-                    f'Expected unique ids, got "{key}" {row[key]!r} twice ({place} and {where}). Rename one, or remove '
-                    "the key from all rows."
+                    f'Expected unique ids, got "{key}" {row[key]!r} twice ({places[example.id]} and {where}). Rename '
+                    "one, or remove the key from all rows."
                 )
-    if first_fault and not examples:
+        used += seen
+        total += seen if left is None else len(rows)
+    if first_fault and not places:
         unread.add_fault(*first_fault)  # all that is known of the columns
-    if faults and (bad_rows == "error" or not examples):
+    if faults and (bad_rows == "error" or not places):
         raise _error_of(faults, used, name, unread.report, bad_rows)
     reasons = Counter(fault.reason for fault in faults)
-    duplicates = used - len(faults) - len(examples)
+    duplicates = used - len(faults) - len(places)
     parts = [count(total, "row") if used == total else f"first {used} of {count(total, 'row')}"]
     parts.append(f"format {' and '.join(sorted(formats))} ({'detected' if given is None else 'given'})")
     if duplicates:
@@ -114,8 +125,8 @@ def import_rows(
     parts += [f"{count(contradicted, 'completion')} with another answer than the gold one"] if contradicted else []
     parts += [unread.report] if unread.report else []
     return Loaded(
-        examples=[example for example, _ in examples.values()],
-        description=f"{name}: {', '.join([*parts, *task.read_in_part(row.answer for row, _ in examples.values())])}",
+        examples=examples,
+        description=f"{name}: {', '.join([*parts, *task.read_in_part(answers)])}",
         duplicates=duplicates,
         bad_rows=dict(reasons),
         unread=unread.report,
@@ -125,7 +136,7 @@ def import_rows(
 def _detect(rows: Sequence[Located], rationale_key: str | None) -> Format:
     """Returns the format that most rows match: one bare answer does not change how a file of solutions is read."""
     votes: Counter[str] = Counter()
-    for row, where in rows[:_SAMPLE]:
+    for row, where in rows:
         try:
             votes[detect_format(row, where, rationale_key).name] += 1
         except DataError:

@@ -8,7 +8,6 @@ another batch size, accumulation or number of processes it plans the instances t
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
 from dataclasses import asdict, replace
 from functools import cached_property
 from typing import Any
@@ -17,9 +16,9 @@ import lightning as L
 import numpy as np
 from lightning.pytorch.loops.loop import _Loop
 
-from skipthinking.data.batches import instance_length
+from skipthinking.data.epoch_instances import EpochInstances
 from skipthinking.data.planning import Plan, Planning, padding_share
-from skipthinking.records import Instance, UserError
+from skipthinking.records import UserError
 
 __all__ = ["Epoch", "align_batches", "micro_batches_done", "position_of", "reopen_epoch", "restore_progress"]
 
@@ -42,14 +41,13 @@ class Epoch:
     """
 
     def __init__(
-        self, number: int, instances: Sequence[Instance], planning: Planning, position: dict[str, Any] | None = None
+        self, number: int, instances: EpochInstances, planning: Planning, position: dict[str, Any] | None = None
     ) -> None:
-        size = 2 if instances and instances[0].reference is not None else 1  # a pair shares a micro-batch
+        size = 2 if instances.sizes["pair"][:1].any() else 1  # a pair shares a micro-batch
         if planning.batch_tokens is not None:
             planning = replace(planning, batch_tokens=max(1, planning.batch_tokens // size))
         self.number, self.instances, self.planning = number, instances, planning
-        lengths = np.array([instance_length(instance) for instance in instances], dtype=np.int64)
-        lengths = lengths.reshape(-1, size).max(axis=1)
+        lengths = instances.lengths().reshape(-1, size).max(axis=1)
         left, plan = np.arange(len(lengths)), None
         self._stretches: list[dict[str, Any]] = []  # settings of earlier plans, and the steps taken with them
         self._taken = 0  # steps of the present plan before its remaining ones
@@ -87,11 +85,10 @@ class Epoch:
 
     def describe(self) -> str:
         """A line for the start report: instances, tokens, steps and padding of what is left of the epoch."""
-        lengths = np.array([instance_length(instance) for instance in self.instances])
         micro = [batch for step in self.plan.steps for row in step for batch in row]
-        left = [self.instances[i] for batch in micro for i in batch]
-        targets = sum(int(np.count_nonzero(instance.weights)) for instance in left)
-        contexts = sum(map(instance_length, left)) - targets
+        left, lengths = [i for batch in micro for i in batch], self.instances.lengths()
+        targets = int(self.instances.sizes["targets"][left].sum())
+        contexts = int(lengths[left].sum()) - targets
         done = f"; {len(self.instances) - len(left)} instances were trained on before" if self.offset else ""
         if self._stretches:
             now = self.planning
@@ -108,8 +105,8 @@ class Epoch:
     def _digest(self) -> str:
         """A hash of the instances as far as plans and losses depend on their identity: ids, terms and lengths."""
         digest = hashlib.blake2b(digest_size=16)
-        for row in self.instances:
-            digest.update(f"{row.id}\0{row.term} {len(row.prompt)} {len(row.tokens)}\0".encode())
+        for id, term, prompt, tokens in self.instances.identities():
+            digest.update(f"{id}\0{term} {prompt} {tokens}\0".encode())
         return digest.hexdigest()
 
     def _check(self, position: dict[str, Any]) -> None:

@@ -11,37 +11,59 @@ import json
 import re
 import sys
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 from skipthinking.data.lines import read_lines, read_problems
-from skipthinking.files import COMPRESSED, parse_json, read_jsonl, read_text
+from skipthinking.files import COMPRESSED, nonblank_lines, parse_json, read_jsonl, read_text
 from skipthinking.records import DataError
 
-__all__ = ["KINDS", "NAMED", "Located", "is_saved", "kind_of", "kinds", "read_rows"]
+__all__ = ["KINDS", "NAMED", "Located", "Rows", "is_saved", "kind_of", "kinds", "read_rows", "rows_of"]
+
+_BATCH = 256  # rows of columns that are in memory at once
 
 Located = tuple[dict[str, Any], str]
 """A row and its place: "file:line", or "file: row k" counted from 1."""
 
 
-def read_rows(path: Path) -> list[Located]:
-    """Reads all rows of a file or a saved ``datasets`` folder.
+class Rows:
+    """Rows that are read one after the other, each time that they are gone through.
+
+    Args:
+        count: Returns their number.
+        read: Reads them.
+    """
+
+    def __init__(self, count: Callable[[], int], read: Callable[[], Iterator[Located]]) -> None:
+        self._count, self._read = count, read
+
+    def __len__(self) -> int:
+        return self._count()
+
+    def __iter__(self) -> Iterator[Located]:
+        return self._read()
+
+
+def read_rows(path: Path) -> Sequence[Located] | Rows:
+    """Opens a file or a saved ``datasets`` folder; rows of JSON lines, Parquet, Arrow and ``datasets`` are not kept.
 
     Raises:
         DataError: The file is empty, malformed, not UTF-8, of an unknown kind, or has contents other than rows.
     """
+    rows: Sequence[Located] | Rows
     if path.is_dir():
-        rows = list(_numbered(_read_saved(path), path))
+        rows = _read_saved(path)
     else:
         read = (_READ | _NAMED).get(kind_of(path))
         if read is None:
             raise DataError(
                 f"Expected a data file ({kinds()}), got {path.name!r} ({path}). Convert or rename the file."
             )
-        rows = list(read(path))
-    if not rows:
+        found = read(path)
+        rows = found if isinstance(found, Rows) else list(found)
+    if next(iter(rows), None) is None:
         raise DataError(f"Expected at least one row, got an empty file ({path}). Replace the file or leave it out.")
     return rows
 
@@ -68,17 +90,19 @@ def _checked(row: object, where: str) -> Located:
     return row, where
 
 
-def _numbered(rows: Sequence[object], path: Path) -> Iterator[Located]:
+def _numbered(rows: Iterable[object], path: Path) -> Iterator[Located]:
     for number, row in enumerate(rows, 1):
         yield _checked(row, f"{path}: row {number}")
 
 
-def _read_jsonl(path: Path) -> Iterator[Located]:
-    for where, row in read_jsonl(path):
-        yield _checked(row, where)
+def _read_jsonl(path: Path) -> Rows:
+    return Rows(
+        lambda: sum(1 for _ in nonblank_lines(path)),
+        lambda: (_checked(row, where) for where, row in read_jsonl(path)),
+    )
 
 
-def _read_json(path: Path) -> Iterator[Located]:
+def _read_json(path: Path) -> Iterable[Located]:
     text = read_text(path)
     if not text.strip():
         return iter(())
@@ -144,35 +168,67 @@ def _read_table(path: Path, delimiter: str) -> Iterator[Located]:
         ) from error
 
 
-def _read_columns(path: Path) -> Iterator[Located]:
+def _read_columns(path: Path) -> Rows:
     import pyarrow
     import pyarrow.parquet
 
-    try:
-        if path.suffix.lower() == ".parquet":
-            table = pyarrow.parquet.ParquetFile(path).read()
-        else:
-            data = path.read_bytes()
-            # The file format starts with these bytes, the stream format (written by datasets) does not.
-            read = pyarrow.ipc.open_file if data.startswith(b"ARROW1") else pyarrow.ipc.open_stream
-            table = read(data).read_all()
-        rows = table.to_pylist()
-    except (pyarrow.ArrowException, OSError) as error:
-        raise DataError(f"Expected a {path.suffix} file, got {error} ({path}). Replace the file.") from error
-    return _numbered(rows, path)
+    def batches() -> Iterator[Any]:
+        try:
+            if path.suffix.lower() == ".parquet":
+                with pyarrow.parquet.ParquetFile(path) as file:
+                    yield from file.iter_batches(_BATCH)
+            else:
+                yield from _mapped(path).to_batches(_BATCH)
+        except (pyarrow.ArrowException, OSError) as error:
+            raise DataError(f"Expected a {path.suffix} file, got {error} ({path}). Replace the file.") from error
+
+    return Rows(
+        lambda: sum(batch.num_rows for batch in batches()),
+        lambda: _numbered((row for batch in batches() for row in batch.to_pylist()), path),
+    )
 
 
-def _read_saved(path: Path) -> list[dict[str, Any]]:
+def _mapped(path: Path) -> Any:
+    import pyarrow
+
+    data = pyarrow.memory_map(str(path))
+    begin = data.read(6)
+    data.seek(0)
+    # The file format starts with these bytes, the stream format (written by datasets) does not.
+    read = pyarrow.ipc.open_file if begin == b"ARROW1" else pyarrow.ipc.open_stream
+    return read(data).read_all()
+
+
+def _read_saved(path: Path) -> Rows:
     import datasets
     import pyarrow
 
     try:
-        return datasets.Dataset.load_from_disk(str(path), keep_in_memory=True).to_list()
+        saved = datasets.Dataset.load_from_disk(str(path))
     except (pyarrow.ArrowException, OSError, ValueError, KeyError) as error:
         raise DataError(f"Expected a saved data set, got {error} ({path}). Save it again.") from error
+    return rows_of(saved, str(path))
 
 
-_READ: dict[str, Callable[[Path], Iterator[Located]]] = {
+def rows_of(data: Any, name: str, limit: int | None = None) -> Rows:
+    """The rows of a ``datasets.Dataset`` as they are stored: images and sounds are not decoded.
+
+    Args:
+        data: The data set; no row after the first ``limit`` is read, but they all count.
+        name: Its name.
+        limit: Number of rows; all by default.
+    """
+
+    def read() -> Iterator[Located]:
+        first = data if limit is None else data.select(range(min(limit, len(data))))
+        tables = first.with_format("arrow").iter(_BATCH)
+        for number, row in enumerate((row for table in tables for row in table.to_pylist()), 1):
+            yield row, f"{name}: row {number}"
+
+    return Rows(lambda: len(data), read)
+
+
+_READ: dict[str, Callable[[Path], Iterable[Located] | Rows]] = {
     ".json": _read_json,
     ".jsonl": _read_jsonl,
     ".ndjson": _read_jsonl,

@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Literal
 
 from skipthinking.data.finding import find_files
 from skipthinking.data.importing import BadRows, Loaded, count, import_rows
-from skipthinking.data.rows import Located, read_rows
-from skipthinking.records import UserError
+from skipthinking.data.rows import read_rows, rows_of
+from skipthinking.data.store import ExampleStore, ExampleWriter, MappedTable, complete, is_large, key_of
+from skipthinking.files import parse_json, read_text, write_json
+from skipthinking.records import Example, UserError
 from skipthinking.tasks import Task, generate, get_task
 
 __all__ = ["Files", "Generated", "Hub", "Source"]
+
+_TOLD = ("description", "duplicates", "bad_rows", "unread")  # what is kept of a source beside its examples
 
 
 class Source(ABC):
@@ -101,15 +105,23 @@ class Files(Source):
 
     def load(self) -> Loaded:
         """Reads the files."""
-        task, paths = get_task(self.task), self.paths()
+        paths = self.paths()
         names = [_short_name(path) for path in paths]
         listed = ", ".join(names if len(names) < 9 else [*names[:3], "...", names[-1]])
         name = names[0] if len(names) == 1 else f"{len(names)} files ({listed})"
-        return import_rows(
-            map(read_rows, paths),
-            name=name, task=task, format=self.format, limit=self.limit, bad_rows=self.bad_rows,
-            rationale_key=self.rationale_key,
-        )  # fmt: skip
+        task = get_task(self.task)
+
+        def read(add: Callable[[Example], None] | None) -> Loaded:
+            return import_rows(
+                map(read_rows, paths),
+                name=name, task=task, format=self.format, limit=self.limit, bad_rows=self.bad_rows,
+                rationale_key=self.rationale_key, add=add,
+            )  # fmt: skip
+
+        inside = [file for path in paths for file in (path.rglob("*") if path.is_dir() else [path]) if file.is_file()]
+        stats = [(str(file.resolve()), file.stat().st_size, file.stat().st_mtime_ns) for file in inside]
+        settings = {**vars(self), "path": stats}
+        return _imported(read, settings, task, size=sum(size for _, size, _ in stats) if self.limit is None else 0)
 
 
 class Hub(Source):
@@ -152,11 +164,17 @@ class Hub(Source):
         task = get_task(self.task)
         name, config, split = self._place(task)
         shown = f"{name}{f'/{config}' if config else ''}, split {split}"
-        return import_rows(
-            _download(name, config, split, self.revision, shown),
-            name=shown, task=task, format=self.format, limit=self.limit, bad_rows=self.bad_rows,
-            rationale_key=self.rationale_key,
-        )  # fmt: skip
+        data = _download(name, config, split, self.revision, shown)
+
+        def read(add: Callable[[Example], None] | None) -> Loaded:
+            return import_rows(
+                [rows_of(data, shown, self.limit)],
+                name=shown, task=task, format=self.format, limit=self.limit, bad_rows=self.bad_rows,
+                rationale_key=self.rationale_key, add=add,
+            )  # fmt: skip
+
+        settings = {**vars(self), "data": data._fingerprint}
+        return _imported(read, settings, task, size=data.data.nbytes if self.limit is None else 0)
 
     def _place(self, task: Task) -> tuple[str, str | None, str]:
         if self.name is not None:
@@ -175,13 +193,38 @@ class Hub(Source):
         return task.hub.path, self.config or task.hub.config, split
 
 
-def _download(name: str, config: str | None, split: str, revision: str | None, shown: str) -> Iterator[list[Located]]:
-    """Yields the rows of one split."""
+def _imported(
+    read: Callable[[Callable[[Example], None] | None], Loaded], settings: dict[str, Any], task: Task, size: int
+) -> Loaded:
+    """The examples of a source; those of a large one are imported once, to files, see :mod:`skipthinking.data.store`.
+
+    Args:
+        read: Imports the source, to a list or to the given function.
+        settings: All that the examples depend on.
+        task: The task.
+        size: Bytes that are read.
+    """
+    if not is_large(size):
+        return read(None)
+    key = key_of(settings, task)
+
+    def make(folder: Path) -> None:
+        with ExampleWriter(folder) as writer:
+            loaded = read(writer.add)
+        write_json(folder / "loaded.json", {name: getattr(loaded, name) for name in _TOLD})
+
+    folder = complete(key, make)
+    examples = ExampleStore(MappedTable([folder / ExampleWriter.NAME]), key)
+    return Loaded(examples=examples, **parse_json(read_text(folder / "loaded.json")))
+
+
+def _download(name: str, config: str | None, split: str, revision: str | None, shown: str) -> Any:
+    """One split, memory-mapped."""
     import datasets
     import huggingface_hub.errors
 
     try:
-        rows: Iterable[dict[str, Any]] = datasets.load_dataset(name, config, split=split, revision=revision)
+        return datasets.load_dataset(name, config, split=split, revision=revision)
     except (
         OSError,  # no network, unknown name, gated
         ValueError,  # unknown configuration or split
@@ -194,7 +237,6 @@ def _download(name: str, config: str | None, split: str, revision: str | None, s
             f"Expected a data set on the hub, got {type(error).__name__}: {reason} ({shown}). Check the name, split "
             "and the network, or read a local copy with the source Files."
         ) from error
-    yield [(dict(row), f"{shown}: row {number}") for number, row in enumerate(rows, 1)]
 
 
 def _short_name(path: Path) -> str:

@@ -13,6 +13,7 @@ from skipthinking.data.importing import Loaded, count
 from skipthinking.data.phrases import question_key
 from skipthinking.data.questions import read_questions
 from skipthinking.data.sources import Source
+from skipthinking.data.store import ExampleStore, characters, ids_of, is_large, joined, questions_of, select
 from skipthinking.records import DataError, Example, UserError
 from skipthinking.tasks import get_task
 
@@ -39,7 +40,7 @@ class Splits:
         self.sources, self.test_sources, self.seed = train, test, seed
         self.val_size = int(val_size) if val_size == int(val_size) else val_size
         self.question, self.questions, self.task = question, questions, task
-        self.examples: dict[str, list[Example]] = {}
+        self.examples: dict[str, Sequence[Example]] = {}
         self.report: list[str] = []
 
     def load(self, stage: str) -> None:
@@ -65,7 +66,7 @@ class Splits:
             )
 
     @property
-    def test_sets(self) -> dict[str, list[Example]]:
+    def test_sets(self) -> dict[str, Sequence[Example]]:
         """The test sets by name."""
         return {name.removeprefix("test/"): rows for name, rows in self.examples.items() if name.startswith("test/")}
 
@@ -114,6 +115,8 @@ class Splits:
     def _read(self, split: str, source: Source) -> Loaded:
         """Reads a source; columns that were not read are printed at once, because the next step may fail."""
         loaded = source.load()
+        if not isinstance(loaded.examples, ExampleStore) and is_large(sum(map(characters, loaded.examples))):
+            loaded = replace(loaded, examples=ExampleStore.of(loaded.examples))
         if loaded.unread:
             say(f"{split}: {loaded.unread}")
         said = f", {loaded.unread}" if loaded.unread else ""
@@ -139,25 +142,36 @@ class Splits:
         return [Example(id=id, question=text, rationale="", answer="", task=task) for id, text in questions]
 
 
-def join(loaded: Sequence[Loaded]) -> list[Example]:
-    """Joins sources; an example that two of them share is kept once.
+def join(loaded: Sequence[Loaded]) -> Sequence[Example]:
+    """Joins sources; an example that two of them share is kept once. Large ones stay in their files.
 
     Raises:
         DataError: Two sources have the same id for different examples.
     """
-    joined: dict[str, tuple[Example, str]] = {}
-    for source in loaded:
-        for example in source.examples:
-            first, place = joined.setdefault(example.id, (example, source.description))
-            if replace(first, meta={}) != replace(example, meta={}):
+    if not loaded:
+        return []
+    first: dict[str, tuple[int, int]] = {}  # source and place of every id
+    parts: list[Sequence[Example]] = []
+    for number, source in enumerate(loaded):
+        own = []
+        for place, id in enumerate(ids_of(source.examples)):
+            if id not in first:
+                first[id] = number, place
+                own.append(place)
+                continue
+            earlier = loaded[first[id][0]]
+            if replace(earlier.examples[first[id][1]], meta={}) != replace(source.examples[place], meta={}):
                 raise DataError(
-                    f"Expected unique ids, got {example.id!r} for two different examples ({place}; and "
+                    f"Expected unique ids, got {id!r} for two different examples ({earlier.description}; and "
                     f"{source.description}). Rename the ids of one source."
                 )
-    return [example for example, _ in joined.values()]
+        parts.append(source.examples if len(own) == len(source.examples) else select(source.examples, own))
+    return joined(parts)
 
 
-def split_validation(examples: Sequence[Example], size: int | float, seed: int) -> tuple[list[Example], list[Example]]:
+def split_validation(
+    examples: Sequence[Example], size: int | float, seed: int
+) -> tuple[Sequence[Example], list[Example]]:
     """Splits off a validation set by a hash of the question, so that the order of the examples does not matter.
 
     All rationales of a question stay on one side. Questions are taken in the order of their hash until there are enough
@@ -182,8 +196,9 @@ def split_validation(examples: Sequence[Example], size: int | float, seed: int) 
         )
     wanted = max(1, round(size * len(examples))) if fraction else int(size)
     if size == 0:
-        return list(examples), []
-    groups = Counter(question_key(example.question) for example in examples)
+        return examples, []
+    keys = [question_key(question) for question in questions_of(examples)]
+    groups = Counter(keys)
     chosen: set[str] = set()
     taken = 0
     for key in sorted(groups, key=lambda key: (hashlib.sha256(f"{seed}\n{key}".encode()).digest(), key)):
@@ -191,8 +206,8 @@ def split_validation(examples: Sequence[Example], size: int | float, seed: int) 
             break
         chosen.add(key)
         taken += groups[key]
-    train = [example for example in examples if question_key(example.question) not in chosen]
-    validation = [example for example in examples if question_key(example.question) in chosen]
+    train = select(examples, [place for place, key in enumerate(keys) if key not in chosen])
+    validation = list(select(examples, [place for place, key in enumerate(keys) if key in chosen]))
     if not train or not validation:
         most = len(examples) - (groups[key] if groups else 0)  # all questions but the last one
         raise UserError(
@@ -203,12 +218,12 @@ def split_validation(examples: Sequence[Example], size: int | float, seed: int) 
     return train, validation
 
 
-def drop_overlap(train: Sequence[Example], test: Sequence[Example]) -> tuple[list[Example], int]:
+def drop_overlap(train: Sequence[Example], test: Sequence[Example]) -> tuple[Sequence[Example], int]:
     """Removes training examples whose question, apart from case and white space, is also in the test set.
 
     Returns:
         The other training examples, and the number of removed ones.
     """
     tested = {question_key(example.question) for example in test}
-    kept = [example for example in train if question_key(example.question) not in tested]
-    return kept, len(train) - len(kept)
+    kept = [place for place, question in enumerate(questions_of(train)) if question_key(question) not in tested]
+    return (train if len(kept) == len(train) else select(train, kept)), len(train) - len(kept)

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import re
 from abc import ABC, abstractmethod
-from collections.abc import Iterable
+from bisect import bisect_left
+from collections.abc import Iterable, Sequence
 from functools import lru_cache
 from typing import TYPE_CHECKING, Literal
 
@@ -50,18 +51,20 @@ _MARKER = re.compile(
     r"|\W*step\s+\d{1,3}\W*)",
     re.IGNORECASE,
 )
+_LONGEST_MARKER = 100  # characters of a line, in which the pattern may go back over every one
 _OPENING = re.compile(r"[-*+•–—#>(\[\\]+")
 _MATH_ENVIRONMENTS = (
     "align|aligned|alignat|array|[bpvV]?matrix|cases|displaymath|eqnarray|equation|flalign|gather|gathered|math|multline|"
     "split|tabular|table|tikzpicture|asy"
 )
-# Never torn: displayed formulas, tables, drawings, headings.
+# Never torn: displayed formulas, tables, drawings, headings. An environment goes on to its end, see ``_blocks``.
 _BLOCK = re.compile(
-    rf"\\begin\{{(?P<name>{_MATH_ENVIRONMENTS})\*?\}}.*?\\end\{{(?P=name)\*?\}}|\[asy\].*?\[/asy\]"
+    rf"\\begin\{{(?P<name>{_MATH_ENVIRONMENTS})\*?\}}|(?P<asy>\[asy\])"
     r"|(?<!\\)\\\[(?:(?!\\\[).){,2000}?\\\]|\$\$(?:(?!\n\s*\n|\$\$).)+\$\$"
     r"|(?:\A|(?<=\n))(?:#{1,6} [^\n]*|\*\*[^*\n]+\*\*:?)(?=\s*(?:\n|\Z))",
     re.DOTALL,
 )
+_END = re.compile(rf"\\end\{{(?P<name>{_MATH_ENVIRONMENTS})\*?\}}|\[/asy\]")
 # Pieces without content join the step after them, ...
 _OPENS = re.compile(
     r"(?:\\item\b\s*|[-*+•]\s+)?(?:"
@@ -96,6 +99,16 @@ _LINE = re.compile(r"[^\r\n]+")
 _BLANK_LINE = re.compile(r"\r?\n[^\S\n]*\r?\n\s*")
 
 
+_TAIL = 40  # characters before a start that the rules look at
+
+
+def _before_space(text: str, offset: int) -> int:
+    """The offset without the white space before it."""
+    while offset and text[offset - 1].isspace():
+        offset -= 1
+    return offset
+
+
 class StepSplitter(ABC):
     """Splits a rationale into steps."""
 
@@ -116,9 +129,10 @@ class StepSplitter(ABC):
         if not text.strip():
             return []
         starts = [0]
+        last = _before_space(text, len(text))  # nothing but white space follows
         for offset in sorted(set(self.starts(text))):
-            start = len(text[:offset].rstrip())  # with the white space before the step, so that no step is blank
-            if start > starts[-1] and text[start:].strip():
+            start = _before_space(text, offset)  # with the white space before the step, so that no step is blank
+            if starts[-1] < start < last:
                 starts.append(start)
         return list(zip(starts, [*starts[1:], len(text)], strict=True))
 
@@ -148,7 +162,8 @@ class Sentences(StepSplitter):
             offset, content = line.start(), line.group()
             starts.add(offset)
             for begin, _ in punkt.span_tokenize(content):
-                before, first = content[:begin].rstrip(), content[begin : begin + 1]
+                end, first = _before_space(content, begin), content[begin : begin + 1]
+                before = content[max(0, end - _TAIL) : end]
                 numbered = first.isdigit() and _BEFORE_NUMBER.search(before)
                 quoted = first.islower() and _QUOTE_END.search(before)
                 factorial = (first.islower() or first in "*/+-=^)") and _FACTORIAL.search(before)
@@ -202,31 +217,67 @@ def _punkt() -> PunktSentenceTokenizer:
     return PunktSentenceTokenizer(parameters)
 
 
-@lru_cache(maxsize=256)
-def _item(number: int) -> re.Pattern[str]:
-    # At the start of the text or of a line, or after a period or a colon; not a decimal such as 2.5, and not empty.
-    return re.compile(rf"(?:\A|[\n.:;!?)\]])[^\S\n]*(\(?{number}(?:\.\)?|\))(?!\d)(?=\s*[^\s\d]|\s+\S))")
+# Not a decimal such as 2.5, and not empty.
+_ITEM = re.compile(r"\(?([1-9]\d*)(?:\.\)?|\))(?!\d)(?=\s*[^\s\d]|\s+\S)")
 
 
 def _item_starts(text: str) -> list[int]:
     """Returns the offsets of the items of numbered lists with at least the items 1 and 2."""
+    items: dict[str, list[tuple[int, int, int]]] = {}  # by number: the character before the item, its start, its end
+    for item in _ITEM.finditer(text):
+        # An item is at the start of the text or of a line, or after a period or a colon.
+        before = item.start()
+        while before and text[before - 1] != "\n" and text[before - 1].isspace():
+            before -= 1
+        if before == 0 or text[before - 1] in "\n.:;!?)]":
+            items.setdefault(item[1], []).append((max(0, before - 1), item.start(), item.end()))
     starts: list[int] = []
     position = 0
-    while (first := _item(1).search(text, position)) is not None:
-        items = [first.start(1)]
-        position = first.end()
-        while (following := _item(len(items) + 1).search(text, position - 1)) is not None:
-            items.append(following.start(1))
-            position = following.end()
-        if len(items) > 1:
-            starts += items
+    while (first := _next(items.get("1", ()), position)) is not None:
+        found = [first]
+        while (following := _next(items.get(str(len(found) + 1), ()), found[-1][2] - 1)) is not None:
+            found.append(following)
+        if len(found) > 1:
+            starts += [start for _, start, _ in found]
+        position = found[-1][2]
     return starts
+
+
+def _next(items: Sequence[tuple[int, int, int]], position: int) -> tuple[int, int, int] | None:
+    """The first item from a position on; the items are in order."""
+    place = bisect_left(items, (position,))
+    return items[place] if place < len(items) else None
+
+
+def _blocks(text: str) -> list[Span]:
+    """Returns the spans of blocks, in order. An environment without an end is none."""
+    ends: dict[str | None, list[Span]] = {}
+    for end in _END.finditer(text):
+        ends.setdefault(end["name"], []).append(end.span())
+    blocks: list[Span] = []
+    position = 0
+    while (found := _BLOCK.search(text, position)) is not None:
+        start, position = found.span()
+        if found["name"] or found["asy"]:
+            closing = ends.get(found["name"], [])
+            place = bisect_left(closing, (position,))
+            if place == len(closing):
+                position = start + 1
+                continue
+            position = closing[place][1]
+        blocks.append((start, position))
+    return blocks
 
 
 def _joined(text: str, starts: list[int]) -> list[int]:
     """Drops the starts inside of blocks, and those of pieces without content."""
-    blocks = [match.span() for match in _BLOCK.finditer(text)]
-    starts = [start for start in starts if not any(begin < start < end for begin, end in blocks)]
+    blocks = _blocks(text)
+    outside = []
+    for start in starts:
+        place = bisect_left(blocks, (start,)) - 1  # the last block that begins before the start
+        if place < 0 or blocks[place][1] <= start:
+            outside.append(start)
+    starts = outside
     kept: list[int] = []
     waiting = False  # there was no content since the last kept start, so the next piece belongs to the same step
     for start, end in zip(starts, [*starts[1:], len(text)], strict=True):
@@ -252,7 +303,7 @@ def _belongs(piece: str) -> Literal["before", "after"] | None:
         bare = not any(character.isalnum() for character in words)
         if not words or _CLOSES.fullmatch(words) or (bare and not _OPENING.fullmatch(words)):
             continue
-        if not (bare or _MARKER.fullmatch(words) or _OPENS.fullmatch(line.lstrip())):
+        if not (bare or (len(words) < _LONGEST_MARKER and _MARKER.fullmatch(words)) or _OPENS.fullmatch(line.lstrip())):
             return None
         side = "after"
     return side

@@ -198,8 +198,10 @@ class KVCache(Cache):
         positions_BW = torch.minimum(at_B[:, None] + offset_W, (at_B + sizes_B)[:, None] - 1)
         self._enter(rows, positions_BW.where(real_BW, self.columns).to(device), int((at_B + sizes_B).max()))
         inputs = self._inputs(ids_BW.to(device), positions_BW.to(device), masked=any(at))
-        targets = np.zeros(int(keep_BW.sum()), dtype=np.int64) if targets is None else targets
-        return measure_targets(student.model, keep_BW.to(device), torch.from_numpy(targets).to(device), inputs, measure)
+        places_N = keep_BW.flatten().nonzero()[:, 0]
+        targets = np.zeros(len(places_N), dtype=np.int64) if targets is None else targets
+        targets_N = torch.from_numpy(targets).to(device)
+        return measure_targets(student.model, places_N.to(device), targets_N, inputs, measure)
 
     def _enter(self, rows: Sequence[int], columns_BW: Tensor, seen: int) -> None:
         """Prepares a pass over tokens of some rows that are stored in these columns."""

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from itertools import islice
 
 from skipthinking.data.phrases import question_key
@@ -122,7 +122,7 @@ class FewShot(ZeroShot):
         solution = f"{row.rationale} {get_task(row.task).answer_sentence(row.answer)}"
         return [self.user(row), {"role": "assistant", "content": solution}]
 
-    def _load(self, example: Example) -> list[Example]:
+    def _load(self, example: Example) -> Sequence[Example]:
         rows = Files(self.exemplars, example.task).load().examples
         if len(rows) < self.count:
             raise DataError(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 from collections import Counter
 from collections.abc import Iterator, Mapping
+from fractions import Fraction
 from itertools import combinations, pairwise, permutations
 from typing import Any, Literal
 
@@ -12,7 +13,8 @@ import numpy as np
 import pytest
 
 from skipthinking.annotate.sampling import draw_in_phase, draw_stage
-from skipthinking.data.chunkers import AverageChunks, best_partition
+from skipthinking.data import chunkers
+from skipthinking.data.chunkers import AverageChunks, best_partition, even_partition
 from skipthinking.records import Encoded, Example, Span, UserError
 
 IDS = [f"example-{i}" for i in range(4000)]
@@ -302,3 +304,28 @@ def test_digits_of_seed_epoch_and_id_do_not_run_together() -> None:
             for id in IDS[:400]
         )
         assert same < 200  # a quarter, 100, by chance
+
+
+@pytest.mark.parametrize("seed", range(40))
+def test_even_chunks_have_the_least_squared_deviation_by_brute_force(seed: int) -> None:
+    rng = random.Random(seed)
+    sizes = [rng.randint(1, 4) for _ in range(rng.randint(1, 9))]
+    groups = rng.randint(1, len(sizes))
+    mean = Fraction(sum(sizes), groups)
+
+    def rank(ends: tuple[int, ...]) -> tuple[Fraction, tuple[int, ...]]:
+        """The cost, and among equals the earliest last groups."""
+        return sum(((sum(sizes[i:j]) - mean) ** 2 for i, j in pairwise(ends)), Fraction()), ends[::-1]
+
+    every = [(0, *cuts, len(sizes)) for cuts in combinations(range(1, len(sizes)), groups - 1)]
+    assert even_partition(sizes, groups) == tuple(pairwise(min(every, key=rank)))
+
+
+def test_the_work_for_even_chunks_grows_with_the_number_of_steps(monkeypatch: pytest.MonkeyPatch) -> None:
+    calls: Counter[int] = Counter()
+    for name in ("_at", "_hides"):
+        kind = getattr(chunkers, name)
+        monkeypatch.setattr(chunkers, name, lambda *args, kind=kind: (calls.update([steps]), kind(*args))[1])
+    for steps in (541, 1082):
+        even_partition(random.Random(0).choices(range(1, 60), k=steps), 4)
+    assert 541 * 3 < calls[1082] < 2.2 * calls[541]

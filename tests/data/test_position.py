@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 import pytest
+from students import tiny
 
 from skipthinking.data.planning import Planning, plan_epoch
 from skipthinking.data.position import Epoch
@@ -21,6 +23,13 @@ def instances(count: int, pairs: bool = False) -> list[Instance]:
                  weights=np.ones(size, dtype=np.float32), term=0, reference=-1.0 if pairs else None)
         for i, size in enumerate(rng.integers(1, 10, count))
     ]  # fmt: skip
+
+
+def epoch_of(
+    number: int, rows: Sequence[Instance], planning: Planning, position: dict[str, Any] | None = None
+) -> Epoch:
+    """The epoch of the given instances."""
+    return Epoch(number, tiny.epoch_instances(rows), planning, position)
 
 
 def plannings(seed: int) -> list[Planning]:
@@ -50,16 +59,16 @@ def test_every_instance_is_trained_on_once_whatever_changes_at_every_stop(seed: 
     seen: list[int] = []
     position: dict[str, Any] | None = None
     for planning in plannings(seed):
-        epoch = Epoch(7, rows, planning, position)
+        epoch = epoch_of(7, rows, planning, position)
         assert epoch.offset % planning.accumulate == 0
         steps = int(rng.integers(0, len(epoch.plan.steps) // 2 + 1))
         micro = sum(map(len, epoch.plan.steps[:steps]))
         seen += trained(epoch, micro)
         position = json.loads(json.dumps(epoch.position(epoch.offset + micro)))
-    rest = Epoch(7, rows, plannings(seed)[0], position)
+    rest = epoch_of(7, rows, plannings(seed)[0], position)
     seen += trained(rest, rest.plan.rows())
     assert sorted(seen) == list(range(46))
-    nothing = Epoch(7, rows, plannings(seed)[1], rest.position(rest.offset + rest.plan.rows()))
+    nothing = epoch_of(7, rows, plannings(seed)[1], rest.position(rest.offset + rest.plan.rows()))
     assert nothing.plan.steps == []
 
 
@@ -69,9 +78,9 @@ def test_the_same_settings_continue_the_same_plan(steps: int, tokens: int | None
     rows, settings = instances(31), {"seed": 0, "batch_size": 3, "accumulate": 2, "batch_tokens": tokens}
     lengths = np.array([len(row.prompt) + len(row.tokens) for row in rows])
     whole = plan_epoch(lengths, epoch=2, **settings)
-    epoch = Epoch(2, rows, Planning(**settings), Epoch(2, rows, Planning(**settings)).position(2 * steps))
+    epoch = epoch_of(2, rows, Planning(**settings), epoch_of(2, rows, Planning(**settings)).position(2 * steps))
     assert epoch.plan.steps == whole.steps[steps:]
-    again = Epoch(2, rows, Planning(**settings), epoch.position(epoch.offset + 2))
+    again = epoch_of(2, rows, Planning(**settings), epoch.position(epoch.offset + 2))
     assert again.plan.steps == whole.steps[steps + 1 :]
 
 
@@ -84,10 +93,10 @@ def test_a_step_split_in_another_way_continues_the_same_steps(steps: int, bucket
         Planning(seed=1, batch_size=size, ranks=ranks, accumulate=accumulate, bucket=bucket)
         for size, ranks, accumulate in ways
     ]
-    position = Epoch(0, rows, plannings[0]).position(steps)
-    whole = [sorted(trained(Epoch(0, rows, plannings[0]), at)) for at in range(5)]
+    position = epoch_of(0, rows, plannings[0]).position(steps)
+    whole = [sorted(trained(epoch_of(0, rows, plannings[0]), at)) for at in range(5)]
     for planning in plannings:
-        epoch = Epoch(0, rows, planning, position)
+        epoch = epoch_of(0, rows, planning, position)
         assert epoch.offset == steps * planning.accumulate
         done = [i for step in epoch.plan.steps for row in step for micro in row for i in micro]
         assert sorted(done) == sorted(set(range(40)) - set(whole[steps]))
@@ -98,9 +107,9 @@ def test_a_step_split_in_another_way_continues_the_same_steps(steps: int, bucket
 
 def test_micro_batches_of_an_incomplete_step_are_trained_on_again() -> None:
     rows, planning = instances(30), Planning(seed=0, batch_size=2, accumulate=3)
-    whole = Epoch(0, rows, planning)
+    whole = epoch_of(0, rows, planning)
     for micro in range(whole.plan.rows()):
-        resumed = Epoch(0, rows, planning, whole.position(micro))
+        resumed = epoch_of(0, rows, planning, whole.position(micro))
         assert resumed.plan.steps == whole.plan.steps[micro // 3 :]
         assert resumed.offset == micro // 3 * 3
 
@@ -108,7 +117,7 @@ def test_micro_batches_of_an_incomplete_step_are_trained_on_again() -> None:
 def test_an_epoch_goes_on_only_with_its_own_instances() -> None:
     rows = instances(12)
     planning = Planning(seed=0, batch_size=2)
-    position = Epoch(4, rows, planning).position(2)
+    position = epoch_of(4, rows, planning).position(2)
     for other in (rows[:-1], [*rows, rows[0]], [*rows[:-1], instances(13)[-1]]):
         with pytest.raises(UserError, match="12 training instances that epoch 4 began with"):
-            Epoch(4, other, planning, position)
+            epoch_of(4, other, planning, position)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import random
 import re
+import time
 from itertools import pairwise
 from pathlib import Path
 
@@ -224,3 +225,26 @@ def test_pattern_opens_a_step_with_what_it_matches() -> None:
 def test_bad_pattern_is_a_user_error() -> None:
     with pytest.raises(UserError, match=r"Expected a regular expression, got '\('.*Fix"):
         Pattern("(")
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "1. Add 3 and 4.", "{k}. Add {k}.", "{r}) Add {k}.", "- Add {k}.", "{k}.", r"\begin{{align}} x = {k}",
+        r"\begin{{align}} x \end{{align}}", "[asy] draw", "$$x$$ So.", r"\[ x \] So.", "## Part {k}",
+        '"Go!" she said.\t',
+    ],
+)  # fmt: skip
+def test_the_work_grows_with_the_length_of_a_text(line: str) -> None:
+    """Ten times the lines take about ten times as long; with all pairs of lines it would be a hundred times."""
+
+    def work(lines: int) -> float:
+        separator = "" if line.endswith("\t") else "\n"
+        text = separator.join(line.format(k=k, r=k % 5 + 1) for k in range(1, lines + 1))
+        started = time.process_time()
+        Sentences().spans(text)
+        return time.process_time() - started
+
+    work(10)
+    small = min(work(300) for _ in range(3))
+    assert min(work(3000) for _ in range(2)) < 35 * small

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from skipthinking.annotate.annotator import Notes
-from skipthinking.data.batches import context_needed
+from skipthinking.data.batches import instance_length
 from skipthinking.data.chunkers import AverageChunks
 from skipthinking.data.encoding import Codec, Plain
 from skipthinking.data.instances import instance
@@ -102,9 +102,7 @@ def test_with_markers_the_stages_partition_the_marked_rationale(tokenizer: Any) 
             assert text.startswith(f" [{number}] ")
         unmarked = "".join(text.removeprefix(f" [{number}]") for number, text in enumerate(texts, 1))
         assert unmarked == f" {source.rationale} Therefore, the answer is {source.answer}.<|end|>"
-        assert max(context_needed(cut, encoder_decoder=False) for cut in cuts) == method.chunks.tokens(
-            row, Notes(values={"chunks": spans})
-        )
+        assert max(map(instance_length, cuts)) == method.chunks.tokens(row, Notes(values={"chunks": spans}))
 
 
 def test_one_chunk_is_full_cot(tokenizer: Any) -> None:

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from skipthinking.data.batches import Batch, collate
+from skipthinking.data.epoch_instances import SIZES, EpochInstances, sizes
 from skipthinking.records import Instance
 from skipthinking.students import FromScratch, LoRA, Pretrained, Student
 
@@ -152,3 +153,9 @@ def gradients(model: Any) -> dict[str, Tensor]:
         for name, p in model.named_parameters()
         if p.requires_grad
     }
+
+
+def epoch_instances(rows: Sequence[Instance]) -> EpochInstances:
+    """Instances of an epoch, each as the only one of an example."""
+    found = [np.empty(0, SIZES), *(sizes(place, [row]) for place, row in enumerate(rows))]
+    return EpochInstances(lambda place: [rows[place]], [row.id for row in rows], np.concatenate(found))
