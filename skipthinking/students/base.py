@@ -23,6 +23,7 @@ from skipthinking.students.compiling import compile_layers, uncompiled
 from skipthinking.students.completions import Choose, Completions
 from skipthinking.students.heads import measure_targets
 from skipthinking.students.measures import Measure, nll
+from skipthinking.students.memory import pass_tokens, search_tokens
 from skipthinking.students.merging import merged
 from skipthinking.students.packing import layout_of, packing_known, share_rows
 from skipthinking.students.sharding import gathered
@@ -260,7 +261,7 @@ class Student(nn.Module, ABC):
         modes = {module: module.training for module in self.modules()}
         self.eval()
         try:
-            merging = merged(self) if merge and self.lora else nullcontext()
+            merging = merged(self) if merge else nullcontext()
             with torch.no_grad(), gathered(self), uncompiled(self.compiled), merging:
                 yield
         finally:
@@ -296,6 +297,14 @@ class Student(nn.Module, ABC):
             completions.add(i, prompts[i], limits[i], given[i])
         done = completions.run()
         return [done[i] for i in range(len(prompts))]
+
+    def block_tokens(self, cached: bool = False) -> int:
+        """Tokens that a search handles together, by the memory of this process.
+
+        Args:
+            cached: Whether the search keeps keys and values of all tokens; if not, it only scores them.
+        """
+        return search_tokens(self) if cached else pass_tokens(self)
 
     def completions(self, at_once: int) -> Completions:
         """A queue of prompts, of which so many at most are completed together."""
