@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor
 
@@ -14,7 +15,7 @@ __all__ = ["dpo", "row_sums", "weighted_likelihood"]
 
 
 def weighted_likelihood(
-    nll_N: Tensor, weights_BL: Tensor, terms_B: Tensor, totals_K: Tensor, term_weights: Sequence[float]
+    nll_N: Tensor, weights_N: Tensor, terms_N: Tensor, totals_K: Tensor, term_weights: Sequence[float]
 ) -> Tensor:
     r"""Sum over terms k of :math:`\lambda_k \sum w \cdot nll / W_k`, this micro-batch's share of the step's loss.
 
@@ -22,26 +23,31 @@ def weighted_likelihood(
     so that the shares of all micro-batches add up to the loss of the step for any mix of target lengths.
 
     Args:
-        nll_N: NLL of every target token, row-major.
-        weights_BL: Weight of every token; N of them are > 0.
-        terms_B: Term of every instance.
+        nll_N: NLL of every target token.
+        weights_N: Their weights.
+        terms_N: Their terms.
         totals_K: :math:`W_k`; a term without instances in the step contributes zero.
         term_weights: :math:`\lambda_k`.
 
     Returns:
         A scalar, differentiable in ``nll_N``.
     """
-    keep_BL = weights_BL > 0
-    terms_N = terms_B[:, None].expand_as(weights_BL)[keep_BL]
-    scale_K = totals_K.new_tensor(list(term_weights)) / totals_K.clamp_min(1e-30)
-    return (nll_N * weights_BL[keep_BL] * scale_K[terms_N]).sum()
+    # Numbers of the host are multiplied, not copied to a device, which would wait.
+    scale_K = torch.stack(
+        [weight / total for weight, total in zip(term_weights, totals_K.clamp_min(1e-30), strict=True)]
+    )
+    return (nll_N * weights_N * scale_K[terms_N]).sum()
 
 
-def row_sums(nll_N: Tensor, weights_BL: Tensor) -> Tensor:
-    """Summed NLL of every row's target tokens, not weighted; shape (B,)."""
-    keep_BL = weights_BL > 0
-    rows_N = keep_BL.nonzero()[:, 0]
-    return nll_N.new_zeros(len(weights_BL)).index_add(0, rows_N, nll_N)
+def row_sums(nll_N: Tensor, rows_N: Tensor, rows: int) -> Tensor:
+    """Summed NLL of every row's target tokens, not weighted; shape (rows,).
+
+    Args:
+        nll_N: NLL of every target token.
+        rows_N: Row of every target token.
+        rows: Number of rows.
+    """
+    return nll_N.new_zeros(rows).index_add(0, rows_N, nll_N)
 
 
 def dpo(chosen_P: Tensor, rejected_P: Tensor, beta: float) -> Tensor:

@@ -52,6 +52,7 @@ from skipthinking.report.compare import compare
 from skipthinking.report.show import show
 from skipthinking.runs.wandb_tables import ChunkTables, PredictionTables
 from skipthinking.students import FromScratch, Pretrained
+from skipthinking.students.packing import layout_of
 from skipthinking.students.sharding import check_strategy
 from skipthinking.tasks import generate as generate_examples
 from skipthinking.tasks import get_task
@@ -146,6 +147,13 @@ def _without_sklearn(world: Path, settings: dict[str, Any]) -> None:
 def _prepared(made: FromScratch) -> None:
     made.prepare(["It is 7."])
     assert made.config
+
+
+def _packed(world: Path, settings: dict[str, Any]) -> None:
+    student = FromScratch("t5", {"d_model": 8, "d_ff": 8, "d_kv": 4, "num_layers": 1, "num_heads": 2}, vocab_size=512)
+    student.prepare(["It is 7."])
+    student.build()
+    layout_of(student, settings.get("data.packing", True))
 
 
 def _strategy(world: Path, settings: dict[str, Any]) -> None:
@@ -330,6 +338,7 @@ CASES = [
            val_size=wanted)) for size, wanted in ((3, 3), (3, 0.99), (1, 1), (1, 0.5))),
     # data
     Case("got n_chunks=", build(AverageChunks, n_chunks=0)),
+    Case("Expected a causal student that keeps packed instances apart", _packed),
     Case("got data.batch_size=", build(RationaleDataModule, batch_size=0), [{"data.batch_size": 1}]),
     Case("Expected a batch of at least 1, got batch_size=",
          build(plan_epoch, lengths=np.array([3]), seed=0, epoch=0, batch_size=0), [{"batch_size": 1}]),

@@ -42,12 +42,12 @@ def totals_of(rows: list[Row], terms: int) -> Tensor:
 
 def part_loss(rows: list[Row], totals_K: Tensor, term_weights: list[float]) -> tuple[Tensor, Tensor]:
     """The contribution of one micro-batch to the loss of a step, and its token NLLs as a leaf tensor."""
-    width = max(len(row.weights) for row in rows)
-    weights_BL = torch.tensor([row.weights + [0.0] * (width - len(row.weights)) for row in rows])
-    kept = [nll for row in rows for nll, weight in zip(row.nll, row.weights, strict=True) if weight > 0]
-    nll_N = torch.tensor(kept, requires_grad=True)
-    terms_B = torch.tensor([row.term for row in rows])
-    return weighted_likelihood(nll_N, weights_BL, terms_B, totals_K, term_weights), nll_N
+    kept = [
+        (nll, weight, row.term) for row in rows for nll, weight in zip(row.nll, row.weights, strict=True) if weight > 0
+    ]
+    nll_N = torch.tensor([nll for nll, _, _ in kept], requires_grad=True)
+    weights_N, terms_N = torch.tensor([weight for _, weight, _ in kept]), torch.tensor([term for *_, term in kept])
+    return weighted_likelihood(nll_N, weights_N, terms_N, totals_K, term_weights), nll_N
 
 
 def drawn(seed: int, terms: int, count: int = 9) -> list[Row]:
@@ -126,7 +126,7 @@ def test_term_without_instances_counts_zero() -> None:
 def test_micro_batch_without_targets_adds_zero() -> None:
     nll_N = torch.zeros(0, requires_grad=True)
     for totals_K in (torch.tensor([3.0, 0.0]), torch.zeros(2)):
-        loss = weighted_likelihood(nll_N, torch.zeros(2, 4), torch.tensor([0, 1]), totals_K, [1.0, 1.0])
+        loss = weighted_likelihood(nll_N, torch.zeros(0), torch.zeros(0, dtype=torch.long), totals_K, [1.0, 1.0])
         loss.backward()
         assert loss.item() == 0.0
 
@@ -176,9 +176,9 @@ def test_preference_loss_is_finite_for_large_margins() -> None:
 
 
 def test_row_sums_add_up_each_row_whatever_its_weights() -> None:
-    weights_BL = torch.tensor([[0.0, 1.0, 0.5], [0.0, 0.0, 0.0], [2.0, 0.0, 1.0]])
+    # Two targets in the first row, none in the second, two in the third.
     nll_N = torch.tensor([1.0, 2.0, 4.0, 8.0], requires_grad=True)
-    sums_B = row_sums(nll_N, weights_BL)
+    sums_B = row_sums(nll_N, torch.tensor([0, 0, 2, 2]), 3)
     assert sums_B.tolist() == [3.0, 0.0, 12.0]
     (sums_B * torch.tensor([1.0, 5.0, 3.0])).sum().backward()
     assert nll_N.grad.tolist() == [1.0, 1.0, 3.0, 3.0]

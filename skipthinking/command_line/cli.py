@@ -19,7 +19,7 @@ import lightning as L
 import yaml
 from jsonargparse import get_loader
 from lightning.fabric.plugins import TorchCheckpointIO
-from lightning.pytorch.callbacks import Callback, Timer
+from lightning.pytorch.callbacks import Callback, ProgressBar, Timer
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from lightning.pytorch.utilities import rank_zero_only
 from lightning.pytorch.utilities.exceptions import MisconfigurationException, SIGTERMException
@@ -51,6 +51,7 @@ from skipthinking.runs.callbacks import Annotations, Answers, Results, StartRepo
 from skipthinking.runs.folder import LastCheckpoint, RunConfig, last_checkpoint, release_folders
 from skipthinking.runs.log import RunLogger
 from skipthinking.runs.signals import Interrupts, handlers_kept
+from skipthinking.runs.throughput import RunProgressBar, Throughput
 from skipthinking.students.sharding import WholeWeights, check_strategy, whole_state
 
 __all__ = ["SkipCLI", "main"]
@@ -170,9 +171,13 @@ class SkipCLI(LightningCLI):
         own: list[Callback] = [interrupts, Results(self.output, self.answer_settings)]
         own += [kind(self.output) for kind in (Answers, Annotations)]
         every = self._get(self.config, "checkpoint_every")
-        own = [WholeWeights(), *own, StartReport(), LastCheckpoint(self.output, every)]
+        own = [WholeWeights(), *own, StartReport(), Throughput(), LastCheckpoint(self.output, every)]
         given = self._get(self.config_init, "trainer.callbacks") or []
-        self._get(self.config_init, "trainer")["callbacks"] = [*(given if isinstance(given, list) else [given]), *own]
+        given = given if isinstance(given, list) else [given]
+        bar = self._get(self.config_init, "trainer.enable_progress_bar") is not False
+        if bar and not any(isinstance(callback, ProgressBar) for callback in given):
+            own = [RunProgressBar(), *own]
+        self._get(self.config_init, "trainer")["callbacks"] = [*given, *own]
         try:
             trainer = super().instantiate_trainer(**kwargs)
         except (ValueError, TypeError, ImportError) as error:

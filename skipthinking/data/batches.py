@@ -1,11 +1,12 @@
 """Batches: conversion of instances to tensors, and a loader that resumes within an epoch.
 
-Shape suffixes: B instances, L tokens (right-padded), P prompt tokens (right-padded), K loss terms.
+Shape suffixes: B instances, L tokens (right-padded), P prompt tokens (right-padded), N target tokens, K loss terms.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -15,6 +16,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
 
 from skipthinking.data.epoch_instances import EpochInstances, Sizes, loader_workers
+from skipthinking.data.packing import Layout, Packed, pack
 from skipthinking.data.planning import Plan
 from skipthinking.records import Instance
 
@@ -24,6 +26,7 @@ __all__ = [
     "EvalBatch",
     "PlannedBatches",
     "ResumableLoader",
+    "TargetIndex",
     "collate",
     "count",
     "count_sizes",
@@ -45,6 +48,24 @@ class Counts(NamedTuple):
     contexts: int
 
 
+class TargetIndex(NamedTuple):
+    """The target tokens of a micro-batch, instance by instance.
+
+    The host makes the index: a mask on a device would have to be read back before the size of a result is known.
+
+    Attributes:
+        places_N: Position that predicts each target, in the flattened input of the student (of its decoder).
+        ids_N: Token ids.
+        rows_N: Instance of each target.
+        weights_N: Loss weights, > 0.
+    """
+
+    places_N: Tensor
+    ids_N: Tensor
+    rows_N: Tensor
+    weights_N: Tensor
+
+
 class Batch(NamedTuple):
     """A micro-batch. ``lengths_B`` marks the padding, not a token id: many tokenizers pad with EOS, which is a target.
 
@@ -52,7 +73,8 @@ class Batch(NamedTuple):
         ids: Example id of every instance.
         tokens_BL: Causal students: prompt and completion; encoder-decoder students: completion.
         lengths_B: Number of tokens in every row.
-        weights_BL: Loss weight of every token, 0 for context and padding.
+        where: The target tokens.
+        packed: Rows that instances share in the student's input; None for one row each.
         terms_B: Loss term of every instance.
         prompts_BP: Encoder input; None for causal students.
         prompt_lengths_B: Number of encoder tokens in every row; None for causal students.
@@ -66,7 +88,8 @@ class Batch(NamedTuple):
     ids: list[str]
     tokens_BL: Tensor
     lengths_B: Tensor
-    weights_BL: Tensor
+    where: TargetIndex
+    packed: Packed | None
     terms_B: Tensor
     prompts_BP: Tensor | None
     prompt_lengths_B: Tensor | None
@@ -78,10 +101,14 @@ class Batch(NamedTuple):
 
     def to(self, device: torch.device) -> Batch:
         """The batch with its tensors on a device."""
-        pinned = device.type == "cuda"  # copies from pinned memory can be asynchronous
-        tensors = {name: value for name, value in self._asdict().items() if isinstance(value, Tensor)}
-        moved: dict[str, Any] = {name: value.to(device, non_blocking=pinned) for name, value in tensors.items()}
-        return self._replace(**moved)
+        return Batch(*(_moved(value, device) for value in self))
+
+
+def _moved(value: Any, device: torch.device) -> Any:
+    if isinstance(value, (TargetIndex, Packed)):
+        return type(value)(*(_moved(part, device) for part in value))
+    # Copies from pinned memory can be asynchronous.
+    return value.to(device, non_blocking=device.type == "cuda") if isinstance(value, Tensor) else value
 
 
 class EvalBatch(NamedTuple):
@@ -109,7 +136,13 @@ def _pad(rows: Sequence[NDArray[Any]], fill: float, dtype: torch.dtype) -> Tenso
 
 
 def collate(
-    instances: Sequence[Instance], *, pad_id: int, encoder_decoder: bool, terms: int = 1, step: Counts | None = None
+    instances: Sequence[Instance],
+    *,
+    pad_id: int,
+    encoder_decoder: bool,
+    terms: int = 1,
+    step: Counts | None = None,
+    packing: Layout | None = None,
 ) -> Batch:
     """Pads instances into a batch.
 
@@ -119,24 +152,30 @@ def collate(
         encoder_decoder: Whether prompts go to an encoder.
         terms: Number of loss terms K.
         step: Counts of the optimizer step, for normalization; by default those of ``instances``.
+        packing: How instances share rows in the input of a causal student; None for one row each.
     """
     own = count(instances, terms)
     step = step or own
-    if encoder_decoder:
-        tokens = [instance.tokens for instance in instances]
-        weights = [instance.weights for instance in instances]
-    else:
-        tokens = [np.concatenate([instance.prompt, instance.tokens]) for instance in instances]
-        weights = [
-            np.concatenate([np.zeros(len(instance.prompt), dtype=np.float32), instance.weights])
-            for instance in instances
-        ]
     prompts = [instance.prompt for instance in instances] if encoder_decoder else None
+    tokens = [i.tokens if encoder_decoder else np.concatenate([i.prompt, i.tokens]) for i in instances]
+    tokens_BL = _pad(tokens, pad_id, torch.long)
+    # The decoder of an encoder-decoder student begins with a start token, so that position t predicts token t. The last
+    # token of an instance is no input of either.
+    shift = 0 if encoder_decoder else 1
+    width = tokens_BL.shape[1] - shift
+    assert encoder_decoder or all(len(i.prompt) for i in instances), "nothing predicts the first token"
+    packed, first_B = None, width * np.arange(len(instances))
+    if packing is not None:
+        assert not encoder_decoder
+        tried, first_packed_B = pack([len(row) - 1 for row in tokens], width, packing)
+        if packing == "flat" or len(tried.places_RW) < len(instances):  # else no row is shared, and no mask is needed
+            packed, first_B = tried, first_packed_B
     return Batch(
         ids=[instance.id for instance in instances],
-        tokens_BL=_pad(tokens, pad_id, torch.long),
+        tokens_BL=tokens_BL,
         lengths_B=torch.tensor([len(row) for row in tokens]),
-        weights_BL=_pad(weights, 0.0, torch.float32),
+        where=_index(instances, tokens, first_B - shift),
+        packed=packed,
         terms_B=torch.tensor([instance.term for instance in instances]),
         prompts_BP=_pad(prompts, pad_id, torch.long) if prompts is not None else None,
         prompt_lengths_B=torch.tensor([len(row) for row in prompts]) if prompts is not None else None,
@@ -145,6 +184,20 @@ def collate(
         contexts=own.contexts,
         references_B=torch.tensor([instance.reference or 0.0 for instance in instances]),
         pairs=count_pairs(instances),
+    )
+
+
+def _index(
+    instances: Sequence[Instance], tokens: Sequence[NDArray[np.int64]], first_B: NDArray[np.int64]
+) -> TargetIndex:
+    """The index of the targets, given all tokens of every row and the place that predicts its first one."""
+    chosen = [np.flatnonzero(instance.weights) for instance in instances]
+    columns = [len(row) - len(i.tokens) + own for i, row, own in zip(instances, tokens, chosen, strict=True)]
+    return TargetIndex(
+        places_N=torch.from_numpy(np.concatenate([at + own for at, own in zip(first_B, columns, strict=True)])),
+        ids_N=torch.from_numpy(np.concatenate([row[own] for row, own in zip(tokens, columns, strict=True)])),
+        rows_N=torch.from_numpy(np.repeat(np.arange(len(instances)), [len(own) for own in chosen])),
+        weights_N=torch.from_numpy(np.concatenate([i.weights[own] for i, own in zip(instances, chosen, strict=True)])),
     )
 
 
@@ -185,13 +238,22 @@ class PlannedBatches(Dataset[Batch]):
         pad_id: Padding id.
         encoder_decoder: Whether prompts go to an encoder.
         terms: Number of loss terms.
+        packing: How instances share rows.
     """
 
     def __init__(
-        self, instances: EpochInstances, plan: Plan, *, rank: int, pad_id: int, encoder_decoder: bool, terms: int
+        self,
+        instances: EpochInstances,
+        plan: Plan,
+        *,
+        rank: int,
+        pad_id: int,
+        encoder_decoder: bool,
+        terms: int,
+        packing: Layout | None = None,
     ) -> None:
         self.instances, self.plan, self.rank = instances, plan, rank
-        self.pad_id, self.encoder_decoder, self.terms = pad_id, encoder_decoder, terms
+        self.pad_id, self.encoder_decoder, self.terms, self.packing = pad_id, encoder_decoder, terms, packing
         self._rows = plan.for_rank(rank)
 
     def __len__(self) -> int:
@@ -201,19 +263,19 @@ class PlannedBatches(Dataset[Batch]):
         step, row = self._rows[index]
         rows = self.plan.steps[step]
         everyone = [i for ranks in rows for micro in ranks for i in micro]
-        mine = rows[row][self.rank]
-        ghost = not mine  # the rank must take part in the step's collectives: it gets any instance, with weight 0
+        mine = self.instances.take(rows[row][self.rank])
+        if not mine:  # the rank must take part in the step's collectives: it gets any instance, with weight 0
+            mine = [replace(one, weights=np.zeros_like(one.weights)) for one in self.instances.take(everyone[:1])]
         sizes = self.instances.sizes
         batch = collate(
-            self.instances.take(mine or everyone[:1]),
+            mine,
             pad_id=self.pad_id,
             encoder_decoder=self.encoder_decoder,
             terms=self.terms,
             step=count_sizes(sizes[everyone], self.terms),
+            packing=self.packing,
         )
         row_counts = count_sizes(sizes[[i for micro in rows[row] for i in micro]], self.terms)
-        if ghost:
-            batch = batch._replace(weights_BL=torch.zeros_like(batch.weights_BL))
         pairs = int(np.count_nonzero(sizes["pair"][everyone])) // 2
         return batch._replace(targets=row_counts.targets, contexts=row_counts.contexts, pairs=pairs)
 

@@ -25,10 +25,11 @@ from skipthinking.data.module import RationaleDataModule
 from skipthinking.data.position import reopen_epoch
 from skipthinking.evaluation.module import AnsweringModule
 from skipthinking.losses import weighted_likelihood
-from skipthinking.methods.finite import check_gradients, check_loss
+from skipthinking.methods.finite import FiniteChecks
 from skipthinking.methods.schedules import (
     begin_epoch,
     begin_run,
+    logs_step,
     optimizers,
     resume_epoch,
     step_plateaus,
@@ -89,6 +90,7 @@ class Distiller(AnsweringModule, ABC):
         self.target_tokens = self.context_tokens = self.steps_before = 0  # restored from checkpoints
         self.steps_per_epoch: int | None = None  # optimizer steps of the first epoch
         self._step_loss = torch.zeros(())
+        self._checks = FiniteChecks()
         self._step_tokens = (0, 0)  # target and context tokens of the step so far
 
     def __setattr__(self, name: str, value: Any) -> None:
@@ -118,7 +120,10 @@ class Distiller(AnsweringModule, ABC):
 
     def micro_batch_loss(self, nll_N: Tensor, batch: Batch) -> Tensor:
         """The micro-batch's share of the step's loss, given the NLL of its N target tokens, shape (N,)."""
-        return weighted_likelihood(nll_N, batch.weights_BL, batch.terms_B, batch.totals_K, self.term_weights)
+        index = batch.where
+        return weighted_likelihood(
+            nll_N, index.weights_N, batch.terms_B[index.rows_N], batch.totals_K, self.term_weights
+        )
 
     def added_tokens(self, chunks: int) -> list[str]:
         """Texts that become single tokens of a tokenizer trained for rationales of up to ``chunks`` chunks."""
@@ -177,7 +182,12 @@ class Distiller(AnsweringModule, ABC):
 
     def on_train_epoch_end(self) -> None:
         """Steps plateau schedules."""
+        self._checks.read()
         step_plateaus(self.trainer)
+
+    def on_validation_start(self) -> None:
+        """Raises UserError if a loss or a gradient was not finite."""
+        self._checks.read()
 
     def lr_scheduler_step(self, scheduler: Any, metric: Any) -> None:
         """Steps a schedule; one with a metric, a plateau schedule, has been stepped by :meth:`on_train_epoch_end`."""
@@ -195,25 +205,29 @@ class Distiller(AnsweringModule, ABC):
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         """Returns the micro-batch's share of the step's loss, and logs the token counts."""
         loss = self.scale_and_log(self.micro_batch_loss(self.student.token_nll(batch), batch), batch, batch_idx)
+        # Tensors of the host: Lightning would make tensors of the device of plain numbers, and wait.
         targets, contexts = self._step_tokens
-        self.log("train/target_tokens", float(self.target_tokens + targets), batch_size=len(batch.ids))
-        self.log("train/context_tokens", float(self.context_tokens + contexts), batch_size=len(batch.ids))
+        counts = {"target": self.target_tokens + targets, "context": self.context_tokens + contexts}
+        for name, count in counts.items():
+            self.log(f"train/{name}_tokens", torch.tensor(count, dtype=torch.float64), batch_size=len(batch.ids))
         return loss
 
     def scale_and_log(self, share: Tensor, batch: Batch, batch_idx: int) -> Tensor:
         """Counts tokens, logs the step's loss so far, and scales the share so that all shares add up to the loss."""
-        check_loss(self, share, batch.ids, batch_idx)
         trainer: Any = self.trainer
         accumulate = trainer.accumulate_grad_batches
         first = batch_idx % accumulate == 0
         targets, contexts = (0, 0) if first else self._step_tokens
         self._step_tokens = targets + batch.targets, contexts + batch.contexts
         self._step_loss = share.detach() if first else self._step_loss + share.detach()
+        self._checks.loss(self, self._step_loss, batch.ids, batch_idx)
         # A step's loss is the sum over its micro-batches and ranks. Ranks are summed only for steps that are logged.
         last = (batch_idx + 1) % accumulate == 0 or trainer.is_last_batch
-        logged = last and (self.global_step + 1) % max(1, trainer.log_every_n_steps) == 0
+        logged = last and logs_step(trainer, self.global_step + 1)
         total = trainer.strategy.reduce(self._step_loss.clone(), reduce_op="sum") if logged else self._step_loss
-        self.log("train/loss", total, prog_bar=True, batch_size=len(batch.ids))
+        self.log("train/loss", total, batch_size=len(batch.ids))
+        if self._checks.last_loss is not None:  # the bar would wait for this micro-batch's
+            self.log("loss", torch.tensor(self._checks.last_loss), prog_bar=True, logger=False, batch_size=1)
         # DDP averages over ranks and Lightning over accumulated micro-batches; multiplying turns both into sums.
         return share * trainer.world_size * accumulate
 
@@ -243,8 +257,8 @@ class Distiller(AnsweringModule, ABC):
             super().configure_gradient_clipping(optimizer, gradient_clip_val, gradient_clip_algorithm)
 
     def on_before_optimizer_step(self, optimizer: torch.optim.Optimizer) -> None:
-        """Raises UserError if a gradient is not finite."""
-        check_gradients(self)
+        """Watches the gradients."""
+        self._checks.gradients(self)
 
     # --------------------------------------------------------------------------------- checkpoints
 
@@ -258,7 +272,12 @@ class Distiller(AnsweringModule, ABC):
         raise UserError("Expected strict_loading to follow from the student, got a setting. Remove it.")
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Adds method, tokenizer and token counts; with LoRA, drops the weights that are not trained."""
+        """Adds method, tokenizer and token counts; with LoRA, drops the weights that are not trained.
+
+        Raises:
+            UserError: A loss or a gradient of the steps so far was not finite.
+        """
+        self._checks.read()
         reopen_epoch(self.data.epoch, self.trainer, checkpoint)
         checkpoint["state_dict"] = trained_only(self, self.student, checkpoint["state_dict"])
         checkpoint.setdefault("skipthinking", {}).update(

@@ -1,8 +1,9 @@
-"""Checks that stop a run at a non-finite loss or gradient, before the weights are updated."""
+"""Checks that stop a run at a non-finite loss or gradient, without waiting for the device."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import math
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import lightning as L
@@ -12,47 +13,101 @@ from torch import Tensor
 from skipthinking.annotate.runner import say
 from skipthinking.records import UserError
 
-__all__ = ["check_gradients", "check_loss"]
+__all__ = ["FiniteChecks"]
 
 _REMEDY = "Lower the learning rate, clip gradients (trainer.gradient_clip_val), or train in float32 or bfloat16."
 
 
-def check_loss(module: L.LightningModule, loss: Tensor, ids: Sequence[str], micro_batch: int) -> None:
-    """Checks the loss of a micro-batch.
+class _OnItsWay:
+    """A tensor that is copied to the host while the device goes on."""
 
-    Raises:
-        UserError: The loss is not finite.
+    def __init__(self, value: Tensor) -> None:
+        cuda = value.device.type == "cuda"
+        self._value = value.detach().to("cpu", non_blocking=cuda)  # torch makes a pinned copy
+        self._copied = torch.cuda.Event() if cuda else None
+        if self._copied is not None:
+            self._copied.record()
+
+    def read(self) -> Any:
+        """The values; waits for what the device was given before the copy, not for what came after it."""
+        if self._copied is not None:
+            self._copied.synchronize()
+        return self._value.tolist()
+
+
+class FiniteChecks:
+    """Watches the losses of micro-batches and the gradients of optimizer steps.
+
+    Each value is checked when the next one is watched, so that the device computes while the host waits for it. So
+    a loss is checked before its optimizer step, and gradients after the forward pass that follows theirs, when the
+    weights have been updated with them. Nothing is made of such weights: :meth:`read` runs before a checkpoint is
+    saved, before a validation, and at the end of every epoch.
     """
-    if not torch.isfinite(loss):
-        raise UserError(
-            f"Expected a finite loss, got {loss.item()} at step {module.global_step} (epoch {module.current_epoch}, "
-            f"micro-batch {micro_batch}), examples {', '.join(ids)}. {_REMEDY}"
-        )
 
+    def __init__(self) -> None:
+        self._unread: list[tuple[_OnItsWay, Callable[[Any], None]]] = []
+        self.last_loss: float | None = None
+        """The last loss that was checked."""
 
-def check_gradients(module: L.LightningModule) -> None:
-    """Checks the gradients of an optimizer step, with a single synchronization with the device.
+    def loss(self, module: L.LightningModule, loss: Tensor, ids: Sequence[str], micro_batch: int) -> None:
+        """Watches the step's loss up to a micro-batch.
 
-    With precision 16-mixed, overflow is expected: the loss scaler skips the step and lowers its scale; this is logged.
+        Raises:
+            UserError: A value that was watched before is not finite.
+        """
+        step, epoch = module.global_step, module.current_epoch
 
-    Raises:
-        UserError: A gradient is not finite.
-    """
-    named = [(name, p.grad) for name, p in module.named_parameters() if p.grad is not None]
-    norms = [getattr(norm, "full_tensor", lambda norm=norm: norm)() for norm in _norms([g for _, g in named])]
-    finite = torch.isfinite(torch.stack(norms)) if norms else torch.ones(0, dtype=torch.bool)
-    if finite.all():
-        return
-    plugin: Any = module.trainer.precision_plugin
-    if getattr(plugin, "scaler", None) is not None:
-        say(f"step {module.global_step}: gradients overflowed in float16, so the loss scaler skips this step")
-        return
-    name = named[int((~finite).nonzero()[0])][0]
-    raise UserError(
-        f"Expected finite gradients, got others in {name} at step {module.global_step} (epoch "
-        f"{module.current_epoch}). {_REMEDY}"
-    )
+        def check(value: float) -> None:
+            if not math.isfinite(value):
+                raise UserError(
+                    f"Expected a finite loss, got {value} at step {step} (epoch {epoch}, micro-batch {micro_batch}), "
+                    f"examples {', '.join(ids)}. {_REMEDY}"
+                )
+            self.last_loss = value
 
+        self._watch(loss, check)
 
-def _norms(gradients: Sequence[Tensor]) -> list[Tensor]:
-    return list(torch._foreach_norm(list(gradients))) if gradients else []
+    def gradients(self, module: L.LightningModule) -> None:
+        """Watches the norms of all gradients before an optimizer step.
+
+        With precision 16-mixed, overflow is expected: the loss scaler skips the step and lowers its scale; this is
+        logged.
+
+        Raises:
+            UserError: A value that was watched before is not finite.
+        """
+        named = {name: p.grad for name, p in module.named_parameters() if p.grad is not None}
+        if not named:
+            return
+        parts = torch._foreach_norm(list(named.values()))
+        norms = [getattr(norm, "full_tensor", lambda norm=norm: norm)() for norm in parts]
+        plugin: Any = module.trainer.precision_plugin
+        scaled = getattr(plugin, "scaler", None) is not None
+        step, epoch, names = module.global_step, module.current_epoch, list(named)
+
+        def check(finite: list[bool]) -> None:
+            if all(finite):
+                return
+            if scaled:
+                say(f"step {step}: gradients overflowed in float16, so the loss scaler skips this step")
+                return
+            raise UserError(
+                f"Expected finite gradients, got others in {names[finite.index(False)]} at step {step} (epoch "
+                f"{epoch}). {_REMEDY}"
+            )
+
+        self._watch(torch.isfinite(torch.stack(norms)), check)
+
+    def read(self) -> None:
+        """Checks what was watched.
+
+        Raises:
+            UserError: A value is not finite; it stays unread, so that later calls raise, too.
+        """
+        for value, check in self._unread:
+            check(value.read())
+        self._unread = []
+
+    def _watch(self, value: Tensor, check: Callable[[Any], None]) -> None:
+        self.read()
+        self._unread.append((_OnItsWay(value), check))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 import lightning as L
 from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
@@ -15,7 +15,17 @@ from torch.optim.lr_scheduler import LambdaLR, ReduceLROnPlateau
 from skipthinking.data.position import micro_batches_done
 from skipthinking.records import UserError
 
-__all__ = ["Warmup", "begin_epoch", "begin_run", "optimizers", "resume_epoch", "step_plateaus", "steps_of_epoch"]
+__all__ = [
+    "Warmup",
+    "begin_epoch",
+    "begin_run",
+    "logs_step",
+    "optimizers",
+    "resume_epoch",
+    "run_length",
+    "step_plateaus",
+    "steps_of_epoch",
+]
 
 
 class Warmup(LambdaLR):
@@ -156,10 +166,22 @@ def begin_run(trainer: L.Trainer, steps_per_epoch: int) -> None:
 
     Lightning's ``estimated_stepping_batches`` would build the loader before a resumed run has restored its position.
     """
-    bounds = [trainer.max_steps, steps_per_epoch * (trainer.max_epochs or -1)]
-    total = min((bound for bound in bounds if bound > 0), default=None)
+    total = run_length(trainer, steps_per_epoch)
     for schedule in _warmups(trainer):
         schedule.set_run_length(total)
+
+
+def run_length(trainer: L.Trainer, steps_per_epoch: int) -> int | None:
+    """Optimizer steps of a run whose epochs are as long as the first one; None if it is unlimited."""
+    bounds = [trainer.max_steps, steps_per_epoch * (trainer.max_epochs or -1)]
+    return min((bound for bound in bounds if bound > 0), default=None)
+
+
+def logs_step(trainer: L.Trainer, step: int) -> bool:
+    """Whether an optimizer step, counted from 1, is logged: the first, every ``log_every_n_steps``-th, and the last."""
+    epochs: int = trainer.max_epochs or -1
+    last = step == trainer.max_steps or (trainer.is_last_batch and trainer.current_epoch + 1 == epochs)
+    return step == 1 or last or step % max(1, cast("Any", trainer).log_every_n_steps) == 0
 
 
 def begin_epoch(trainer: L.Trainer, steps_per_epoch: int) -> None:

@@ -49,9 +49,13 @@ class RunLogger(Logger):
 
     @rank_zero_only
     def log_metrics(self, metrics: Mapping[str, Any], step: int | None = None) -> None:
-        """Keeps a row until :meth:`save`."""
+        """Keeps a row until :meth:`save`; metrics of the step of the last row are added to it."""
         values = {k: v.item() if isinstance(v, torch.Tensor) else v for k, v in metrics.items()}
-        self._rows.append({"step": str(step), **{name: str(value) for name, value in values.items()}})
+        row = {"step": str(step), **{name: str(value) for name, value in values.items()}}
+        if self._rows and self._rows[-1]["step"] == row["step"]:
+            self._rows[-1].update(row)
+        else:
+            self._rows.append(row)
 
     @rank_zero_only
     def save(self) -> None:

@@ -17,10 +17,12 @@ import torch
 from torch import Tensor, nn
 
 from skipthinking.data.batches import Batch
+from skipthinking.data.packing import Layout
 from skipthinking.files import replacing_folder
 from skipthinking.records import UserError
 from skipthinking.students.heads import measure_targets
 from skipthinking.students.measures import Measure, nll
+from skipthinking.students.packing import layout_of, packing_known, share_rows
 from skipthinking.students.sharding import gathered
 from skipthinking.students.tokenizing import leave_open, save_without_class
 
@@ -180,7 +182,7 @@ class Student(nn.Module, ABC):
     # ----------------------------------------------------------------------------------------- use
 
     def token_nll(self, batch: Batch, change: Callable[[Tensor], Tensor] | None = None) -> Tensor:
-        """NLL of every token with weight > 0, in row-major order, float32, shape (N,).
+        """NLL of every target token, instance by instance, float32, shape (N,).
 
         Only target positions are projected to the vocabulary. Causal batches are right-padded, so no token attends to
         padding and no mask is needed.
@@ -190,34 +192,38 @@ class Student(nn.Module, ABC):
             change: Maps the input embeddings, shape (B, L, D), to new ones before the model: of prompt and completion
                 without the last token for causal students, of the prompt for encoder-decoder students.
         """
-        keep, targets, inputs = self._inputs(batch)
-        if change is not None:
-            inputs["inputs_embeds"] = change(self.embeddings(inputs.pop("input_ids")))
-        return measure_targets(self.model, keep, targets, inputs, nll).squeeze(-1)
+        return self.measure(batch, nll, change).squeeze(-1)
 
     def embeddings(self, ids: Tensor) -> Tensor:
         """Input embeddings of token ids, shape (*ids.shape, D)."""
         return self.model.get_input_embeddings()(ids)
 
-    def measure(self, batch: Batch, measure: Measure) -> Tensor:
-        """Measures every token with weight > 0, in row-major order, shape (N, K)."""
-        return measure_targets(self.model, *self._inputs(batch), measure)
+    def measure(self, batch: Batch, measure: Measure, change: Callable[[Tensor], Tensor] | None = None) -> Tensor:
+        """Measures every target token, instance by instance, shape (N, K); for ``change`` see :meth:`token_nll`."""
+        inputs = self._inputs(batch)
+        if change is not None:
+            inputs["inputs_embeds"] = change(self.embeddings(inputs.pop("input_ids")))
+        if batch.packed is not None:
+            inputs = share_rows(inputs, batch.packed)
+        with packing_known(batch.packed):
+            return measure_targets(self.model, batch.where.places_N, batch.where.ids_N, inputs, measure)
 
-    def _inputs(self, batch: Batch) -> tuple[Tensor, Tensor, dict[str, Any]]:
-        """Mask of positions whose next token is a target, ids of the targets, and inputs of the model."""
-        keep_BL = batch.weights_BL > 0
+    def _inputs(self, batch: Batch) -> dict[str, Any]:
+        """Inputs of the model, one row per instance."""
         if batch.prompts_BP is None:
-            last = batch.tokens_BL.shape[1]
-            return keep_BL[:, 1:last], batch.tokens_BL[keep_BL], {"input_ids": batch.tokens_BL[:, : last - 1]}
+            return {"input_ids": batch.tokens_BL[:, :-1]}
         assert batch.prompt_lengths_B is not None
         width = batch.prompts_BP.shape[1]
         start = torch.full_like(batch.tokens_BL[:, :1], self.config.decoder_start_token_id)
-        inputs = {
+        return {
             "input_ids": batch.prompts_BP,
             "attention_mask": torch.arange(width, device=start.device)[None, :] < batch.prompt_lengths_B[:, None],
             "decoder_input_ids": torch.cat([start, batch.tokens_BL[:, :-1]], dim=1),
         }
-        return keep_BL, batch.tokens_BL[keep_BL], inputs
+
+    def layout(self, packing: bool | Literal["auto"]) -> tuple[Layout | None, str]:
+        """How instances share rows, and a line for the start report, which may be empty; see :func:`layout_of`."""
+        return layout_of(self, packing)
 
     def disable_dropout(self) -> None:
         """Permanently sets every dropout probability to zero; unlike ``eval()``, keeps gradient checkpointing."""

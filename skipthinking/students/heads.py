@@ -6,7 +6,7 @@ vocabularies projection and measure run in chunks, so that the logits of all tar
 instead of 0.57 s for 562 targets, 384 dimensions and 50257 tokens on 2 CPU cores. It also requires a weight matrix,
 but a head may be any module.)
 
-Shape suffixes: B instances, L positions, N target tokens, D hidden size, K numbers per token, V vocabulary.
+Shape suffixes: R rows, W positions, N target tokens, D hidden size, K numbers per token, V vocabulary.
 """
 
 from __future__ import annotations
@@ -28,12 +28,14 @@ _LAST: WeakSet[nn.Module] = WeakSet()
 _NOT_LAST: WeakSet[nn.Module] = WeakSet()  # the model adds a bias to the logits, or scales or caps them
 
 
-def measure_targets(model: Any, keep_BL: Tensor, targets_N: Tensor, inputs: dict[str, Any], measure: Measure) -> Tensor:
-    """Measures every target token in row-major order, float32, shape (N, K).
+def measure_targets(
+    model: Any, places_N: Tensor, targets_N: Tensor, inputs: dict[str, Any], measure: Measure
+) -> Tensor:
+    """Measures every target token, float32, shape (N, K).
 
     Args:
         model: A causal or encoder-decoder model of transformers, with or without a peft wrapper.
-        keep_BL: True where the position's next token is a target.
+        places_N: Positions that predict the target tokens, in the flattened input, R x W.
         targets_N: Ids of the target tokens.
         inputs: Keyword arguments of the model's forward.
         measure: See :mod:`skipthinking.students.measures`.
@@ -45,7 +47,7 @@ def measure_targets(model: Any, keep_BL: Tensor, targets_N: Tensor, inputs: dict
     probe: list[Tensor] = []
 
     def select(module: nn.Module, args: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
-        hidden_ND = args[0][keep_BL]
+        hidden_ND = args[0].flatten(0, 1).index_select(0, places_N)
         if not chunked:
             return (hidden_ND,)
         parts = zip(hidden_ND.split(rows), targets_N.split(rows), strict=True)
@@ -65,7 +67,7 @@ def measure_targets(model: Any, keep_BL: Tensor, targets_N: Tensor, inputs: dict
     if chunked and head not in _LAST:
         (_LAST if torch.equal(probe[0].float(), logits_NV.float()) else _NOT_LAST).add(head)
         if head in _NOT_LAST:  # the chunks measured other logits than the model's: repeat with all logits
-            return measure_targets(model, keep_BL, targets_N, inputs, measure)
+            return measure_targets(model, places_N, targets_N, inputs, measure)
     return torch.cat(measured) if chunked else measure(_identity, logits_NV, targets_N)
 
 

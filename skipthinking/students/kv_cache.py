@@ -141,7 +141,11 @@ class KVCache(Cache):
         lengths = [max(0, len(text) - start) for text, start in zip(texts, first, strict=True)]
         targets = np.zeros(sum(lengths), dtype=np.int64) if targets is None else targets
         measured = measure_targets(
-            student.model, keep_BW.to(device), torch.from_numpy(targets).to(device), inputs, measure
+            student.model,
+            keep_BW.flatten().nonzero()[:, 0].to(device),
+            torch.from_numpy(targets).to(device),
+            inputs,
+            measure,
         )
         return np.split(measured.cpu().numpy(), np.cumsum(lengths)[:-1])
 

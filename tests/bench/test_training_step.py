@@ -48,14 +48,14 @@ def _model() -> Any:
 def _full(model: Any, batch: Batch) -> torch.Tensor:
     """The reference: logits at all positions, then a mask."""
     logits = model(input_ids=batch.tokens_BL, use_cache=False).logits[:, :-1].float()
-    labels = batch.tokens_BL[:, 1:].masked_fill(batch.weights_BL[:, 1:] == 0, -100)
-    return F.cross_entropy(logits.flatten(0, 1), labels.flatten(), reduction="sum")
+    labels_M = torch.full_like(batch.tokens_BL[:, 1:], -100).flatten()
+    labels_M[batch.where.places_N] = batch.where.ids_N
+    return F.cross_entropy(logits.flatten(0, 1), labels_M, reduction="sum")
 
 
 def _targets(model: Any, batch: Batch) -> torch.Tensor:
-    keep = batch.weights_BL > 0
     inputs = {"input_ids": batch.tokens_BL[:, :-1]}
-    return measure_targets(model, keep[:, 1:], batch.tokens_BL[keep], inputs, nll).sum()
+    return measure_targets(model, batch.where.places_N, batch.where.ids_N, inputs, nll).sum()
 
 
 LOSSES: dict[str, Callable[[Any, Batch], torch.Tensor]] = {"full": _full, "targets": _targets}

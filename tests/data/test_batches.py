@@ -4,17 +4,18 @@ from __future__ import annotations
 
 import random
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import numpy as np
 import pytest
 import torch
-from students import tiny
 
 from skipthinking.data.batches import (
     Batch,
     Counts,
     PlannedBatches,
     ResumableLoader,
+    TargetIndex,
     collate,
     count,
     instance_length,
@@ -22,6 +23,7 @@ from skipthinking.data.batches import (
 from skipthinking.data.epoch_instances import contexts_needed, sizes
 from skipthinking.data.planning import Plan, plan_epoch
 from skipthinking.records import Instance
+from students import tiny
 
 PAD = 0  # also the last token of every instance, as where EOS pads
 
@@ -67,9 +69,22 @@ def weight_sums(rows: Sequence[Instance], terms: int) -> list[float]:
     return sums
 
 
-def assert_same(one: Batch, other: Batch) -> None:
-    for name, left, right in zip(Batch._fields, one, other, strict=True):
-        if isinstance(left, torch.Tensor):
+def weights_of(batch: Batch) -> torch.Tensor:
+    """Loss weight of every token, (B, L), from the index of a batch that is not packed."""
+    weights_BL = torch.zeros(batch.tokens_BL.shape)
+    shift = 1 if batch.prompts_BP is None else 0  # causal students: position t predicts token t + 1
+    rows_N, columns_N = batch.where.rows_N, batch.where.places_N % (weights_BL.shape[1] - shift) + shift
+    assert torch.equal(batch.where.places_N // (weights_BL.shape[1] - shift), rows_N)
+    assert torch.equal(batch.where.ids_N, batch.tokens_BL[rows_N, columns_N])
+    weights_BL[rows_N, columns_N] = batch.where.weights_N
+    return weights_BL
+
+
+def assert_same(one: NamedTuple, other: NamedTuple) -> None:
+    for name, left, right in zip(one._fields, one, other, strict=True):
+        if isinstance(left, TargetIndex):
+            assert_same(left, right)
+        elif isinstance(left, torch.Tensor):
             assert left.dtype == right.dtype, name
             assert torch.equal(left, right), name
         else:
@@ -87,7 +102,7 @@ def test_causal_batches_join_prompt_and_completion() -> None:
     assert batch.ids == ["a", "b"]
     assert batch.tokens_BL.tolist() == [[8, 9, 5, 6, PAD], [7, PAD, PAD, PAD, PAD]]
     assert batch.lengths_B.tolist() == [5, 2]
-    assert batch.weights_BL.tolist() == [[0, 0, 0, 0.5, 1], [0, 2, 0, 0, 0]]
+    assert weights_of(batch).tolist() == [[0, 0, 0, 0.5, 1], [0, 2, 0, 0, 0]]
     assert batch.terms_B.tolist() == [0, 1]
     assert batch.prompts_BP is None
     assert batch.prompt_lengths_B is None
@@ -100,7 +115,7 @@ def test_encoder_decoder_batches_keep_prompt_and_completion_apart() -> None:
     batch = collate(TWO, pad_id=PAD, encoder_decoder=True, terms=2)
     assert batch.tokens_BL.tolist() == [[5, 6, PAD], [PAD, PAD, PAD]]
     assert batch.lengths_B.tolist() == [3, 1]
-    assert batch.weights_BL.tolist() == [[0, 0.5, 1], [2, 0, 0]]
+    assert weights_of(batch).tolist() == [[0, 0.5, 1], [2, 0, 0]]
     assert batch.prompts_BP is not None
     assert batch.prompt_lengths_B is not None
     assert batch.prompts_BP.tolist() == [[8, 9], [7, PAD]]
@@ -115,7 +130,7 @@ def test_batches_have_the_types_that_models_take() -> None:
     assert batch.prompt_lengths_B is not None
     assert {batch.tokens_BL.dtype, batch.prompts_BP.dtype, batch.lengths_B.dtype, batch.terms_B.dtype} == {torch.long}
     assert batch.prompt_lengths_B.dtype == torch.long
-    assert batch.weights_BL.dtype == batch.totals_K.dtype == torch.float32
+    assert batch.where.weights_N.dtype == batch.totals_K.dtype == torch.float32
 
 
 @pytest.mark.parametrize("encoder_decoder", [False, True])
@@ -125,21 +140,21 @@ def test_padding_has_no_weight_and_rows_give_the_instances_back(encoder_decoder:
     batch = collate(rows, pad_id=pad, encoder_decoder=encoder_decoder)
     for i, row in enumerate(rows):
         length = int(batch.lengths_B[i])
-        assert (batch.weights_BL[i, length:] == 0).all()
+        assert (weights_of(batch)[i, length:] == 0).all()
         assert (batch.tokens_BL[i, length:] == pad).all()
         tokens = batch.tokens_BL[i, :length].tolist()
         if batch.prompts_BP is None or batch.prompt_lengths_B is None:
             assert not encoder_decoder
             prompt, tokens = tokens[: len(row.prompt)], tokens[len(row.prompt) :]
-            assert (batch.weights_BL[i, : len(row.prompt)] == 0).all()
+            assert (weights_of(batch)[i, : len(row.prompt)] == 0).all()
         else:
             place = int(batch.prompt_lengths_B[i])
             prompt = batch.prompts_BP[i, :place].tolist()
             assert (batch.prompts_BP[i, place:] == pad).all()
         assert prompt == row.prompt.tolist()
         assert tokens == row.tokens.tolist()
-        assert batch.weights_BL[i, length - len(tokens) : length].tolist() == row.weights.tolist()
-    assert batch.tokens_BL.shape == batch.weights_BL.shape == (20, int(batch.lengths_B.max()))
+        assert weights_of(batch)[i, length - len(tokens) : length].tolist() == row.weights.tolist()
+    assert batch.tokens_BL.shape == weights_of(batch).shape == (20, int(batch.lengths_B.max()))
 
 
 def test_what_pads_changes_nothing_but_the_padding() -> None:
@@ -196,7 +211,7 @@ def test_ranks_and_micro_batches_add_up(
         batches = [loader[index] for loader in loaders]
         shown = []
         for batch in batches:
-            weights = batch.weights_BL.double().sum(dim=1)
+            weights = weights_of(batch).double().sum(dim=1)
             for id, term, weight in zip(batch.ids, batch.terms_B.tolist(), weights.tolist(), strict=True):
                 by_step[step, term] += weight
                 if weight:  # not a ghost
@@ -226,8 +241,8 @@ def test_a_rank_without_instances_runs_a_ghost_that_counts_nothing() -> None:
     ghost = batches[1]
     assert len(ghost.ids) == 1  # a forward pass with something in it
     assert int(ghost.lengths_B[0]) > 0
-    assert ghost.weights_BL.shape == ghost.tokens_BL.shape
-    assert not ghost.weights_BL.any()
+    assert weights_of(ghost).shape == ghost.tokens_BL.shape
+    assert not weights_of(ghost).any()
     # What it tells is that of the others: it adds nothing.
     assert torch.equal(ghost.totals_K, batches[0].totals_K)
     assert ghost.totals_K.tolist() == pytest.approx(weight_sums(rows, 1))
@@ -240,7 +255,7 @@ def test_a_ghost_of_a_row_is_filled_from_its_step() -> None:
     # The second step accumulates two rows; in its second row rank 1 has none.
     plan = Plan(steps=[[[[0], [1]]], [[[2], [3]], [[4], []]]])
     batch = planned(rows, plan, rank=1)[2]
-    assert not batch.weights_BL.any()
+    assert not weights_of(batch).any()
     assert batch.totals_K.tolist() == pytest.approx(weight_sums(rows[2:5], 1))
     counted = count([rows[4]])
     assert (batch.targets, batch.contexts) == (counted.targets, counted.contexts)
@@ -288,7 +303,7 @@ def test_pairs_are_counted_over_the_step_and_references_follow_their_rows() -> N
     seen: list[float] = []
     for rank in (0, 1):
         for batch in planned(rows, plan, rank=rank, terms=2):
-            ghost = not bool(batch.weights_BL.any())
+            ghost = not bool(weights_of(batch).any())
             assert batch.pairs == (4 if len(batch.ids) == 4 else 1)
             if not ghost:
                 assert batch.terms_B.tolist() == [0, 1] * (len(batch.ids) // 2)

@@ -171,7 +171,7 @@ def test_loss_is_the_mean_over_pairs_and_a_share_of_the_chosen_likelihood() -> N
 def test_each_term_alone_trains_what_it_is_meant_to(beta: float, sft_weight: float) -> None:
     method, batch, nll_N = _random_batch(beta, sft_weight)
     method.micro_batch_loss(nll_N, batch).backward()
-    rejected_N = batch.terms_B[:, None].expand_as(batch.weights_BL)[batch.weights_BL > 0] == 1
+    rejected_N = batch.terms_B[batch.where.rows_N] == 1
     assert bool((nll_N.grad[~rejected_N] > 1e-6).all())  # the chosen side is made likelier by both
     assert bool((nll_N.grad[rejected_N] < -1e-6).all()) == (beta > 1e-6)  # the rejected one less likely by DPO
 

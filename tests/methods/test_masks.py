@@ -186,8 +186,8 @@ def test_each_loss_term_alone_reaches_the_generator(
 def test_a_ghost_of_an_instance_counts_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     world = World()
     monkeypatch.setattr(KeypointWeighter, "current_epoch", 0)
-    batch = batch_of(world.student, world.instances([1] * len(world.encoded)))
-    answer, dropped, _ = world.weighter.losses(batch._replace(weights_BL=torch.zeros_like(batch.weights_BL)))
+    rows = [replace(row, weights=np.zeros_like(row.weights)) for row in world.instances([1] * len(world.encoded))]
+    answer, dropped, _ = world.weighter.losses(batch_of(world.student, rows))
     assert float(answer.sum()) == float(dropped.sum()) == 0
 
 

@@ -70,7 +70,8 @@ def test_only_targets_reach_the_vocabulary(architecture: str) -> None:
     handle = head.register_forward_hook(lambda module, args, out: seen.append(tuple(out.shape)))
     student.token_nll(batch)
     handle.remove()
-    assert seen == [(int((batch.weights_BL > 0).sum()), student.config.vocab_size)]
+    targets = sum(int((row.weights > 0).sum()) for row in tiny.instances(student))
+    assert seen == [(targets, student.config.vocab_size)]
     assert not head._forward_pre_hooks  # the next caller gets all logits
 
 
@@ -115,11 +116,12 @@ def test_chunked_head_equals_the_plain_one_under_autocast_with_checkpointing(
     # Only the head differs: checkpointed layers of T5 themselves round differently under autocast.
     plain, student = (tiny.scratch(architecture, gradient_checkpointing=True).train() for _ in range(2))
     batch = tiny.batch_of(plain, tiny.instances(plain))
-    keep, targets, inputs = plain._inputs(batch)
+    index, inputs = batch.where, plain._inputs(batch)
     with torch.autocast("cpu", torch.bfloat16):
         logits = plain.model(**inputs).logits
         assert logits.dtype == torch.bfloat16
-        expected = F.cross_entropy(logits[keep].float(), targets, reduction="none")
+        logits_NV = logits.flatten(0, 1)[index.places_N].float()
+        expected = F.cross_entropy(logits_NV, index.ids_N, reduction="none")
         monkeypatch.setattr(heads, "CHUNK_ELEMENTS", 4 * student.config.vocab_size)  # 4 targets at once
         found = student.token_nll(batch)
     assert found.dtype == torch.float32
@@ -204,8 +206,8 @@ def test_padding_id_is_never_looked_at() -> None:
 
 def test_batch_without_targets_has_a_gradient_of_zero() -> None:
     student = tiny.scratch("llama")
-    batch = tiny.batch_of(student, tiny.instances(student))
-    nll = student.token_nll(batch._replace(weights_BL=torch.zeros_like(batch.weights_BL)))
+    rows = [dataclasses.replace(row, weights=np.zeros_like(row.weights)) for row in tiny.instances(student)]
+    nll = student.token_nll(tiny.batch_of(student, rows))
     assert nll.shape == (0,)
     nll.sum().backward()
     assert not any(bool(gradient.any()) for gradient in tiny.gradients(student).values())

@@ -18,7 +18,7 @@ from skipthinking.annotate.sampling import draw_stage
 from skipthinking.data.batches import Batch
 from skipthinking.data.module import RationaleDataModule
 from skipthinking.files import write_jsonl
-from skipthinking.losses import weighted_likelihood
+from skipthinking.losses import row_sums
 from skipthinking.methods.base import Distiller
 from skipthinking.methods.kpod.masks import MaskGenerator, masked, relaxed_masks, spread, uniform_noise
 from skipthinking.methods.kpod.weights import weight_drawing
@@ -179,7 +179,7 @@ class KeypointWeighter(Distiller):
         noise_BR = self._noise(batch.ids, logits_BR.shape[1] + 1)
         masks_BR = (noise_BR[:, 1:] < 2 * noise_BR[:, :1]).float()  # half of the rationales are unmasked
         nll_N = self._masked_nll(batch, rows, masks_BR)
-        share = weighted_likelihood(nll_N, batch.weights_BL, batch.terms_B, batch.totals_K, self.term_weights)
+        share = self.micro_batch_loss(nll_N, batch)
         unused = 0 * logits_BR.sum()  # DDP requires every weight in the graph
         return share + unused, torch.sigmoid(logits_BR.detach()[inside_BR]).mean()
 
@@ -189,11 +189,10 @@ class KeypointWeighter(Distiller):
         logits_BR, inside_BR = self._logits(rows)
         masks_BR = relaxed_masks(logits_BR, self._noise(batch.ids, logits_BR.shape[1]), self.temperature)
         nll_N = self._masked_nll(batch, rows, masks_BR)
-        chosen_BL = batch.weights_BL > 0
-        owner_N = torch.arange(len(rows), device=self.device)[:, None].expand_as(chosen_BL)[chosen_BL]
         steps_B = nll_N.new_tensor([len(row.steps) for row in rows])
-        answer_B = torch.zeros_like(steps_B).index_add(0, owner_N, nll_N) * steps_B
-        masks_B = (masks_BR * inside_BR).sum(dim=1) * chosen_BL.any(dim=1)
+        answer_B = row_sums(nll_N, batch.where.rows_N, len(rows)) * steps_B
+        counts = row_sums(torch.ones_like(nll_N), batch.where.rows_N, len(rows)) > 0
+        masks_B = (masks_BR * inside_BR).sum(dim=1) * counts
         return answer_B, masks_B, torch.sigmoid(logits_BR.detach()[inside_BR]).mean()
 
     def _masked_nll(self, batch: Batch, rows: Sequence[Encoded], masks_BR: Tensor) -> Tensor:
@@ -241,6 +240,7 @@ class KeypointWeighter(Distiller):
 
     def on_train_epoch_end(self) -> None:
         """Prints the mean weight, so that a collapse is visible early."""
+        super().on_train_epoch_end()
         mean = float(self.trainer.callback_metrics["train/mean_weight"])
         if self.current_epoch >= self.warmup_epochs:
             say(f"token weights: mean {mean:.3f} after epoch {self.current_epoch}{_verdict(mean)}")

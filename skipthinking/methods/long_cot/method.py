@@ -204,11 +204,11 @@ class LongCoT(Distiller):
         likelihood = super().micro_batch_loss(nll_N, batch)
         if not batch.pairs:
             return likelihood
-        moved_B = -row_sums(nll_N, batch.weights_BL) - batch.references_B
-        rejected = batch.terms_B == REJECTED
-        # Each rejected trace is the row after its chosen one: terms [0, 1, 0, 1] -> chosen rows 0 and 2.
-        chosen_P, rejected_P = moved_B[rejected.roll(-1)], moved_B[rejected]
-        if len(rejected_P):
+        rows = len(batch.ids)
+        moved_B = -row_sums(nll_N, batch.where.rows_N, rows) - batch.references_B
+        # Each rejected trace is the row after its chosen one. A row without a partner stands in for no instance.
+        chosen_P, rejected_P = moved_B[: rows // 2 * 2].view(-1, 2).unbind(1)
+        if rows > 1:
             margin = self.beta * (chosen_P - rejected_P).detach()
             self.log("train/margin", margin.mean(), batch_size=len(margin))
             self.log("train/preferred", (margin > 0).float().mean(), batch_size=len(margin))

@@ -1,0 +1,208 @@
+"""Speed of training in the log and the progress bar, or as text: tokens/s, examples/s, MFU, peak memory, time left."""
+
+from __future__ import annotations
+
+import math
+import resource
+import sys
+import time
+from typing import Any, cast
+
+import lightning as L
+import torch
+from lightning.fabric.utilities.throughput import get_available_flops
+from lightning.pytorch.callbacks import Callback, RichProgressBar
+
+from skipthinking.annotate.runner import say
+from skipthinking.methods.base import Distiller
+from skipthinking.methods.schedules import logs_step, run_length
+
+__all__ = ["RunProgressBar", "Throughput", "flops_per_step", "short_time"]
+
+_DTYPES = {"16": torch.float16, "bf16": torch.bfloat16}  # by the start of Lightning's names of precisions
+
+
+class Throughput(Callback):
+    """Logs the speed of training at the first step, every ``log_every_n_steps`` steps, and the last one.
+
+    The clock runs in training epochs only, not in searches or validation. Nothing waits for the device: on a GPU the
+    speed of a window is exact up to the few steps that the host is ahead. Columns of metrics.csv:
+
+    - ``train/tokens_per_second``: target and context tokens, without padding, of all processes;
+    - ``train/examples_per_second``: training instances of all processes;
+    - ``train/mfu``: model FLOPs utilization, :func:`flops_per_step` over the peak FLOPs of the devices in the
+      precision of training (Chowdhery et al., arXiv 2204.02311, Appendix B); absent where the peak is not known, as
+      for CPUs;
+    - ``train/peak_memory_gib``: most memory allocated on this process's GPU so far; on a CPU, of the process;
+    - ``train/lr``: learning rate of the first parameter group.
+
+    Without a progress bar in a terminal, the same is printed as a line of text.
+    """
+
+    def __init__(self) -> None:
+        self.speed: dict[str, float] = {}
+        self.left: float | None = None  # seconds
+        self._since = math.nan
+        self._seconds = 0.0  # of the window, before ``_since``
+        self._steps = self._tokens = self._targets = self._examples = 0
+        self._step = 0
+        self._rate = math.nan  # learning rate of the step
+
+    def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Starts counting, at the step of a resumed run, which may be in the middle of an epoch."""
+        self._step, self._since = trainer.global_step, time.monotonic()
+        self._clear()
+
+    def on_train_epoch_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Starts the clock, after the searches of the epoch."""
+        self._since = time.monotonic()
+
+    def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Stops the clock."""
+        self._seconds += time.monotonic() - self._since
+
+    def on_validation_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Stops the clock."""
+        self._seconds += time.monotonic() - self._since
+
+    def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Starts the clock again."""
+        self._since = time.monotonic()
+
+    def on_before_optimizer_step(
+        self, trainer: L.Trainer, pl_module: L.LightningModule, optimizer: torch.optim.Optimizer
+    ) -> None:
+        """Notes the learning rate of the step, before its schedule changes it."""
+        self._rate = float(optimizer.param_groups[0]["lr"])
+
+    def on_train_batch_end(
+        self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        """Counts a micro-batch, and reports after a step that is logged."""
+        self._tokens += batch.targets + batch.contexts
+        self._targets += batch.targets
+        self._examples += len(batch.ids) * trainer.world_size
+        if trainer.global_step == self._step:
+            return
+        self._steps += 1
+        self._step = trainer.global_step
+        if not logs_step(trainer, self._step):
+            return
+        method = cast("Distiller", pl_module)
+        now = time.monotonic()
+        seconds = self._seconds + now - self._since
+        self.speed = self._measure(trainer, method, max(seconds, 1e-9))
+        total = run_length(trainer, method.steps_per_epoch or 1)
+        self.left = (total - self._step) * seconds / self._steps if total is not None else None
+        self._report(trainer, total)
+        self._clear()
+        self._since = time.monotonic()
+
+    def _clear(self) -> None:
+        self._steps = self._tokens = self._targets = self._examples = 0
+        self._seconds = 0.0
+
+    def _measure(self, trainer: L.Trainer, method: Distiller, seconds: float) -> dict[str, float]:
+        speed = {
+            "train/tokens_per_second": self._tokens / seconds,
+            "train/examples_per_second": self._examples / seconds,
+            "train/peak_memory_gib": _peak_memory(method.device) / 2**30,
+            "train/lr": self._rate,
+        }
+        peak = _available_flops(trainer, method.device)
+        if peak:
+            used = flops_per_step(method.student, self._tokens, self._targets, self._examples)
+            speed["train/mfu"] = used / seconds / peak / trainer.world_size
+        return speed
+
+    def _report(self, trainer: L.Trainer, total: int | None) -> None:
+        if not trainer.is_global_zero:
+            return
+        logged = {name: float(value) for name, value in trainer.callback_metrics.items() if name.startswith("train/")}
+        row = {"epoch": trainer.current_epoch, **logged, **self.speed}
+        for logger in trainer.loggers:
+            logger.log_metrics(row, step=self._step - 1)
+        bar: Any = trainer.progress_bar_callback
+        if bar is None or not sys.stdout.isatty():
+            say(self.line(trainer, total, row["train/loss"]))
+
+    def line(self, trainer: L.Trainer, total: int | None, loss: float) -> str:
+        """The report as text.
+
+        ``step 50/176, epoch 1: loss 0.655, 1,410 tokens/s, 12.1 examples/s, 5.9 GiB, lr 4.1e-05, 12:30 left``
+        """
+        mfu = f", MFU {self.speed['train/mfu']:.1%}" if "train/mfu" in self.speed else ""
+        left = f", {short_time(self.left)} left" if self.left is not None else ""
+        step = f"{self._step}/{total}" if total is not None else str(self._step)
+        return (
+            f"step {step}, epoch {trainer.current_epoch}: loss {loss:.3f}, "
+            f"{self.speed['train/tokens_per_second']:,.0f} tokens/s, "
+            f"{self.speed['train/examples_per_second']:.1f} examples/s{mfu}, "
+            f"{self.speed['train/peak_memory_gib']:.1f} GiB, lr {self.speed['train/lr']:.1e}{left}"
+        )
+
+
+class RunProgressBar(RichProgressBar):
+    """Lightning's progress bar, with the speed of training and the time left of the run, searches not counted."""
+
+    def get_metrics(self, trainer: L.Trainer, pl_module: L.LightningModule) -> Any:
+        """The metrics beside the bar."""
+        items = super().get_metrics(trainer, pl_module)
+        meter = next(
+            (callback for callback in cast("Any", trainer).callbacks if isinstance(callback, Throughput)), None
+        )
+        if meter is not None and meter.speed:
+            items["tokens/s"] = f"{meter.speed['train/tokens_per_second']:,.0f}"
+            if meter.left is not None:
+                items["left"] = short_time(meter.left)
+        return items
+
+
+def flops_per_step(student: Any, tokens: int, targets: int, examples: int) -> float:
+    """FLOPs that training needs for so many tokens, without those of recomputation.
+
+    6 per token and weight (2 forward, 4 backward; 4 for a frozen weight, whose gradient is not computed), the input
+    embeddings not counted and the output embeddings for target tokens only, plus attention, 12 L D T per token for L
+    layers of width D and T tokens per example (Chowdhery et al., arXiv 2204.02311, Appendix B, which does not halve it
+    for the causal mask).
+
+    Args:
+        student: The student, built.
+        tokens: Tokens without padding, all processes.
+        targets: Those of them that are targets.
+        examples: Instances.
+    """
+    config = student.config.get_text_config(decoder=True)
+    embeddings = {id(student.model.get_input_embeddings().weight), id(student.model.get_output_embeddings().weight)}
+    body = sum(
+        parameter.numel() * (6 if parameter.requires_grad else 4)
+        for parameter in student.parameters()
+        if id(parameter) not in embeddings
+    )
+    head = student.model.get_output_embeddings().weight
+    attention = 12 * config.num_hidden_layers * config.hidden_size * tokens / max(1, examples)
+    return tokens * (body + attention) + targets * head.numel() * (6 if head.requires_grad else 4)
+
+
+def short_time(seconds: float) -> str:
+    """Hours, minutes and seconds.
+
+    >>> short_time(75), short_time(3675), short_time(200_000)
+    ('1:15', '1:01:15', '2d 7:33:20')
+    """
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    days, hours = divmod(hours, 24)
+    text = f"{hours}:{minutes:02}:{rest:02}" if hours or days else f"{minutes}:{rest:02}"
+    return f"{days}d {text}" if days else text
+
+
+def _available_flops(trainer: L.Trainer, device: torch.device) -> float | None:
+    precision = str(trainer.precision)
+    return get_available_flops(device, _DTYPES.get(precision.split("-")[0], torch.float32))
+
+
+def _peak_memory(device: torch.device) -> int:
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device)
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
