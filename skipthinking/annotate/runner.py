@@ -145,10 +145,11 @@ class Runner:
             if self._fits(annotator, row, self._notes(row, epoch, earlier))
         ])  # fmt: skip
         path = self._folder / "annotations" / f"{annotator.name}.jsonl"
+        with self._student.frozen(merge=False):  # the key is that of the weights as they are stored
+            key = fingerprint(rows, self._dependencies(annotator), self._module) if annotator.uses_student else ""
         with self._student.frozen():
             context = self._context(notes)
             if annotator.uses_student:
-                key = fingerprint(rows, self._dependencies(annotator), self._module)
                 journal = Journal(path, key, rank())
                 computed: list[bool] = []
 

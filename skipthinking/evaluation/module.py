@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, replace
 from typing import Any
 
@@ -17,6 +17,7 @@ from skipthinking.evaluation.metrics import AnswerScores
 from skipthinking.ranks import gather
 from skipthinking.records import Encoded, Example, Prediction, UserError
 from skipthinking.students import Student
+from skipthinking.students.completions import Completions
 
 __all__ = ["AnsweringModule"]
 
@@ -51,6 +52,8 @@ class AnsweringModule(L.LightningModule):
         self.budgets = budgets_up_to(max_new_tokens, budgets)
         self.scores = AnswerScores(self.budgets)
         self.predictions: list[Prediction] = []
+        self._completions: Completions | None = None
+        self._asked: list[Example] = []  # of the prompts that were given to ``_completions``
         self.latency: float | None = None
 
     @property
@@ -67,12 +70,6 @@ class AnsweringModule(L.LightningModule):
             teacher: The teacher's rationale for this question, if there is one.
         """
         return Completion(text=completion, stages=[("rationale", completion)])
-
-    def answer(self, batch: EvalBatch, examples: Mapping[str, Example]) -> list[Prediction]:
-        """Generates and grades the answers to a batch of prompts."""
-        assert self.codec is not None
-        completions = self.student.generate(batch.prompts, self.max_new_tokens) if batch.ids else []
-        return [self._graded(examples[id], ids) for id, ids in zip(batch.ids, completions, strict=True)]
 
     def _graded(self, example: Example, ids: list[int]) -> Prediction:
         """Grades a completion, and what is left of it if generation stops at each budget."""
@@ -92,7 +89,8 @@ class AnsweringModule(L.LightningModule):
 
     def on_validation_epoch_start(self) -> None:
         """Clears the predictions of the previous evaluation."""
-        self.predictions = []
+        self.predictions, self._asked = [], []
+        self._completions = self.student.completions(self.data.eval_batch_size)
         self.scores.reset()
 
     on_test_epoch_start = on_validation_epoch_start
@@ -100,21 +98,41 @@ class AnsweringModule(L.LightningModule):
 
     def validation_step(self, batch: EvalBatch, batch_idx: int) -> None:
         """Answers a batch of validation prompts."""
-        self._evaluate(batch, self.data.examples["val"])
+        self._evaluate(batch, batch_idx, self.data.examples["val"])
 
     def test_step(self, batch: EvalBatch, batch_idx: int) -> None:
         """Answers a batch of test prompts."""
-        self._evaluate(batch, [row for rows in self.data.test_sets.values() for row in rows])
+        self._evaluate(batch, batch_idx, [row for rows in self.data.test_sets.values() for row in rows])
 
     def predict_step(self, batch: EvalBatch, batch_idx: int) -> list[dict[str, Any]]:
-        """Answers a batch of questions; returns dictionaries, because Lightning cannot move frozen dataclasses."""
-        return [asdict(prediction) for prediction in self._evaluate(batch, self.data.examples.get("predict", ()))]
+        """Answers questions; returns dictionaries, because Lightning cannot move frozen dataclasses.
 
-    def _evaluate(self, batch: EvalBatch, examples: Sequence[Example]) -> list[Prediction]:
-        predictions = self.answer(batch, {example.id: example for example in examples})
+        They are the answers that were finished; those to questions of this batch may be among a later batch's.
+        """
+        examples = self.data.examples.get("predict", ())
+        return [asdict(prediction) for prediction in self._evaluate(batch, batch_idx, examples)]
+
+    def _evaluate(self, batch: EvalBatch, batch_idx: int, examples: Sequence[Example]) -> list[Prediction]:
+        """Gives a batch of prompts to the student, and grades the answers that it finished."""
+        assert self._completions is not None
+        known = {example.id: example for example in examples}
+        for id, prompt in zip(batch.ids, batch.prompts, strict=True):
+            self._completions.add(len(self._asked), prompt, self.max_new_tokens)
+            self._asked.append(known[id])
+        # Until the last batch, unfinished answers wait for prompts of the next one to join them.
+        done = self._completions.run(finish=batch_idx + 1 == self._number_of_batches())
+        predictions = [self._graded(self._asked[place], ids) for place, ids in sorted(done.items())]
         self.predictions += predictions
         self.scores.update(predictions)
         return predictions
+
+    def _number_of_batches(self) -> int:
+        trainer = self.trainer
+        if trainer.predicting:
+            return int(trainer.num_predict_batches[0])
+        if trainer.testing:
+            return int(trainer.num_test_batches[0])
+        return int((trainer.num_sanity_val_batches if trainer.sanity_checking else trainer.num_val_batches)[0])
 
     def on_validation_epoch_end(self) -> None:
         """Logs the scores over all ranks."""

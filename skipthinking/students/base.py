@@ -7,9 +7,8 @@ import json
 import logging
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -20,16 +19,18 @@ from skipthinking.data.batches import Batch
 from skipthinking.data.packing import Layout
 from skipthinking.files import replacing_folder
 from skipthinking.records import UserError
+from skipthinking.students.compiling import compile_layers, uncompiled
+from skipthinking.students.completions import Choose, Completions
 from skipthinking.students.heads import measure_targets
 from skipthinking.students.measures import Measure, nll
+from skipthinking.students.merging import merged
 from skipthinking.students.packing import layout_of, packing_known, share_rows
 from skipthinking.students.sharding import gathered
 from skipthinking.students.tokenizing import leave_open, save_without_class
 
-__all__ = ["Choose", "LoRA", "Student", "without_progress"]
+__all__ = ["LoRA", "Student", "without_progress"]
 
-Choose = Callable[[list[int], Tensor, Tensor], Tensor]
-"""Maps indices of B prompts, their ids (B, L) and the next token's scores (B, V) to new scores (B, V)."""
+_NONE = torch.empty(0, dtype=torch.long)
 
 logging.getLogger("transformers").setLevel(logging.ERROR)  # its warnings are about nothing that a user can fix
 
@@ -57,9 +58,9 @@ class Student(nn.Module, ABC):
     model: Any
     tokenizer: Any
 
-    def __init__(self, *, lora: LoRA | None, gradient_checkpointing: bool) -> None:
+    def __init__(self, *, lora: LoRA | None, gradient_checkpointing: bool, compiled: bool = False) -> None:
         super().__init__()
-        self.lora, self.gradient_checkpointing = lora, gradient_checkpointing
+        self.lora, self.gradient_checkpointing, self.compiled = lora, gradient_checkpointing, compiled
         self.tokenizer = None
         self._reopened = False  # whether the tokenizer's post-processor is not that of its class
         self.model = None
@@ -123,6 +124,8 @@ class Student(nn.Module, ABC):
                     model.enable_input_require_grads()
             if self.lora:
                 model = _adapt(model, self.lora, self.encoder_decoder)
+            if self.compiled:
+                compile_layers(model)
         self.model = model
 
     def _greedy(self, hub: Any) -> Any:
@@ -236,12 +239,17 @@ class Student(nn.Module, ABC):
                     setattr(module, name, 0.0)
 
     @contextmanager
-    def frozen(self) -> Iterator[None]:
-        """Evaluation mode with gathered weights and without gradients; restores the mode of every layer at the end."""
+    def frozen(self, merge: bool = True) -> Iterator[None]:
+        """Evaluation mode with gathered weights and without gradients; restores the mode of every layer at the end.
+
+        Args:
+            merge: Whether adapters are merged, see :func:`skipthinking.students.merging.merged`.
+        """
         modes = {module: module.training for module in self.modules()}
         self.eval()
         try:
-            with torch.no_grad(), gathered(self):
+            merging = merged(self) if merge and self.lora else nullcontext()
+            with torch.no_grad(), gathered(self), uncompiled(self.compiled), merging:
                 yield
         finally:
             for module, mode in modes.items():
@@ -251,59 +259,35 @@ class Student(nn.Module, ABC):
     def generate(
         self,
         prompts: Sequence[Tensor],
-        max_new_tokens: int,
+        max_new_tokens: int | Sequence[int],
         prefixes: Sequence[Tensor] | None = None,
         choose: Choose | None = None,
+        at_once: int | None = None,
     ) -> list[list[int]]:
         """Greedy completions, one per prompt: new ids up to and including EOS.
 
-        A prompt with less than ``max_new_tokens`` of remaining context is completed separately, up to the end of the
-        context.
+        Several completions are written by continuous batching, see :class:`Completions`. A single one is written by
+        transformers' ``generate``, as users of the exported student do it.
 
         Args:
             prompts: Prompt ids.
-            max_new_tokens: Maximum number of new tokens per completion.
+            max_new_tokens: Maximum number of new tokens of all completions, or of each; the context may leave less.
             prefixes: Given starts of the completions, which are not returned.
             choose: Changes the scores from which the best next token is chosen; added Gumbel noise makes it sampling.
+            at_once: Maximum number of completions that are written together; by default, memory alone is the limit.
         """
-        given = list(prefixes) if prefixes is not None else [torch.empty(0, dtype=torch.long)] * len(prompts)
-        if not self.encoder_decoder:
-            prompts = [torch.cat([prompt.cpu(), part.cpu()]) for prompt, part in zip(prompts, given, strict=True)]
-        before = given if self.encoder_decoder else prompts  # shares the context with the new tokens
-        rooms = [min(max_new_tokens, self.context_length - len(ids)) for ids in before]
-        # Decoder inputs cannot be left-padded, so encoder-decoder prompts are grouped by the length of their prefix.
-        together: dict[int, list[int]] = {}
-        for i, room in enumerate(rooms):
-            if room == max_new_tokens:
-                together.setdefault(len(given[i]) if self.encoder_decoder else 0, []).append(i)
-        groups = [*together.values(), *([i] for i, room in enumerate(rooms) if 0 < room < max_new_tokens)]
-        out: list[list[int]] = [[] for _ in prompts]
-        for group in groups:
-            parts = torch.stack([given[i] for i in group]) if self.encoder_decoder else None
-            draw = [partial(choose, group)] if choose else []
-            completions = self._generate([prompts[i] for i in group], rooms[group[0]], parts, draw)
-            for i, ids in zip(group, completions, strict=True):
-                out[i] = ids
-        return out
+        completions = Completions(self, at_once, choose, continuous=len(prompts) > 1)
+        given = prefixes if prefixes is not None else [_NONE] * len(prompts)
+        limits = [max_new_tokens] * len(prompts) if isinstance(max_new_tokens, int) else max_new_tokens
+        longest_first = sorted(range(len(prompts)), key=lambda i: -len(prompts[i]) - len(given[i]))
+        for i in longest_first:
+            completions.add(i, prompts[i], limits[i], given[i])
+        done = completions.run()
+        return [done[i] for i in range(len(prompts))]
 
-    def _generate(
-        self, prompts: Sequence[Tensor], max_new_tokens: int, prefixes: Tensor | None, draw: list[Any]
-    ) -> list[list[int]]:
-        width = max(map(len, prompts))
-        ids = torch.full((len(prompts), width), self.pad_id, dtype=torch.long)
-        mask = torch.zeros_like(ids)
-        for i, prompt in enumerate(prompts):
-            span = slice(0, len(prompt)) if self.encoder_decoder else slice(width - len(prompt), width)
-            ids[i, span], mask[i, span] = prompt.cpu(), 1
-        inputs = {"input_ids": ids.to(self.device), "attention_mask": mask.to(self.device)}
-        if prefixes is not None:
-            start = torch.full((len(prompts), 1), self.config.decoder_start_token_id, dtype=torch.long)
-            inputs["decoder_input_ids"] = torch.cat([start, prefixes.cpu()], dim=1).to(self.device)
-            width = inputs["decoder_input_ids"].shape[1]
-        # Ranks have different numbers of prompts; sharded weights are gathered already, so ranks need not be in sync.
-        rows = self.model.generate(**inputs, max_new_tokens=max_new_tokens, logits_processor=draw, synced_gpus=False)
-        ends = set(self.model.generation_config.eos_token_id)
-        return [until_end(row, ends) for row in rows[:, width:].tolist()]
+    def completions(self, at_once: int) -> Completions:
+        """A queue of prompts, of which so many at most are completed together."""
+        return Completions(self, at_once)
 
     def export(self, folder: Path, state: Mapping[str, Tensor] | None = None, marks: str | None = None) -> None:
         """Writes model and tokenizer in the format of transformers' ``from_pretrained``; merges LoRA.
@@ -338,14 +322,6 @@ def without_progress() -> Iterator[None]:
     finally:
         if shown:
             hub_logging.enable_progress_bar()
-
-
-def until_end(ids: list[int], ends: set[int]) -> list[int]:
-    """The ids up to and including the first end token."""
-    for i, id in enumerate(ids):
-        if id in ends:
-            return ids[: i + 1]
-    return ids
 
 
 def _adapt(model: Any, lora: LoRA, encoder_decoder: bool) -> Any:

@@ -15,9 +15,12 @@ from numpy.typing import NDArray
 from skipthinking.data.instances import instance
 from skipthinking.ranks import by_length
 from skipthinking.records import Instance
-from skipthinking.students.base import Student, until_end
+from skipthinking.students.base import Student
+from skipthinking.students.completions import until_end
 from skipthinking.students.kv_cache import KVCache, can_cache
 from skipthinking.students.measures import Measure, greedy, nll, nll_and_hit
+from skipthinking.students.memory import PASS as _PASS
+from skipthinking.students.memory import PASS_ELSEWHERE as _PASS_ELSEWHERE
 from skipthinking.students.scoring import Measured, score
 
 __all__ = ["Completion", "Engine", "StopEarly"]
@@ -27,8 +30,6 @@ StopEarly = Callable[[int, Measured], bool]
 
 _PIECE = 24  # tokens of a text after which ``stop_early`` is first asked; most texts that fail do so in these
 _LONGER = 4  # each piece is so many times longer than the one before
-_PASS = {"cpu": 96}  # tokens that cost as much time as a pass by itself: so much padding is better than another pass
-_PASS_ELSEWHERE = 4096
 _BATCH = 64  # completions that are generated together at most
 _BATCH_TOKENS = 2**16  # and their padded tokens, so that memory depends on the longest one alone
 

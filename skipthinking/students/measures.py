@@ -15,7 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-__all__ = ["Measure", "entropy", "greedy", "nll", "nll_and_hit"]
+__all__ = ["Measure", "Project", "entropy", "greedy", "nll", "nll_and_hit"]
 
 Project = Callable[[Tensor], Tensor]
 Measure = Callable[[Project, Tensor, Tensor], Tensor]

@@ -35,6 +35,7 @@ class Pretrained(Student):
         attention: Attention implementation of transformers, for example "sdpa" or "flash_attention_2".
         revision: Branch, tag or commit on the hub.
         trust_remote_code: Allows model code from the hub.
+        compile: Compiles the layers with torch.compile, for training only; not with strategy fsdp2.
         gguf_file: Name of a GGUF file in the folder or on the hub, if there are several, or other weights too.
     """
 
@@ -47,9 +48,10 @@ class Pretrained(Student):
         attention: str | None = None,
         revision: str | None = None,
         trust_remote_code: bool = False,
+        compile: bool = False,
         gguf_file: str | None = None,
     ) -> None:
-        super().__init__(lora=lora, gradient_checkpointing=gradient_checkpointing)
+        super().__init__(lora=lora, gradient_checkpointing=gradient_checkpointing, compiled=compile)
         self.name, self.dtype, self.attention, self.gguf_file = name, dtype, attention, gguf_file
         self._hub: dict[str, Any] = {"revision": revision, "trust_remote_code": trust_remote_code}
 

@@ -17,6 +17,7 @@ from torch.distributed.fsdp import FSDPModule, fully_shard
 
 from skipthinking.checkpoints import check_shapes, read_checkpoint
 from skipthinking.records import UserError
+from skipthinking.students.merging import merged
 
 __all__ = ["Sharded", "WholeWeights", "check_strategy", "gathered", "whole_state"]
 
@@ -47,10 +48,16 @@ class Sharded(ModelParallelStrategy):
         """Shards the student before the optimizer sees its weights.
 
         Raises:
-            UserError: The method also trains weights outside of the student, whose gradients would not be reduced.
+            UserError: The method also trains weights outside of the student, whose gradients would not be reduced, or
+                the student is compiled.
         """
         method: Any = self.lightning_module
         model = method.student.model
+        if method.student.compiled:
+            raise UserError(
+                "Expected layers that are not compiled, because sharding changes them, got "
+                "model.student.compile=true. Set model.student.compile: false."
+            )
         if not isinstance(model, FSDPModule):
             own = {id(parameter) for parameter in model.parameters()}
             others = [name for name, p in method.named_parameters() if p.requires_grad and id(p) not in own]
@@ -121,19 +128,25 @@ def whole_state(module: nn.Module) -> dict[str, Tensor] | None:
 
 
 class WholeWeights(Callback):
-    """Gathers the student's weights for validation, test and prediction."""
+    """Gathers the student's weights, and merges its adapters, for validation, test and prediction."""
 
     def __init__(self) -> None:
         self._held = ExitStack()
 
     def on_validation_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Gathers the weights."""
+        """Gathers the weights and merges adapters."""
         student: Any = pl_module.student
         self._held.enter_context(torch.no_grad())
         self._held.enter_context(gathered(student))
+        if student.lora:
+            self._held.enter_context(merged(student))
 
     def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Shards the weights again."""
+        """Splits adapters off and shards the weights again."""
+        self._held.close()
+
+    def on_exception(self, trainer: L.Trainer, pl_module: L.LightningModule, exception: BaseException) -> None:
+        """As at the end, so that weights are saved as they were."""
         self._held.close()
 
     on_test_start = on_predict_start = on_validation_start

@@ -136,7 +136,7 @@ class Local(Client):
     def _noise(self, requests: list[Request]) -> Any:
         """Scores plus Gumbel noise, whose argmax is a sample; None at temperature 0.
 
-        Shapes: L tokens, B rows of the batch that still generate, V vocabulary.
+        Shapes: B rows of the batch that still generate, V vocabulary.
         """
         import torch
 
@@ -146,7 +146,7 @@ class Local(Client):
         device = self._student.device
         generators = [torch.Generator(device).manual_seed(request.seed) for request in requests]
 
-        def draw(rows: list[int], ids_BL: Tensor, scores_BV: Tensor) -> Tensor:
+        def draw(rows: list[int], scores_BV: Tensor) -> Tensor:
             noise_BV = torch.empty(scores_BV.shape, dtype=torch.float32, device=device)
             for noise_V, row in zip(noise_BV, rows, strict=True):
                 noise_V.exponential_(generator=generators[row])

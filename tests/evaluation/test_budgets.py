@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import random
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -20,31 +20,39 @@ from skipthinking.records import Prediction, UserError
 from skipthinking.students import Student
 
 
-def write(self: Any, prompts: Sequence[Any], max_new_tokens: int, *_: Any) -> list[list[int]]:
+class Written:
     """In place of generation: yes, after more or fewer words."""
-    encode, end = self.tokenizer, self.tokenizer.eos_token_id
-    texts = [f"{' Hm.' * (len(prompt) % 4)} Therefore, the answer is yes." for prompt in prompts]
-    return [[*encode(text)["input_ids"], end][:max_new_tokens] for text in texts]
+
+    def __init__(self, student: Any, at_once: int) -> None:
+        self.tokenizer, self.done = student.tokenizer, {}
+
+    def add(self, index: int, prompt: Any, max_new_tokens: int) -> None:
+        text = f"{' Hm.' * (len(prompt) % 4)} Therefore, the answer is yes."
+        ids = [*self.tokenizer(text)["input_ids"], self.tokenizer.eos_token_id]
+        self.done[index] = ids[:max_new_tokens]
+
+    def run(self, finish: bool) -> dict[int, list[int]]:
+        done, self.done = self.done, {}
+        return done
 
 
 def test_answers_within_a_budget_are_those_of_a_lower_limit(run: Callable[..., int], tmp_path: Path) -> None:
     limits = [*range(1, 30), 60]
     seen: dict[int, dict[str, bool]] = {}
-    answer = AnsweringModule.answer
+    graded = AnsweringModule._graded
 
-    def spy(self: Any, batch: Any, examples: Any) -> list[Prediction]:
-        budgets, most = self.budgets, self.max_new_tokens
+    def spy(self: Any, example: Any, ids: list[int]) -> Prediction:
+        budgets, self.budgets = self.budgets, ()
         for limit in limits:
-            self.budgets, self.max_new_tokens = (), limit
-            seen.setdefault(limit, {}).update({p.id: p.correct for p in answer(self, batch, examples)})
-        self.budgets, self.max_new_tokens = budgets, most
-        return answer(self, batch, examples)
+            seen.setdefault(limit, {})[example.id] = graded(self, example, ids[:limit]).correct
+        self.budgets = budgets
+        return graded(self, example, ids)
 
     words = ["--model", "AnswerOnly", "--model.max_new_tokens", 60, "--model.budgets", str(limits[::-1])]
     few = ["--data.val_size", 0, "--data.test.flips.size", 16, "--trainer.max_steps", 1]
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(AnsweringModule, "answer", spy)
-        patch.setattr(Student, "generate", write)
+        patch.setattr(AnsweringModule, "_graded", spy)
+        patch.setattr(Student, "completions", lambda self, at_once: Written(self, at_once))
         assert run("fit", *words, *few) == 0
     rows = [json.loads(line) for line in (tmp_path / "tiny" / "predictions.jsonl").read_text().splitlines()]
     assert {row["id"]: row["correct_at"] for row in rows} == {

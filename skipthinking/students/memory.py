@@ -1,0 +1,90 @@
+"""How many tokens fit into the memory of a student's device: in a KV cache, and in a pass without gradients."""
+
+from __future__ import annotations
+
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from skipthinking.ranks import ranks
+
+__all__ = ["PASS", "PASS_ELSEWHERE", "cache_bytes", "cache_tokens", "free_bytes", "pass_bytes", "pass_tokens"]
+
+PASS = {"cpu": 96}  # tokens that cost as much time as a pass by itself: so much padding is better than another pass
+PASS_ELSEWHERE = 4096
+
+_SHARE = 2  # of free memory, one part in two is used; the rest is for kernels, fragments and what is not estimated
+_HOST_LEAST, _HOST_MOST = 2**28, 2**32  # bytes of host memory that a process plans with: 256 MiB to 4 GiB
+_ENOUGH = {"cpu": 2**14}  # tokens of a pass, of which more take as much time per token
+_ENOUGH_ELSEWHERE = 2**18
+
+
+def free_bytes(device: torch.device) -> int:
+    """Bytes that tensors may take on a device; on the CPU a process's share of what is available, 256 MiB to 4 GiB."""
+    if device.type == "cuda":
+        unused = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)  # held by torch's allocator
+        return torch.cuda.mem_get_info(device)[0] + unused
+    return max(_HOST_LEAST, min(_HOST_MOST, _host_bytes() // ranks()))
+
+
+def cache_bytes(student: Any) -> int:
+    """Bytes of a token's keys and values in all layers: 2 x layers x key-value heads x head size x bytes per number.
+
+    SmolLM2-135M in float32: 2 x 30 x 3 x 64 x 4 = 46,080.
+    """
+    config = student.config.get_text_config(decoder=True)
+    heads = getattr(config, "num_key_value_heads", None) or config.num_attention_heads
+    size = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
+    return int(2 * config.num_hidden_layers * heads * size * _number(student))
+
+
+def pass_bytes(student: Any) -> int:
+    """About the most bytes of a token's activations in a pass without gradients, logits left out.
+
+    A layer holds its input, its normed input, queries, keys, values and their rotated copies, and the results of
+    attention (8 hidden sizes), or gate, up projection, activation and product (4 intermediate sizes).
+    """
+    config = student.config.get_text_config(decoder=True)
+    inner = getattr(config, "intermediate_size", None) or getattr(config, "d_ff", None) or 4 * config.hidden_size
+    return int((8 * config.hidden_size + 4 * inner) * _number(student))
+
+
+def cache_tokens(student: Any) -> int:
+    """Tokens whose keys and values fit into half of the free memory."""
+    return max(1, free_bytes(student.device) // _SHARE // cache_bytes(student))
+
+
+def pass_tokens(student: Any, cached: bool = False) -> int:
+    """Tokens of a pass that fit into half of the free memory, as a power of two, so that small changes change nothing.
+
+    At most as many as make a pass efficient: on a CPU, 16,384.
+
+    Args:
+        student: The student, built.
+        cached: Whether keys and values of all tokens are kept, too, and once more in a copy.
+    """
+    size = pass_bytes(student) + (2 * cache_bytes(student) if cached else 0)
+    fitting = max(1, free_bytes(student.device) // _SHARE // size)
+    return min(2 ** (fitting.bit_length() - 1), _ENOUGH.get(student.device.type, _ENOUGH_ELSEWHERE))
+
+
+def _number(student: Any) -> int:
+    """Bytes of a number: of the weights' type, or less under autocast."""
+    kind = student.device.type
+    dtype = torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else student.model.dtype
+    return int(dtype.itemsize)
+
+
+def _host_bytes() -> int:
+    """Available host memory, of the machine and of its control group (a container or a job of a cluster)."""
+    found = [_HOST_MOST]
+    with suppress(OSError, ValueError, KeyError):  # not Linux
+        lines = Path("/proc/meminfo").read_text(encoding="utf-8").splitlines()
+        fields = dict(line.split(":", 1) for line in lines)  # "MemAvailable:   14680064 kB"
+        found.append(int(fields["MemAvailable"].split()[0]) * 1024)
+    with suppress(OSError, ValueError):  # no control group, or "max": no limit
+        group = Path("/sys/fs/cgroup")
+        found.append(int((group / "memory.max").read_text()) - int((group / "memory.current").read_text()))
+    return min(found)
