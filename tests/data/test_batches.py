@@ -9,6 +9,7 @@ from typing import NamedTuple
 import numpy as np
 import pytest
 import torch
+from students import tiny
 
 from skipthinking.data.batches import (
     Batch,
@@ -23,7 +24,6 @@ from skipthinking.data.batches import (
 from skipthinking.data.epoch_instances import contexts_needed, sizes
 from skipthinking.data.planning import Plan, plan_epoch
 from skipthinking.records import Instance
-from students import tiny
 
 PAD = 0  # also the last token of every instance, as where EOS pads
 

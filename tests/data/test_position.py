@@ -8,11 +8,11 @@ from typing import Any
 
 import numpy as np
 import pytest
+from students import tiny
 
 from skipthinking.data.planning import Planning, plan_epoch
 from skipthinking.data.position import Epoch
 from skipthinking.records import Instance, UserError
-from students import tiny
 
 
 def instances(count: int, pairs: bool = False) -> list[Instance]:
