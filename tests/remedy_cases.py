@@ -52,8 +52,9 @@ from skipthinking.report.compare import compare
 from skipthinking.report.show import show
 from skipthinking.runs.wandb_tables import ChunkTables, PredictionTables
 from skipthinking.students import FromScratch, Pretrained
+from skipthinking.students.compiling import compile_layers
 from skipthinking.students.packing import layout_of
-from skipthinking.students.sharding import check_strategy
+from skipthinking.students.sharding import Sharded, check_strategy
 from skipthinking.tasks import generate as generate_examples
 from skipthinking.tasks import get_task
 from skipthinking.teacher.choosing import Shortest
@@ -154,6 +155,22 @@ def _packed(world: Path, settings: dict[str, Any]) -> None:
     student.prepare(["It is 7."])
     student.build()
     layout_of(student, settings.get("data.packing", True))
+
+
+def _no_layers(world: Path, settings: dict[str, Any]) -> None:
+    if settings.get("model.student.compile", True):
+        compile_layers(torch.nn.Linear(1, 1))
+
+
+def _sharded(world: Path, settings: dict[str, Any]) -> None:
+    student = SimpleNamespace(model=torch.nn.Linear(1, 1), compiled=settings.get("model.student.compile", True))
+    strategy = Sharded()
+    strategy._lightning_module = SimpleNamespace(student=student, named_parameters=lambda: [])  # type: ignore[assignment]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("skipthinking.students.sharding.fully_shard", lambda *_, **__: None)
+        patch.setattr(Sharded, "device_mesh", {"data_parallel": None})
+        patch.setattr(Sharded.__base__, "setup", lambda *_: None)
+        strategy.setup(None)  # type: ignore[arg-type]
 
 
 def _strategy(world: Path, settings: dict[str, Any]) -> None:
@@ -338,6 +355,8 @@ CASES = [
            val_size=wanted)) for size, wanted in ((3, 3), (3, 0.99), (1, 1), (1, 0.5))),
     # data
     Case("got n_chunks=", build(AverageChunks, n_chunks=0)),
+    Case("Expected a model with a list of layers", _no_layers),
+    Case("Expected layers that are not compiled", _sharded),
     Case("Expected a causal student that keeps packed instances apart", _packed),
     Case("got data.batch_size=", build(RationaleDataModule, batch_size=0), [{"data.batch_size": 1}]),
     Case("Expected a batch of at least 1, got batch_size=",

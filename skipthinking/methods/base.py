@@ -35,6 +35,7 @@ from skipthinking.methods.schedules import (
     step_plateaus,
     steps_of_epoch,
 )
+from skipthinking.methods.tensor_cores import use_tensor_cores
 from skipthinking.records import Encoded, Instance, UserError
 from skipthinking.students import Student
 from skipthinking.students.weights import check_adapter, load_start, trained_only
@@ -160,6 +161,7 @@ class Distiller(AnsweringModule, ABC):
 
     def configure_model(self) -> None:
         """Builds the student, in the strategy's context."""
+        use_tensor_cores(self.trainer.strategy.root_device)
         if not self.student.built:
             self.student.build()
             if self.start_from is not None:

@@ -19,6 +19,7 @@ from skipthinking.data.batches import Batch
 from skipthinking.data.packing import Layout
 from skipthinking.files import replacing_folder
 from skipthinking.records import UserError
+from skipthinking.students.compiling import compile_layers, uncompiled
 from skipthinking.students.completions import Choose, Completions
 from skipthinking.students.heads import measure_targets
 from skipthinking.students.measures import Measure, nll
@@ -58,9 +59,9 @@ class Student(nn.Module, ABC):
     model: Any
     tokenizer: Any
 
-    def __init__(self, *, lora: LoRA | None, gradient_checkpointing: bool) -> None:
+    def __init__(self, *, lora: LoRA | None, gradient_checkpointing: bool, compiled: bool = False) -> None:
         super().__init__()
-        self.lora, self.gradient_checkpointing = lora, gradient_checkpointing
+        self.lora, self.gradient_checkpointing, self.compiled = lora, gradient_checkpointing, compiled
         self.tokenizer = None
         self._reopened = False  # whether the tokenizer's post-processor is not that of its class
         self.model = None
@@ -79,6 +80,10 @@ class Student(nn.Module, ABC):
     @abstractmethod
     def make_model(self, trained: bool) -> Any:
         """Creates the model with initial weights; if all weights are trained, in float32."""
+
+    def make_outline(self, trained: bool) -> Any:
+        """Creates the model as :meth:`make_model` does, with random weights."""
+        return self.make_model(trained)
 
     # ---------------------------------------------------------------------------------- life cycle
 
@@ -116,15 +121,25 @@ class Student(nn.Module, ABC):
             return
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(torch.initial_seed())  # initial weights depend only on the seed
-            model = self.make_model(trained and self.lora is None)
-            model.generation_config = self._greedy(model.generation_config)
-            if self.gradient_checkpointing:
-                model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
-                if self.lora:
-                    model.enable_input_require_grads()
+            self.model = self._prepared(self.make_model(trained and self.lora is None))
+            if self.compiled:
+                compile_layers(self.model)
+
+    def outline(self) -> Student:
+        """A copy to be trained, built from the config, without the weights of a hub or file; they are random."""
+        twin = copy.copy(self)  # shares tokenizer and settings
+        twin._modules = {}
+        twin.model = self._prepared(self.make_outline(self.lora is None))
+        return twin
+
+    def _prepared(self, model: Any) -> Any:
+        """The model with greedy decoding, gradient checkpointing and an adapter, as the settings say."""
+        model.generation_config = self._greedy(model.generation_config)
+        if self.gradient_checkpointing:
+            model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
             if self.lora:
-                model = _adapt(model, self.lora, self.encoder_decoder)
-        self.model = model
+                model.enable_input_require_grads()
+        return _adapt(model, self.lora, self.encoder_decoder) if self.lora else model
 
     def _greedy(self, hub: Any) -> Any:
         """Config of greedy decoding with the end tokens of the hub's config, without its sampling settings."""
@@ -246,7 +261,8 @@ class Student(nn.Module, ABC):
         modes = {module: module.training for module in self.modules()}
         self.eval()
         try:
-            with torch.no_grad(), gathered(self), merged(self) if merge else nullcontext():
+            merging = merged(self) if merge else nullcontext()
+            with torch.no_grad(), gathered(self), uncompiled(self.compiled), merging:
                 yield
         finally:
             for module, mode in modes.items():

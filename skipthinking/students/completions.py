@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from skipthinking.students.compiling import uncompiled
 from skipthinking.students.continuous import ContinuousBatch
 from skipthinking.students.kv_cache import say_without_cache, why_no_cache
 from skipthinking.students.memory import cache_tokens
@@ -87,10 +88,11 @@ class Completions:
             finish: Whether to finish all completions; if not, those that are left wait for more prompts to join them.
         """
         done, self._done = self._done, {}
-        for group in self._groups():
-            done |= self._write(group)
-        self._asked = []
-        return done | self._batch.run(finish)
+        with uncompiled(self.student.compiled):
+            for group in self._groups():
+                done |= self._write(group)
+            self._asked = []
+            return done | self._batch.run(finish)
 
     def _groups(self) -> list[list[_Asked]]:
         """Groups of similar length that one batch of transformers can hold.

@@ -20,12 +20,12 @@ from torch.utils.checkpoint import checkpoint
 
 from skipthinking.students.measures import Measure
 
-__all__ = ["measure_targets"]
+__all__ = ["CHUNK_ELEMENTS", "measure_targets", "take_as_last"]
 
-CHUNK_ELEMENTS = 2**25  # maximum number of logits in memory: 128 MiB in float32
-# Heads whose output equals the model's logits, and heads whose output differs; tested once per head, at run time.
+CHUNK_ELEMENTS = 2**25  # maximum number of logits in memory: 128 MiB in float32; more on large GPUs
+# Heads of which the model's logits are known (_finish), and heads of which they are not; tested once, at run time.
 _LAST: WeakSet[nn.Module] = WeakSet()
-_NOT_LAST: WeakSet[nn.Module] = WeakSet()  # the model adds a bias to the logits, or scales or caps them
+_NOT_LAST: WeakSet[nn.Module] = WeakSet()  # the model adds a bias to the logits, or changes them in another way
 
 
 def measure_targets(
@@ -41,7 +41,8 @@ def measure_targets(
         measure: See :mod:`skipthinking.students.measures`.
     """
     head = model.get_output_embeddings()
-    rows = max(1, CHUNK_ELEMENTS // model.config.get_text_config(decoder=True).vocab_size)
+    config = model.config.get_text_config(decoder=True)
+    rows = max(1, _chunk_elements(targets_N.device) // config.vocab_size)
     chunked = len(targets_N) > rows and head not in _NOT_LAST
     measured: list[Tensor] = []
     probe: list[Tensor] = []
@@ -50,9 +51,13 @@ def measure_targets(
         hidden_ND = args[0].flatten(0, 1).index_select(0, places_N)
         if not chunked:
             return (hidden_ND,)
+
+        def project(part_ND: Tensor) -> Tensor:
+            return _finish(config, module.forward(part_ND))
+
         parts = zip(hidden_ND.split(rows), targets_N.split(rows), strict=True)
         # The backward pass recomputes each part, so that only one part's logits are in memory.
-        measured.extend(checkpoint(measure, module.forward, h, t, use_reentrant=False) for h, t in parts)
+        measured.extend(checkpoint(measure, project, h, t, use_reentrant=False) for h, t in parts)
         return (hidden_ND[:1].detach(),)
 
     def look(module: nn.Module, args: tuple[Tensor, ...], logits: Tensor) -> None:
@@ -65,10 +70,34 @@ def measure_targets(
         for handle in handles:
             handle.remove()
     if chunked and head not in _LAST:
-        (_LAST if torch.equal(probe[0].float(), logits_NV.float()) else _NOT_LAST).add(head)
+        (_LAST if torch.equal(_finish(config, probe[0]).float(), logits_NV.float()) else _NOT_LAST).add(head)
         if head in _NOT_LAST:  # the chunks measured other logits than the model's: repeat with all logits
             return measure_targets(model, places_N, targets_N, inputs, measure)
     return torch.cat(measured) if chunked else measure(_identity, logits_NV, targets_N)
+
+
+def take_as_last(model: Any) -> None:
+    """Takes it as tested that chunks measure the model's own logits, where no values can be compared."""
+    _LAST.add(model.get_output_embeddings())
+
+
+def _chunk_elements(device: torch.device) -> int:
+    """Logits of a chunk: in float32, 1/64 of the memory of a GPU, because their gradients and copies take more."""
+    if device.type != "cuda":
+        return CHUNK_ELEMENTS
+    return max(CHUNK_ELEMENTS, torch.cuda.get_device_properties(device).total_memory // 64 // 4)
+
+
+def _finish(config: Any, logits_NV: Tensor) -> Tensor:
+    """What some models do with the output of the head. Whether it is all that a model does is tested at run time."""
+    for name in ("logit_scale", "lm_head_multiplier"):  # Cohere; Falcon-H1
+        if getattr(config, name, None) is not None:
+            logits_NV = logits_NV * getattr(config, name)
+    if getattr(config, "logits_scaling", None) is not None:  # Granite
+        logits_NV = logits_NV / config.logits_scaling
+    if getattr(config, "final_logit_softcapping", None) is not None:  # Gemma
+        logits_NV = torch.tanh(logits_NV / config.final_logit_softcapping) * config.final_logit_softcapping
+    return logits_NV
 
 
 def _identity(logits_NV: Tensor) -> Tensor:

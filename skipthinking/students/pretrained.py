@@ -8,6 +8,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
 
+import torch
 from safetensors import SafetensorError
 
 from skipthinking.records import UserError
@@ -35,6 +36,7 @@ class Pretrained(Student):
         attention: Attention implementation of transformers, for example "sdpa" or "flash_attention_2".
         revision: Branch, tag or commit on the hub.
         trust_remote_code: Allows model code from the hub.
+        compile: Compiles the layers with torch.compile, for training only; not with strategy fsdp2.
         gguf_file: Name of a GGUF file in the folder or on the hub, if there are several, or other weights too.
     """
 
@@ -47,9 +49,10 @@ class Pretrained(Student):
         attention: str | None = None,
         revision: str | None = None,
         trust_remote_code: bool = False,
+        compile: bool = False,
         gguf_file: str | None = None,
     ) -> None:
-        super().__init__(lora=lora, gradient_checkpointing=gradient_checkpointing)
+        super().__init__(lora=lora, gradient_checkpointing=gradient_checkpointing, compiled=compile)
         self.name, self.dtype, self.attention, self.gguf_file = name, dtype, attention, gguf_file
         self._hub: dict[str, Any] = {"revision": revision, "trust_remote_code": trust_remote_code}
 
@@ -104,6 +107,17 @@ class Pretrained(Student):
                 f"{len(missing)} of them ({missing[0]}). Fix model.student.name."
             )
         return model
+
+    def make_outline(self, trained: bool) -> Any:
+        """Creates the model from its config. Attention that needs a GPU is replaced by sdpa, which keeps as much."""
+        from transformers import AutoModelForCausalLM, AutoModelForSeq2SeqLM
+
+        kind: Any = AutoModelForSeq2SeqLM if self.encoder_decoder else AutoModelForCausalLM
+        attention = self.attention if self.attention in ("eager", "sdpa") else None
+        name = "float32" if trained else self.dtype
+        dtype = getattr(torch, name) if name != "auto" else self.config.dtype or torch.float32
+        trust = {"trust_remote_code": True} if self._hub["trust_remote_code"] else {}
+        return kind.from_config(self.config, dtype=dtype, attn_implementation=attention, **trust)
 
     def _load(self, kind: Any, **settings: Any) -> Any:
         local = Path(self.name).exists()

@@ -87,6 +87,7 @@ class FromScratch(Student):
         numbers: Integers below this are single tokens of a trained tokenizer.
         lora: Trains a low-rank adapter instead of all weights.
         gradient_checkpointing: Trades time for memory in the backward pass.
+        compile: Compiles the layers with torch.compile, for training only; not with strategy fsdp2.
     """
 
     def __init__(
@@ -98,8 +99,9 @@ class FromScratch(Student):
         numbers: int = 100,
         lora: LoRA | None = None,
         gradient_checkpointing: bool = False,
+        compile: bool = False,
     ) -> None:
-        super().__init__(lora=lora, gradient_checkpointing=gradient_checkpointing)
+        super().__init__(lora=lora, gradient_checkpointing=gradient_checkpointing, compiled=compile)
         if vocab_size < 512 or not 0 <= numbers <= 1000:
             raise UserError(
                 "Expected a vocabulary of at least 512 and 0 to 1000 numbers, got "

@@ -48,10 +48,16 @@ class Sharded(ModelParallelStrategy):
         """Shards the student before the optimizer sees its weights.
 
         Raises:
-            UserError: The method also trains weights outside of the student, whose gradients would not be reduced.
+            UserError: The method also trains weights outside of the student, whose gradients would not be reduced, or
+                the student is compiled.
         """
         method: Any = self.lightning_module
         model = method.student.model
+        if method.student.compiled:
+            raise UserError(
+                "Expected layers that are not compiled, because sharding changes them, got "
+                "model.student.compile=true. Set model.student.compile: false."
+            )
         if not isinstance(model, FSDPModule):
             own = {id(parameter) for parameter in model.parameters()}
             others = [name for name, p in method.named_parameters() if p.requires_grad and id(p) not in own]

@@ -165,6 +165,8 @@ def test_chunks_respect_what_follows_the_output_embedding(
     monkeypatch.setattr(heads, "CHUNK_ELEMENTS", 4 * student.config.vocab_size)
     chunked = student.token_nll(tiny.batch_of(student, rows))
     torch.testing.assert_close(chunked, whole, rtol=1e-4, atol=1e-4)
+    head = student.model.get_output_embeddings()
+    assert (head in heads._LAST, head in heads._NOT_LAST) == (architecture != "bart", architecture == "bart")
 
 
 def test_checkpointed_layers_run_again_in_the_backward_pass() -> None:
