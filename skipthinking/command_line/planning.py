@@ -48,14 +48,16 @@ def plan(trainer: L.Trainer, method: Distiller, data: RationaleDataModule) -> st
 
 
 def longest_batch(data: RationaleDataModule) -> Batch:
-    """A micro-batch of the longest examples that fit the limit, all completion tokens as targets."""
+    """The micro-batch with the most padded tokens of examples within the limit, all completion tokens as targets."""
     student, limit = data.method.student, data.limit
-    rows = sorted((row for row in data.encoded if row.length <= limit), key=lambda row: -row.length)
-    count = data.batch_size
+    lengths = np.array([row.length for row in data.encoded])
+    order = np.argsort(-np.where(lengths <= limit, lengths, 0), kind="stable")  # the longest first
+    counts = np.full(len(order), data.batch_size)
     if data.batch_tokens is not None:
-        count = max(1, min(count, data.batch_tokens // rows[0].length))
+        counts = np.clip(data.batch_tokens // np.maximum(lengths[order], 1), 1, data.batch_size)
+    first = int((counts * np.where(lengths[order] <= limit, lengths[order], 0)).argmax())
     return collate(
-        [_instance(row) for row in rows[:count]],
+        [_instance(data.encoded[int(row)]) for row in order[first : first + counts[first]]],
         pad_id=student.pad_id,
         encoder_decoder=student.encoder_decoder,
         terms=len(data.method.term_weights),

@@ -85,7 +85,7 @@ class EncodedStore(Sequence[Encoded]):
             prompts={prefix: self.table.array(f"prompt{k}", place) for k, prefix in enumerate(self.prefixes)},
             tokens=tokens,
             steps=tuple(pairwise([0, *self.table.array("ends", place).tolist()])),
-            answer=(int(self._answers[place]), len(tokens)),
+            answer=(int(self.answers[place]), len(tokens)),
         )
 
     @cached_property
@@ -93,7 +93,8 @@ class EncodedStore(Sequence[Encoded]):
         return self.table.numbers("row")
 
     @cached_property
-    def _answers(self) -> NDArray[np.int32]:
+    def answers(self) -> NDArray[np.int32]:
+        """First token of every example's answer, shape (N,)."""
         return self.table.numbers("answer")
 
     @property

@@ -284,6 +284,12 @@ class RationaleDataModule(L.LightningDataModule):
         if unknown and line not in self.report:
             self.report.append(line)
 
+    def rationale_lengths(self) -> list[int]:
+        """Number of tokens before the answer of every training example."""
+        if isinstance(self.encoded, EncodedStore):
+            return self.encoded.answers.tolist()
+        return [row.answer[0] for row in self.encoded]
+
     # -------------------------------------------------------------------------------------- training
 
     def instances(self, epoch: int) -> EpochInstances:

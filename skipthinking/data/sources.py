@@ -68,6 +68,9 @@ class Generated(Source):
 class Files(Source):
     """Examples from files: JSONL, JSON, CSV, TSV (also as .gz, .zst, .bz2, .xz), Parquet, Arrow, or saved ``datasets``.
 
+    More than 64 MB are imported once, row by row (JSON, CSV and TSV file by file), then mapped from the cache folder
+    of ``datasets``, see :mod:`skipthinking.data.store`.
+
     Args:
         path: A file, a glob, a folder (all data files directly in it, of one kind and split), or a list of these.
         task: Name of the task, whose grader must be able to read the answers.

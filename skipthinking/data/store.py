@@ -4,6 +4,7 @@ A source with more than 64 million characters is kept in files, a smaller one in
 files are in the cache folder of ``datasets`` (``HF_DATASETS_CACHE``), in a folder per key. A key says all that the
 content depends on, so another start with the same data and settings maps the files and reads no source. A folder is
 renamed when it is complete, and only one process of a machine makes it: the others wait, then map the same files.
+Nothing removes a folder; all of them may be removed while no run uses them.
 """
 
 from __future__ import annotations

@@ -105,4 +105,4 @@ class ICoT(Distiller):
         )
 
     def _lengths(self) -> list[int]:
-        return [encoded.answer[0] for encoded in self.data.encoded]
+        return self.data.rationale_lengths()

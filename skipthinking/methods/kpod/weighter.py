@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from skipthinking.annotate.annotator import Annotator, Context, Drawing, Notes
+from skipthinking.annotate.rows import ById
 from skipthinking.annotate.runner import say
 from skipthinking.annotate.sampling import draw_stage
 from skipthinking.data.batches import Batch
@@ -81,7 +82,7 @@ class KeypointWeighter(Distiller):
         self.alpha, self.temperature = alpha, temperature
         self.warmup_epochs, self.ramp_epochs, self.train_predictor = warmup_epochs, ramp_epochs, train_predictor
         self.generator: MaskGenerator | None = None
-        self._rows: dict[str, Encoded] = {}
+        self._rows: Mapping[str, Encoded] = {}
         self._written = False
 
     def configure_model(self) -> None:
@@ -119,7 +120,7 @@ class KeypointWeighter(Distiller):
     def on_train_start(self) -> None:
         """Indexes the examples by id, because the generator reads full rationales and batches hold prefixes."""
         super().on_train_start()
-        self._rows = {row.id: row for row in self.data.encoded}
+        self._rows = ById(self.data.encoded, lambda row: row)
 
     def make_instances(self, encoded: Encoded, notes: Notes) -> list[Instance]:
         """One instance: question and a prefix of the rationale -> answer; every prefix is equally frequent."""
