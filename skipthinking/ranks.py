@@ -7,7 +7,7 @@ from typing import Any, Protocol, TypeVar
 
 import torch.distributed
 
-__all__ = ["broadcast", "by_length", "gather", "rank", "ranks"]
+__all__ = ["broadcast", "by_length", "gather", "rank", "ranks", "smallest"]
 
 
 class _HasId(Protocol):
@@ -35,6 +35,11 @@ def gather(part: dict[str, Any]) -> dict[str, Any]:
     parts: list[dict[str, Any]] = [{} for _ in range(ranks())]
     torch.distributed.all_gather_object(parts, part)
     return {id: value for rank_part in parts for id, value in rank_part.items()}
+
+
+def smallest(number: int) -> int:
+    """The smallest number of all ranks, on every rank."""
+    return min(gather({str(rank()): number}).values())
 
 
 def broadcast(value: Any) -> Any:

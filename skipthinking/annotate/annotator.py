@@ -139,8 +139,9 @@ class Annotator(ABC, Generic[Value]):
     """Names of annotations that must be computed before this one."""
     title: str = ""
     """Label of the progress bar; the name by default."""
-    block_tokens: int | None = 8192
-    """Maximum number of padded tokens per call of :meth:`annotate`; None for all rows in one call."""
+    block_tokens: int | None = 2**17
+    """Maximum number of padded tokens per call of :meth:`annotate`; memory may allow fewer, see :meth:`most_tokens`.
+    None for all rows in one call."""
     dtype: str = "float64"
     """Numpy type of encoded values."""
     uses_student: bool = True
@@ -165,6 +166,15 @@ class Annotator(ABC, Generic[Value]):
         """
         plain = (bool, int, float, str, type(None))
         return {name: value for name, value in vars(self).items() if isinstance(value, plain)}
+
+    def most_tokens(self, student: Any) -> int | None:
+        """Maximum number of padded tokens per call of :meth:`annotate` that this process can hold; None for all rows.
+
+        By default those of a scoring pass. The runner takes the smallest number of all processes.
+        """
+        if self.block_tokens is None or not self.uses_student:
+            return self.block_tokens
+        return min(self.block_tokens, student.block_tokens())
 
     def initial(self, encoded: Encoded) -> Value | None:
         """The value before the first run, computed without the student; None if there is none."""

@@ -20,7 +20,7 @@ from skipthinking.annotate.annotator import Annotator, Context, Notes
 from skipthinking.annotate.rows import ById, Rows
 from skipthinking.annotate.sampling import StageSampling
 from skipthinking.annotate.store import Column, Journal, digests, fingerprint, recalled, remembered
-from skipthinking.ranks import by_length, gather, rank, ranks
+from skipthinking.ranks import by_length, gather, rank, ranks, smallest
 from skipthinking.records import Encoded, UserError
 
 __all__ = ["Runner", "say"]
@@ -173,15 +173,19 @@ class Runner:
         self, annotator: Annotator[Any], rows: Sequence[Encoded], context: Context, journal: Journal | None
     ) -> dict[str, NDArray[Any]]:
         """Computes the encoded values of all rows; every process annotates its share of the blocks."""
-        if annotator.block_tokens is None:
+        most = annotator.most_tokens(self._student)
+        if most is None:
             blocks = [list(range(len(rows)))] if rows else []
         else:
             sized = [
                 _Sized(row.id, annotator.tokens(row, context.notes[row.id]), place) for place, row in enumerate(rows)
             ]
-            grouped = by_length(sized, lambda row: row.tokens, annotator.block_tokens)
+            grouped = by_length(sized, lambda row: row.tokens, smallest(most))
             blocks = [[row.place for row in block] for block in grouped]
-        mine = blocks[rank() :: ranks()]
+        # Values of the student are dealt among all processes; others, such as weights read from a file, are as quick to
+        # compute everywhere as to send.
+        dealt = annotator.uses_student
+        mine = blocks[rank() :: ranks()] if dealt else blocks
         arrays: dict[str, NDArray[Any]] = {}
 
         def search(block: Sequence[Encoded]) -> dict[str, list[Any]]:
@@ -196,7 +200,8 @@ class Runner:
                 found = recalled(journal, [rows[place] for place in places], search)
                 arrays |= {id: np.asarray(value, dtype=annotator.dtype) for id, value in found.items()}
                 bar.update(len(places))
-        arrays = gather(arrays)
+        if dealt:
+            arrays = gather(arrays)  # every process makes instances of any example, so it needs all values
         # In the order of rows, so that ``finish`` sees the same order on every process.
         arrays = {id: arrays[id] for id in _rows(rows).ids}
         if type(annotator).finish is Annotator.finish:

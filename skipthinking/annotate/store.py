@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch.utils.weak import WeakTensorKeyDictionary
 
 from skipthinking.files import write_lines
 from skipthinking.ranks import broadcast, rank
@@ -25,6 +26,9 @@ __all__ = ["Column", "Journal", "digest_of", "digests", "fingerprint", "recalled
 
 _PARTS = "{}.{}.part"
 _DIGEST = 8  # bytes
+_INTEGERS = {1: torch.int8, 2: torch.int16, 4: torch.int32, 8: torch.int64}  # by bytes per number
+# Version, address and sum of frozen weights; a changed weight has another version, or another address.
+_SUMS: Any = WeakTensorKeyDictionary()
 
 
 class Column(Mapping[str, NDArray[Any]]):
@@ -98,7 +102,8 @@ class Column(Mapping[str, NDArray[Any]]):
 def fingerprint(encoded: Sequence[Encoded], settings: Mapping[str, Any], student: torch.nn.Module) -> str:
     """Hash of the data, the settings and the student's weights.
 
-    Of frozen weights, such as the base of an adapter, only the sums are hashed, so that a large base costs little.
+    Of frozen weights, such as the base of an adapter, only sums are hashed, which are computed on their device and once
+    per run, so that a large base costs little.
     """
     hashed = hashlib.blake2b(json.dumps(settings, sort_keys=True, default=str).encode(), digest_size=16)
     known: Any = getattr(encoded, "digests", None)  # of examples in files
@@ -109,14 +114,30 @@ def fingerprint(encoded: Sequence[Encoded], settings: Mapping[str, Any], student
         hashed.update(row.tokens.tobytes())
         for prompt in row.prompts.values():
             hashed.update(prompt.tobytes())
+    frozen = _sums([weight for weight in student.parameters() if not weight.requires_grad])
     for name, weight in student.named_parameters():
         hashed.update(name.encode())
         if weight.requires_grad:
             copied = weight.detach().to("cpu", copy=True).contiguous()  # a copy: numpy would pin the storage
             hashed.update(copied.view(torch.uint8).numpy().tobytes())
         else:
-            hashed.update(np.float64(weight.detach().cpu().sum(dtype=torch.float64).item()).tobytes())
+            hashed.update(f"{next(frozen)}".encode())
     return hashed.hexdigest()
+
+
+def _sums(weights: Sequence[torch.Tensor]) -> Iterator[int]:
+    """Sum of the bits of every weight, read as integers: exact, so equal on every device and in any order."""
+    fresh = []
+    for weight in weights:
+        known = _SUMS.get(weight)
+        if known is None or known[:2] != (weight._version, weight.data_ptr()):
+            fresh.append(weight)
+    if fresh:
+        bits = [weight.detach().view(_INTEGERS[weight.element_size()]) for weight in fresh]
+        totals = torch.stack([part.sum(dtype=torch.int64).to(bits[0].device) for part in bits]).tolist()  # one copy
+        for weight, total in zip(fresh, totals, strict=True):
+            _SUMS[weight] = weight._version, weight.data_ptr(), total
+    return iter([_SUMS[weight][2] for weight in weights])
 
 
 def digest_of(row: Encoded) -> bytes:

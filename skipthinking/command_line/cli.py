@@ -42,6 +42,7 @@ from skipthinking.command_line.class_paths import current_class_paths
 from skipthinking.command_line.dev_run import discard, scratch
 from skipthinking.command_line.hints import OneLineErrors
 from skipthinking.command_line.layers import KEY, expand
+from skipthinking.command_line.planning import plan
 from skipthinking.data.module import RationaleDataModule, check_annotates
 from skipthinking.methods import Distiller
 from skipthinking.records import UserError
@@ -128,6 +129,7 @@ class SkipCLI(LightningCLI):
         parser.add_argument("--untrained", type=bool, default=False, help="Evaluate a student without a checkpoint.")
         parser.add_argument("--question", type=str | None, default=None, help="For predict: a question.")
         parser.add_argument("--questions", type=str | None, default=None, help="For predict: a file of questions.")
+        parser.add_argument("--plan", action="store_true", help="Of fit: print the memory it needs, then stop.")
         parser.add_argument("--checkpoint_every", type=int, default=500, help="Optimizer steps between checkpoints.")
 
     @property
@@ -200,6 +202,9 @@ class SkipCLI(LightningCLI):
 
     def before_fit(self) -> None:
         """Reads all text and tries the run folder, so that bad input is reported before anything is written."""
+        if self._get(self.config, "plan"):
+            _say(plan(self.trainer, self.model, self.datamodule))
+            raise SystemExit(0)
         check_training(self.config["fit"], self.trainer)
         last = last_checkpoint(self.folder)
         given = self._get(self.config_init, "ckpt_path")
@@ -428,6 +433,8 @@ def main(args: list[str] | None = None) -> int:
             return 130  # Lightning exits with 1 after Ctrl-C
         if isinstance(stop, SIGTERMException):
             return 143  # and with 0 after this
+        if stop.code == 0:
+            return 0  # after --help or --plan
         raise
     finally:
         release_folders()

@@ -73,7 +73,7 @@ class RationaleDataModule(L.LightningDataModule):
             lengths of sequences and needs no padding. Elsewhere, and on CPUs, masks keep instances apart, in rows as
             long as the longest of the micro-batch. This saves nothing in batches of similar length (2.3% padding, no
             row is shared); without ``bucket``, at 48% padding, a step took 0.7 of the time on a CPU.
-        eval_batch_size: Prompts per batch of generation.
+        eval_batch_size: Maximum number of answers that are written together; memory may allow fewer.
         bucket: Whether to batch instances of similar length together.
         max_length: Maximum number of tokens per instance; the student's context by default. Longer instances are left
             out and counted. Applies to prompt and completion separately for encoder-decoder students.

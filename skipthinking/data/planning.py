@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from skipthinking.records import UserError
 
-__all__ = ["Plan", "Planning", "padding_share", "plan_epoch"]
+__all__ = ["Plan", "Planning", "padding_share", "plan_epoch", "waiting_share"]
 
 _WINDOW = 64  # number of steps per window that is sorted by length; larger windows pad less, but shuffle less
 
@@ -172,3 +172,14 @@ def padding_share(batches: Sequence[Sequence[int]], lengths: NDArray[np.int64]) 
     padded = sum(len(batch) * int(lengths[list(batch)].max()) for batch in batches if batch)
     used = sum(int(lengths[list(batch)].sum()) for batch in batches if batch)
     return 1 - used / padded if padded else 0.0
+
+
+def waiting_share(plan: Plan, lengths: NDArray[np.int64]) -> float:
+    """Share of the processes' time that the slowest of each row makes the others wait, if time is padded tokens.
+
+    >>> waiting_share(Plan(steps=[[[[0], [1]]]]), np.array([4, 2]))
+    0.25
+    """
+    rows = [[len(own) * int(lengths[own].max()) if own else 0 for own in row] for step in plan.steps for row in step]
+    slowest = sum(len(row) * max(row) for row in rows)
+    return 1 - sum(map(sum, rows)) / slowest if slowest else 0.0

@@ -17,7 +17,7 @@ import numpy as np
 from lightning.pytorch.loops.loop import _Loop
 
 from skipthinking.data.epoch_instances import EpochInstances
-from skipthinking.data.planning import Plan, Planning, padding_share
+from skipthinking.data.planning import Plan, Planning, padding_share, waiting_share
 from skipthinking.records import UserError
 
 __all__ = ["Epoch", "align_batches", "micro_batches_done", "position_of", "reopen_epoch", "restore_progress"]
@@ -90,6 +90,9 @@ class Epoch:
         targets = int(self.instances.sizes["targets"][left].sum())
         contexts = int(lengths[left].sum()) - targets
         done = f"; {len(self.instances) - len(left)} instances were trained on before" if self.offset else ""
+        waits = ""
+        if self.planning.ranks > 1:
+            waits = f", {waiting_share(self.plan, lengths):.1%} of the processes' time spent waiting for the slowest"
         if self._stretches:
             now = self.planning
             done += (
@@ -98,7 +101,7 @@ class Epoch:
             )
         return (
             f"epoch {self.number}: {len(left)} instances, {targets:,} target and {contexts:,} context tokens, "
-            f"{len(self.plan.steps)} optimizer steps, {padding_share(micro, lengths):.1%} padding{done}"
+            f"{len(self.plan.steps)} optimizer steps, {padding_share(micro, lengths):.1%} padding{waits}{done}"
         )
 
     @cached_property

@@ -187,9 +187,10 @@ class Distiller(AnsweringModule, ABC):
         self._checks.read()
         step_plateaus(self.trainer)
 
-    def on_validation_start(self) -> None:
-        """Raises UserError if a loss or a gradient was not finite."""
+    def on_validation_model_eval(self) -> None:
+        """Raises UserError if a loss or a gradient was not finite, before anything is prepared for a validation."""
         self._checks.read()
+        super().on_validation_model_eval()
 
     def lr_scheduler_step(self, scheduler: Any, metric: Any) -> None:
         """Steps a schedule; one with a metric, a plateau schedule, has been stepped by :meth:`on_train_epoch_end`."""

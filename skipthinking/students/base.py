@@ -23,6 +23,7 @@ from skipthinking.students.compiling import compile_layers, uncompiled
 from skipthinking.students.completions import Choose, Completions
 from skipthinking.students.heads import measure_targets
 from skipthinking.students.measures import Measure, nll
+from skipthinking.students.memory import pass_tokens, search_tokens
 from skipthinking.students.merging import merged
 from skipthinking.students.packing import layout_of, packing_known, share_rows
 from skipthinking.students.sharding import gathered
@@ -80,6 +81,10 @@ class Student(nn.Module, ABC):
     def make_model(self, trained: bool) -> Any:
         """Creates the model with initial weights; if all weights are trained, in float32."""
 
+    def make_outline(self, trained: bool) -> Any:
+        """Creates the model as :meth:`make_model` does, with random weights."""
+        return self.make_model(trained)
+
     # ---------------------------------------------------------------------------------- life cycle
 
     trains_tokenizer: bool = False
@@ -116,17 +121,25 @@ class Student(nn.Module, ABC):
             return
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(torch.initial_seed())  # initial weights depend only on the seed
-            model = self.make_model(trained and self.lora is None)
-            model.generation_config = self._greedy(model.generation_config)
-            if self.gradient_checkpointing:
-                model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
-                if self.lora:
-                    model.enable_input_require_grads()
-            if self.lora:
-                model = _adapt(model, self.lora, self.encoder_decoder)
+            self.model = self._prepared(self.make_model(trained and self.lora is None))
             if self.compiled:
-                compile_layers(model)
-        self.model = model
+                compile_layers(self.model)
+
+    def outline(self) -> Student:
+        """A copy to be trained, built from the config, without the weights of a hub or file; they are random."""
+        twin = copy.copy(self)  # shares tokenizer and settings
+        twin._modules = {}
+        twin.model = self._prepared(self.make_outline(self.lora is None))
+        return twin
+
+    def _prepared(self, model: Any) -> Any:
+        """The model with greedy decoding, gradient checkpointing and an adapter, as the settings say."""
+        model.generation_config = self._greedy(model.generation_config)
+        if self.gradient_checkpointing:
+            model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+            if self.lora:
+                model.enable_input_require_grads()
+        return _adapt(model, self.lora, self.encoder_decoder) if self.lora else model
 
     def _greedy(self, hub: Any) -> Any:
         """Config of greedy decoding with the end tokens of the hub's config, without its sampling settings."""
@@ -248,7 +261,7 @@ class Student(nn.Module, ABC):
         modes = {module: module.training for module in self.modules()}
         self.eval()
         try:
-            merging = merged(self) if merge and self.lora else nullcontext()
+            merging = merged(self) if merge else nullcontext()
             with torch.no_grad(), gathered(self), uncompiled(self.compiled), merging:
                 yield
         finally:
@@ -284,6 +297,14 @@ class Student(nn.Module, ABC):
             completions.add(i, prompts[i], limits[i], given[i])
         done = completions.run()
         return [done[i] for i in range(len(prompts))]
+
+    def block_tokens(self, cached: bool = False) -> int:
+        """Tokens that a search handles together, by the memory of this process.
+
+        Args:
+            cached: Whether the search keeps keys and values of all tokens; if not, it only scores them.
+        """
+        return search_tokens(self) if cached else pass_tokens(self)
 
     def completions(self, at_once: int) -> Completions:
         """A queue of prompts, of which so many at most are completed together."""

@@ -13,14 +13,14 @@ import torch
 from numpy.typing import NDArray
 
 from skipthinking.data.instances import instance
-from skipthinking.ranks import by_length
 from skipthinking.records import Instance
 from skipthinking.students.base import Student
 from skipthinking.students.completions import until_end
-from skipthinking.students.kv_cache import KVCache, can_cache
+from skipthinking.students.kv_cache import KVCache, say_without_cache, why_no_cache
 from skipthinking.students.measures import Measure, greedy, nll, nll_and_hit
 from skipthinking.students.memory import PASS as _PASS
 from skipthinking.students.memory import PASS_ELSEWHERE as _PASS_ELSEWHERE
+from skipthinking.students.memory import pass_tokens
 from skipthinking.students.scoring import Measured, score
 
 __all__ = ["Completion", "Engine", "StopEarly"]
@@ -30,8 +30,6 @@ StopEarly = Callable[[int, Measured], bool]
 
 _PIECE = 24  # tokens of a text after which ``stop_early`` is first asked; most texts that fail do so in these
 _LONGER = 4  # each piece is so many times longer than the one before
-_BATCH = 64  # completions that are generated together at most
-_BATCH_TOKENS = 2**16  # and their padded tokens, so that memory depends on the longest one alone
 
 
 class Completion(NamedTuple):
@@ -63,8 +61,11 @@ class Engine:
         self.student = student
         self._prompts, self._contexts = list(prompts), list(prompts)  # contexts include their prompts
         self._cache = None
-        if longest is not None and can_cache(student, longest):
-            self._cache = KVCache(student, len(prompts), longest)
+        if longest is not None:
+            if why := why_no_cache(student, longest):
+                say_without_cache("searches read each context again in every pass", why)
+            else:
+                self._cache = KVCache(student, len(prompts), longest)
         self._cached = [0] * len(prompts)  # tokens of each context that are in the cache
 
     @property
@@ -137,8 +138,10 @@ class Engine:
         worth = _PASS.get(self.student.device.type, _PASS_ELSEWHERE)
         piece = max(_PIECE, worth // len(rows))
         most = max(begin) + piece if stop_early else None
+        fitting = pass_tokens(self.student)
         while rows:
-            width = _width([ends[row] - at for row in rows], most, worth)
+            columns = max(1, fitting // len(rows))
+            width = _width([ends[row] - at for row in rows], columns if most is None else min(most, columns), worth)
             stops = [min(at + width, ends[row]) for row in rows]
             starts = [min(max(at, begin[row]), stop) for row, stop in zip(rows, stops, strict=True)]
             parts = cache.read(
@@ -204,9 +207,7 @@ class Engine:
         rooms: Sequence[int],
     ) -> list[Completion]:
         if unread := [row for row, context in enumerate(self._contexts) if self._cached[row] < len(context)]:
-            new = [self._contexts[row][self._cached[row] :] for row in unread]
-            cache.read(unread, new, [self._cached[row] for row in unread], list(map(len, new)), greedy)
-            self._cached = list(map(len, self._contexts))
+            self._read(cache, unread)
         # A prefix's last token is read again, because it predicts the first one after it.
         before = [length - 1 for length in lengths]
         lines = [
@@ -230,6 +231,16 @@ class Engine:
                 made[row] = np.concatenate([made[row], token])
         shown = [written[:room] for written, room in zip(made, rooms, strict=True)]
         return [Completion(part[:, 0].astype(int).tolist(), float(part[:, 1].sum())) for part in shown]
+
+    def _read(self, cache: KVCache, rows: Sequence[int]) -> None:
+        """Reads what is new in the contexts of some rows, in passes that fit into memory."""
+        columns = max(1, pass_tokens(self.student) // len(rows))
+        while rows:
+            new = [self._contexts[row][self._cached[row] :][:columns] for row in rows]
+            cache.read(rows, new, [self._cached[row] for row in rows], list(map(len, new)), greedy)
+            for row, part in zip(rows, new, strict=True):
+                self._cached[row] += len(part)
+            rows = [row for row in rows if self._cached[row] < len(self._contexts[row])]
 
     def _complete_plain(
         self,
@@ -255,18 +266,14 @@ class Engine:
             agreed = until_end(draft[: len(draft) if hits.all() else int(hits.argmin())][:room].tolist(), ends)
             made.append(Completion(agreed, float(measured[str(row)][: len(agreed), 0].sum())))
             if len(agreed) < room and not (agreed and agreed[-1] in ends):
-                prefix = np.concatenate([prefixes[row], draft[: len(agreed)]])
-                open_.append(_Open(str(row), self._prompts[row], prefix, room - len(agreed)))
-        for group in by_length(open_, lambda row: len(row.prompt) + len(row.prefix) + row.room, _BATCH_TOKENS):
-            for part in (group[at : at + _BATCH] for at in range(0, len(group), _BATCH)):
-                texts = self.student.generate(
-                    [torch.from_numpy(row.prompt) for row in part],
-                    max(row.room for row in part),
-                    prefixes=[torch.from_numpy(row.prefix) for row in part],
-                )
-                for asked, text in zip(part, texts, strict=True):
-                    place = int(asked.id)
-                    made[place] = Completion([*made[place].tokens, *text[: asked.room]], None)
+                open_.append(row)
+        texts = self.student.generate(
+            [torch.from_numpy(self._prompts[row]) for row in open_],
+            [rooms[row] - len(made[row].tokens) for row in open_],
+            [torch.from_numpy(np.concatenate([prefixes[row], drafts[row][: len(made[row].tokens)]])) for row in open_],
+        )
+        for row, text in zip(open_, texts, strict=True):
+            made[row] = Completion([*made[row].tokens, *text], None)
         if with_nll:
             again = {row: np.array(one.tokens) for row, one in enumerate(made) if one.nll is None}
             for id, values in score(self.student, instances(again), nll).items():
@@ -276,15 +283,6 @@ class Engine:
     def _written(self, row: int, length: int | None = None) -> Tokens:
         """A context, or so many tokens of it, without its prompt."""
         return self._contexts[row][len(self._prompts[row]) : length]
-
-
-class _Open(NamedTuple):
-    """A completion that is to be generated: at most ``room`` tokens after prompt and prefix."""
-
-    id: str
-    prompt: Tokens
-    prefix: Tokens
-    room: int
 
 
 def _verified(said: Measured, draft: Tokens, ends: set[int]) -> Measured:

@@ -20,7 +20,7 @@ from torch.utils.checkpoint import checkpoint
 
 from skipthinking.students.measures import Measure
 
-__all__ = ["measure_targets"]
+__all__ = ["CHUNK_ELEMENTS", "measure_targets", "take_as_last"]
 
 CHUNK_ELEMENTS = 2**25  # maximum number of logits in memory: 128 MiB in float32; more on large GPUs
 # Heads of which the model's logits are known (_finish), and heads of which they are not; tested once, at run time.
@@ -74,6 +74,11 @@ def measure_targets(
         if head in _NOT_LAST:  # the chunks measured other logits than the model's: repeat with all logits
             return measure_targets(model, places_N, targets_N, inputs, measure)
     return torch.cat(measured) if chunked else measure(_identity, logits_NV, targets_N)
+
+
+def take_as_last(model: Any) -> None:
+    """Takes it as tested that chunks measure the model's own logits, where no values can be compared."""
+    _LAST.add(model.get_output_embeddings())
 
 
 def _chunk_elements(device: torch.device) -> int:

@@ -10,15 +10,24 @@ import torch
 
 from skipthinking.ranks import ranks
 
-__all__ = ["PASS", "PASS_ELSEWHERE", "cache_bytes", "cache_tokens", "free_bytes", "pass_bytes", "pass_tokens"]
+__all__ = [
+    "PASS",
+    "PASS_ELSEWHERE",
+    "cache_bytes",
+    "cache_tokens",
+    "free_bytes",
+    "pass_bytes",
+    "pass_tokens",
+    "search_tokens",
+]
 
 PASS = {"cpu": 96}  # tokens that cost as much time as a pass by itself: so much padding is better than another pass
 PASS_ELSEWHERE = 4096
 
 _SHARE = 2  # of free memory, one part in two is used; the rest is for kernels, fragments and what is not estimated
 _HOST_LEAST, _HOST_MOST = 2**28, 2**32  # bytes of host memory that a process plans with: 256 MiB to 4 GiB
-_ENOUGH = {"cpu": 2**14}  # tokens of a pass, of which more take as much time per token
-_ENOUGH_ELSEWHERE = 2**18
+_ENOUGH = {"cpu": 2**13}  # tokens of a pass, of which more take as much time per token
+_ENOUGH_ELSEWHERE = 2**17
 
 
 def free_bytes(device: torch.device) -> int:
@@ -56,18 +65,30 @@ def cache_tokens(student: Any) -> int:
     return max(1, free_bytes(student.device) // _SHARE // cache_bytes(student))
 
 
-def pass_tokens(student: Any, cached: bool = False) -> int:
-    """Tokens of a pass that fit into half of the free memory, as a power of two, so that small changes change nothing.
+def pass_tokens(student: Any) -> int:
+    """Tokens of a pass that fit into half of the free memory, at most as many as make it efficient (8,192 on a CPU).
 
-    At most as many as make a pass efficient: on a CPU, 16,384.
-
-    Args:
-        student: The student, built.
-        cached: Whether keys and values of all tokens are kept, too, and once more in a copy.
+    A power of two, so that small changes of the free memory change nothing.
     """
-    size = pass_bytes(student) + (2 * cache_bytes(student) if cached else 0)
-    fitting = max(1, free_bytes(student.device) // _SHARE // size)
-    return min(2 ** (fitting.bit_length() - 1), _ENOUGH.get(student.device.type, _ENOUGH_ELSEWHERE))
+    return min(_power(free_bytes(student.device) // _SHARE // pass_bytes(student)), _enough(student))
+
+
+def search_tokens(student: Any) -> int:
+    """Tokens whose keys and values fit into half of the free memory with a copy of them, for a block of a search.
+
+    At most those of 16 efficient passes, and a power of two, as of :func:`pass_tokens`.
+    """
+    fitting = free_bytes(student.device) // _SHARE // (2 * cache_bytes(student))
+    return min(_power(fitting), 16 * _enough(student))
+
+
+def _enough(student: Any) -> int:
+    return _ENOUGH.get(student.device.type, _ENOUGH_ELSEWHERE)
+
+
+def _power(number: int) -> int:
+    """The largest power of two that is not larger, at least 1."""
+    return int(2 ** (max(1, number).bit_length() - 1))
 
 
 def _number(student: Any) -> int:

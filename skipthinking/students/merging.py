@@ -26,6 +26,9 @@ def merged(student: nn.Module) -> Iterator[None]:
     more, and does nothing if less than twice of that is free. Nothing happens within another such block, either.
     The weights of sharded students must be gathered. Not for gradients: the copies have none.
     """
+    if getattr(student, "lora", None) is None:
+        yield
+        return
     from peft.tuners.tuners_utils import BaseTunerLayer
 
     layers: list[Any] = [part for part in student.modules() if isinstance(part, BaseTunerLayer)]

@@ -8,6 +8,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
 
+import torch
 from safetensors import SafetensorError
 
 from skipthinking.records import UserError
@@ -106,6 +107,17 @@ class Pretrained(Student):
                 f"{len(missing)} of them ({missing[0]}). Fix model.student.name."
             )
         return model
+
+    def make_outline(self, trained: bool) -> Any:
+        """Creates the model from its config. Attention that needs a GPU is replaced by sdpa, which keeps as much."""
+        from transformers import AutoModelForCausalLM, AutoModelForSeq2SeqLM
+
+        kind: Any = AutoModelForSeq2SeqLM if self.encoder_decoder else AutoModelForCausalLM
+        attention = self.attention if self.attention in ("eager", "sdpa") else None
+        name = "float32" if trained else self.dtype
+        dtype = getattr(torch, name) if name != "auto" else self.config.dtype or torch.float32
+        trust = {"trust_remote_code": True} if self._hub["trust_remote_code"] else {}
+        return kind.from_config(self.config, dtype=dtype, attn_implementation=attention, **trust)
 
     def _load(self, kind: Any, **settings: Any) -> Any:
         local = Path(self.name).exists()

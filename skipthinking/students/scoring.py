@@ -16,6 +16,7 @@ from skipthinking.ranks import by_length
 from skipthinking.records import Encoded, Instance
 from skipthinking.students.base import Student
 from skipthinking.students.measures import Measure, nll_and_hit
+from skipthinking.students.memory import pass_tokens
 
 __all__ = ["Measured", "score", "score_rationales"]
 
@@ -23,7 +24,7 @@ Measured = NDArray[np.float32]
 
 
 def score(
-    student: Student, instances: Sequence[Instance], measure: Measure = nll_and_hit, *, batch_tokens: int = 8192
+    student: Student, instances: Sequence[Instance], measure: Measure = nll_and_hit, *, batch_tokens: int | None = None
 ) -> dict[str, Measured]:
     """Measures the target tokens of every instance, given all tokens before them.
 
@@ -31,11 +32,12 @@ def score(
         student: The student, built; its training state is untouched.
         instances: At most one per example id.
         measure: What is measured.
-        batch_tokens: Padded tokens per pass; a single longer instance has a pass of its own.
+        batch_tokens: Padded tokens per pass, by default as memory allows; a single longer instance is a separate pass.
 
     Returns:
         Per example id the measures of its target tokens in order, shape (N, K).
     """
+    batch_tokens = pass_tokens(student) if batch_tokens is None else batch_tokens
     measured: dict[str, Measured] = {}
     with student.frozen():
         for rows in by_length(instances, instance_length, batch_tokens):

@@ -138,8 +138,7 @@ class WholeWeights(Callback):
         student: Any = pl_module.student
         self._held.enter_context(torch.no_grad())
         self._held.enter_context(gathered(student))
-        if student.lora:
-            self._held.enter_context(merged(student))
+        self._held.enter_context(merged(student))
 
     def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Splits adapters off and shards the weights again."""

@@ -63,12 +63,18 @@ class Expressions(Grader):
     def same(self, a: str, b: str) -> bool:
         if a == b or max(len(a), len(b)) > _LONGEST or depth(a + b) > _DEEPEST:
             return a == b
-        return within_limit(_same, normalize(a), normalize(b))
+        return _graded(normalize(a), normalize(b))
 
     def strict(self, text: str, cue: str) -> str | None:
         inner = boxed(text)
         rest = after_cue(text, cue) if inner is None else inner
         return None if rest is None else self.read(rest)
+
+
+@lru_cache(maxsize=2**16)
+def _graded(a: str, b: str) -> bool:
+    """The verdict of a pair, computed once, also where it takes longer than the limit."""
+    return within_limit(_same, a, b)
 
 
 @lru_cache(maxsize=4096)

@@ -492,7 +492,8 @@ def test_t5_needs_room_for_each_side(attached: Any, student: Any, rows: list[Enc
     sides = {row.id: max(len(row.prompts[""]), len(row.tokens)) for row in rows}
     limit = sorted(sides.values())[3]
     assert limit < min(row.length for row in rows)
-    t5 = SimpleNamespace(encoder_decoder=True, frozen=student.frozen, config=student.config, device=student.device)
+    known = {name: getattr(student, name) for name in ("frozen", "config", "device", "block_tokens")}
+    t5 = SimpleNamespace(encoder_decoder=True, **known)
     runner = attached(annotator := Sizes(), limit=limit, student=t5)
     runner.update(0)
     assert set(annotator.asked) == {id for id, side in sides.items() if side <= limit}
@@ -563,7 +564,11 @@ def test_values_are_found_again_for_another_seed_config_or_code(change: str, att
         other["seed"] = 1
     if change == "config":  # with the very same weights
         other["student"] = SimpleNamespace(
-            encoder_decoder=False, frozen=student.frozen, device=student.device, config="another number of heads"
+            encoder_decoder=False,
+            frozen=student.frozen,
+            device=student.device,
+            block_tokens=student.block_tokens,
+            config="another number of heads",
         )
 
     class Same(Sizes):

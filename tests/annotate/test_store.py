@@ -114,3 +114,28 @@ def test_a_journal_that_was_altered_is_not_believed(tmp_path: Path) -> None:
     assert Journal(tmp_path / "skips.jsonl", "key").found == {"b": [2]}
     journal.path.write_bytes(text.encode().replace(b"[2]", b"\xff"))
     assert Journal(tmp_path / "skips.jsonl", "key").found == {"a": [0, 11]}
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
+def test_frozen_weights_are_summed_once(dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch) -> None:
+    base = torch.nn.Linear(5, 7).to(dtype).requires_grad_(False)
+    sums: list[int] = []
+    add = torch.Tensor.sum
+
+    def counted(self: torch.Tensor, **settings: Any) -> torch.Tensor:
+        sums.append(self.numel())
+        return add(self, **settings)
+
+    monkeypatch.setattr(torch.Tensor, "sum", counted)
+    keys = [fingerprint([], {}, base) for _ in range(3)]
+    assert len(set(keys)) == 1
+    assert sums == [35, 7]  # weight and bias
+    with torch.no_grad():
+        base.weight[3, 2] += 1
+    changed = fingerprint([], {}, base)
+    assert changed != keys[0]
+    assert sums == [35, 7, 35]
+    copy = torch.nn.Linear(5, 7).to(dtype).requires_grad_(False)
+    copy.load_state_dict(base.state_dict())
+    assert fingerprint([], {}, copy) == changed  # another object with the same numbers
+    assert fingerprint([], {}, base) == changed

@@ -19,9 +19,8 @@ from skipthinking.data.encoding import Codec, Plain
 from skipthinking.data.steps import BlankLines
 from skipthinking.evaluation.answers import SearchContext
 from skipthinking.methods import LongCoT
-from skipthinking.methods.long_cot import cuts
 from skipthinking.methods.long_cot.cuts import BinaryCut, shortest_prefixes
-from skipthinking.students import FromScratch
+from skipthinking.students import FromScratch, engine
 from skipthinking.tasks import generate, get_task
 
 
@@ -110,7 +109,7 @@ def test_a_trace_is_read_once(more: int, world: World, monkeypatch: pytest.Monke
     for kept in (True, False):
         with monkeypatch.context() as patch:
             if not kept:
-                patch.setattr(cuts, "can_cache", lambda *_: False)
+                patch.setattr(engine, "why_no_cache", lambda *_: "of this test")
             world.forwards, began = 0, time.perf_counter()
             results.append(BinaryCut().cut(traces, world.context))
             costs.append((world.forwards / len(traces), time.perf_counter() - began))

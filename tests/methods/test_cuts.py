@@ -23,7 +23,6 @@ from skipthinking.data.instances import instance
 from skipthinking.data.steps import BlankLines
 from skipthinking.evaluation.answers import SearchContext
 from skipthinking.methods import LongCoT
-from skipthinking.methods.long_cot import cuts
 from skipthinking.methods.long_cot.annotators import Cuts
 from skipthinking.methods.long_cot.cuts import (
     BinaryCut,
@@ -35,7 +34,7 @@ from skipthinking.methods.long_cot.cuts import (
     shortest_prefixes,
 )
 from skipthinking.records import UserError
-from skipthinking.students import FromScratch
+from skipthinking.students import FromScratch, engine
 from skipthinking.students.engine import Engine
 from skipthinking.tasks import generate, get_task
 
@@ -220,7 +219,7 @@ def test_any_number_of_ranks_finds_the_same(
 ) -> None:
     """Whether the KV cache of a trace is kept or every prefix is read again, and whether cuts are dealt among all."""
     if not kept:
-        monkeypatch.setattr(cuts, "can_cache", lambda *_: False)
+        monkeypatch.setattr(engine, "why_no_cache", lambda *_: "of this test")
         monkeypatch.setattr(Engine, "_complete_cached", lambda *_: pytest.fail("keys were kept"))
     parts: list[list[str]] = [[] for _ in range(3)]
 

@@ -93,6 +93,7 @@ def test_a_run_stops_before_it_saves_bad_weights(
 
     monkeypatch.setattr(FullCoT, "micro_batch_loss", spoiled)
     assert run("fit", "--evaluate", "false") == 2
+    assert torch.is_grad_enabled()  # the next run in this process trains
     error = capsys.readouterr().err
     if what == "loss":
         where = f"got inf at step {step} (epoch 0, micro-batch {step})"

@@ -7,10 +7,11 @@ import random
 import threading
 import time
 from fractions import Fraction
+from typing import Any
 
 import pytest
 
-from skipthinking.tasks import Choices, Expressions, Grader, Numbers, Text, YesNo, get_task
+from skipthinking.tasks import Choices, Expressions, Grader, Numbers, Text, YesNo, expressions, get_task
 
 pytest.importorskip("math_verify")
 
@@ -283,3 +284,19 @@ def test_random_text_does_not_crash_a_grader(grader: Grader) -> None:
             assert grader.read(grader.show(text)) is not None
             if b is not None:
                 assert grader.same(a, b) == grader.same(b, a)
+
+
+def test_a_pair_is_graded_once_even_if_it_takes_too_long(monkeypatch: pytest.MonkeyPatch) -> None:
+    pairs: list[tuple[str, str]] = []
+
+    def limited(compare: Any, a: str, b: str) -> bool:
+        pairs.append((a, b))
+        return False  # as after five seconds
+
+    monkeypatch.setattr(expressions, "within_limit", limited)
+    expressions._graded.cache_clear()
+    grader = Expressions()
+    assert not any(grader.same("x+31", "y+31") for _ in range(3))
+    assert not any(grader.same("x+31", "z+31") for _ in range(3))
+    assert len(pairs) == 2
+    expressions._graded.cache_clear()

@@ -55,7 +55,6 @@ class Cuts(Annotator[int | None]):
 
     def __init__(self, epoch: int, cutter: Cutter, method: Traces) -> None:
         self.epoch, self.cutter, self.method = epoch, cutter, method
-        self.block_tokens = cutter.block_tokens
 
     def due(self, epoch: int) -> bool:
         """Whether this is the first epoch after the warm-up."""
@@ -64,6 +63,10 @@ class Cuts(Annotator[int | None]):
     def settings(self) -> Mapping[str, Any]:
         """Settings of the cutter, and the thinking marks."""
         return {**self.cutter.settings(), "marks": list(self.method.marks)}
+
+    def most_tokens(self, student: Any) -> int:
+        """As many as the cutter can hold."""
+        return self.cutter.most_tokens(student)
 
     def accepts(self, settings: Mapping[str, Any]) -> bool:
         """Whether the cuts of another run come from the same cutter and marks."""

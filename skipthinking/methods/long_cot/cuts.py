@@ -16,7 +16,6 @@ from skipthinking.evaluation.answers import SearchContext
 from skipthinking.ranks import by_length
 from skipthinking.records import UserError
 from skipthinking.students.engine import Engine
-from skipthinking.students.kv_cache import can_cache
 
 __all__ = ["BinaryCut", "Cutter", "FirstAnswer", "FullTrace", "RandomCut", "Trace", "shortest_prefixes"]
 
@@ -116,8 +115,8 @@ def shortest_prefixes(
 class Cutter(ABC):
     """Chooses how many steps of every trace are kept."""
 
-    block_tokens: int = 16384
-    """Maximum number of padded tokens in a block of traces; a single longer trace is a separate block."""
+    block_tokens: int = 2**20
+    """Maximum number of padded tokens in a block of traces; memory may allow fewer, see :meth:`most_tokens`."""
 
     @abstractmethod
     def cut(self, traces: Sequence[Trace], context: SearchContext) -> dict[str, int | None]:
@@ -127,6 +126,10 @@ class Cutter(ABC):
             traces: The traces; each has at least one step.
             context: The student, and how its answers are graded.
         """
+
+    def most_tokens(self, student: Any) -> int:
+        """Maximum number of padded tokens in a block that this process can hold with a KV cache of them."""
+        return min(self.block_tokens, student.block_tokens(cached=True))
 
     def finish(self, cuts: dict[str, int | None], steps: Mapping[str, int]) -> dict[str, int | None]:
         """Adjusts the cuts of all traces together; by default leaves them unchanged.
@@ -177,16 +180,15 @@ class BinaryCut(Cutter):
         """Bisects all traces of a block together; each round is a batched pass."""
         lengths = {trace.id: len(trace.prompt) + len(trace.prefix(len(trace.steps))) for trace in traces}
         tail = max(len(trace.answer_cue) + max(self.answer_tokens, len(trace.answer)) for trace in traces)
-        cached = can_cache(context.student, max(lengths.values()) + tail)
         result: dict[str, int | None] = {}
         with context.student.frozen():
-            for block in by_length(traces, lambda trace: lengths[trace.id], self.block_tokens):
+            for block in by_length(traces, lambda trace: lengths[trace.id], self.most_tokens(context.student)):
                 longest = max(lengths[trace.id] for trace in block) + tail
-                result |= self._search(block, context, self._engine(block, context, longest if cached else None))
+                result |= self._search(block, context, self._engine(block, context, longest))
         return {trace.id: result[trace.id] for trace in traces}
 
     @staticmethod
-    def _engine(traces: Sequence[Trace], context: SearchContext, longest: int | None) -> Engine:
+    def _engine(traces: Sequence[Trace], context: SearchContext, longest: int) -> Engine:
         """An engine with all steps of each trace as context; completions start from prefixes of it."""
         engine = Engine(context.student, [trace.prompt for trace in traces], longest)
         for row, trace in enumerate(traces):

@@ -13,7 +13,7 @@ from skipthinking.annotate.annotator import Annotator, Context, Drawing, Notes
 from skipthinking.evaluation.answers import SearchContext
 from skipthinking.methods.skip_thinking.chunks import Chunks
 from skipthinking.methods.skip_thinking.stages import Stages
-from skipthinking.methods.skip_thinking.verifiers import Rationale, Trial, Verifier, answered_right
+from skipthinking.methods.skip_thinking.verifiers import Rationale, Rollout, Trial, Verifier, answered_right
 from skipthinking.ranks import by_length
 from skipthinking.records import Encoded, Span
 
@@ -72,7 +72,10 @@ class Solved(_Search[bool]):
 
     name = "solved"
     title = "Own answers"
-    block_tokens = 65536  # no KV cache, as for Rollout
+
+    def most_tokens(self, student: Any) -> int:
+        """As for Rollout."""
+        return Rollout().most_tokens(student)
 
     def settings(self) -> Mapping[str, Any]:
         """The stage marker, and the maximum length of an answer."""
@@ -144,8 +147,12 @@ class Skips(_Search[list[int]]):
     ) -> None:
         super().__init__(epoch, chunks, stages, right, max_new_tokens)
         self.verifier, self.cumulative, self.control = verifier, cumulative, control
-        self.solved, self.block_tokens = solved, verifier.block_tokens
+        self.solved = solved
         self.needs = ("chunks", "solved") if solved else ("chunks",)
+
+    def most_tokens(self, student: Any) -> int:
+        """As many as the verifier can hold."""
+        return self.verifier.most_tokens(student)
 
     def settings(self) -> Mapping[str, Any]:
         """Settings of the verifier and of the search."""
@@ -243,7 +250,9 @@ def search_skips(
     ]
     kept = {row.id: list(range(len(chunks[row.id]))) for row in encoded}
     with context.student.frozen():
-        for block in by_length(rows, lambda row: len(row.prompt) + len(row.text), verifier.block_tokens):
+        for block in by_length(
+            rows, lambda row: len(row.prompt) + len(row.text), verifier.most_tokens(context.student)
+        ):
             kept |= _search_block(block, verifier, context, cumulative)
     return kept
 

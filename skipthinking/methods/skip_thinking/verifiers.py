@@ -100,8 +100,8 @@ class Trial:
 class Verifier(ABC):
     """Judges which chunks the student needs, for a block of rationales at a time."""
 
-    block_tokens: int = 16384
-    """Maximum number of padded tokens per block."""
+    block_tokens: int = 2**20
+    """Maximum number of padded tokens per block; memory may allow fewer, see :meth:`most_tokens`."""
     gated: bool = True
     """Whether only examples with a correct answer are searched; see the setting ``gate`` of STT."""
 
@@ -117,6 +117,10 @@ class Verifier(ABC):
             trials: One per rationale. Consecutive calls have increasing stages, and rationales with fewer stages drop
                 out.
         """
+
+    def most_tokens(self, student: Any) -> int:
+        """Maximum number of padded tokens per block that this process can hold; by default with a KV cache of them."""
+        return min(self.block_tokens, student.block_tokens(cached=True))
 
     def settle(self, trials: Sequence[Trial], removed: Sequence[bool]) -> None:
         """Receives the outcome of the trials: whether each stage is permanently removed."""
@@ -273,8 +277,11 @@ class Rollout(Verifier):
     teacher's remaining text is the draft, see :meth:`skipthinking.students.engine.Engine.complete`.
     """
 
-    block_tokens = 65536
     _context: SearchContext
+
+    def most_tokens(self, student: Any) -> int:
+        """Those of eight passes: a block holds no keys and values, and the more completions, the fuller the batches."""
+        return min(self.block_tokens, 8 * student.block_tokens())
 
     def begin(self, rows: Sequence[Rationale], context: SearchContext) -> list[bool]:
         """Grades what the student writes after the question."""

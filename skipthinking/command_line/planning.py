@@ -1,0 +1,102 @@
+"""``fit --plan``: the memory that a run needs and the batches that fit, before the weights are loaded."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import lightning as L
+import numpy as np
+import torch
+
+from skipthinking.data.batches import Batch, collate
+from skipthinking.data.module import RationaleDataModule
+from skipthinking.methods.base import Distiller
+from skipthinking.records import Encoded, Instance
+from skipthinking.students.footprint import Footprint, footprint
+
+__all__ = ["plan", "write_plan"]
+
+_GPUS = (16, 24, 40, 48, 80, 141)  # GB
+_USABLE = 0.92  # of a GPU's memory: the rest is for the CUDA context, kernels, and fragments
+_DTYPES = {"bf16-mixed": torch.bfloat16, "16-mixed": torch.float16}
+_TRUE = {"bf16-true": torch.bfloat16, "16-true": torch.float16}
+
+
+def plan(trainer: L.Trainer, method: Distiller, data: RationaleDataModule) -> str:
+    """What ``fit`` would need, as text; trains nothing and writes nothing.
+
+    Args:
+        trainer: The trainer, which has not run.
+        method: The method.
+        data: The data module.
+    """
+    trainer.strategy.connect(method)
+    data.trainer = trainer
+    data.setup("fit")
+    batch = longest_batch(data)
+    precision = str(trainer.precision)
+    found = footprint(
+        method.student,
+        batch,
+        optimizer=method.optimizer,
+        compute=_DTYPES.get(precision, torch.float32),
+        weights=_TRUE.get(precision),
+    )
+    shards = trainer.world_size if type(trainer.strategy).__name__ in ("Sharded", "FSDPStrategy") else 1
+    return write_plan(found, rows=len(batch.ids), width=int(batch.lengths_B.max()), precision=precision, shards=shards)
+
+
+def longest_batch(data: RationaleDataModule) -> Batch:
+    """The micro-batch with the most padded tokens of examples within the limit, all completion tokens as targets."""
+    student, limit = data.method.student, data.limit
+    lengths = np.array([row.length for row in data.encoded])
+    order = np.argsort(-np.where(lengths <= limit, lengths, 0), kind="stable")  # the longest first
+    counts = np.full(len(order), data.batch_size)
+    if data.batch_tokens is not None:
+        counts = np.clip(data.batch_tokens // np.maximum(lengths[order], 1), 1, data.batch_size)
+    first = int((counts * np.where(lengths[order] <= limit, lengths[order], 0)).argmax())
+    return collate(
+        [_instance(data.encoded[int(row)]) for row in order[first : first + counts[first]]],
+        pad_id=student.pad_id,
+        encoder_decoder=student.encoder_decoder,
+        terms=len(data.method.term_weights),
+    )
+
+
+def _instance(row: Encoded) -> Instance:
+    prompt = max(row.prompts.values(), key=len)
+    return Instance(id=row.id, prompt=prompt, tokens=row.tokens, weights=np.ones(len(row.tokens), dtype=np.float32))
+
+
+def write_plan(found: Footprint, *, rows: int, width: int, precision: str, shards: int) -> str:
+    """The plan as text.
+
+    Args:
+        found: The memory of a step.
+        rows: Instances of the micro-batch.
+        width: Tokens of the longest one.
+        precision: Lightning's name of the precision.
+        shards: Processes that weights, gradients and optimizer are split over.
+    """
+    fixed = found.fixed // shards
+    lines = [
+        f"{found.parameters:,} parameters, {found.trained:,} trained, {precision}",
+        f"  weights      {_gib(found.weights // shards)}",
+        f"  gradients    {_gib(found.gradients // shards)}",
+        f"  optimizer    {_gib(found.optimizer // shards)}",
+        f"  activations  {_gib(found.activations)}   the longest micro-batch: {rows} instances of up to {width} tokens",
+        f"  logits etc.  {_gib(found.work)}   at the most",
+        f"  a step       {_gib(fixed + found.activations + found.work)}",
+    ]
+    if shards > 1:
+        lines.append(f"on each of {shards} processes, which split weights and optimizer; gathered layers come on top")
+    for size in _GPUS:
+        room = size * 2**30 * _USABLE - fixed - found.work
+        most = max(0, math.floor(room / (found.activations / rows)))
+        lines.append(f"  a GPU of {size:>3} GB holds {most} such instances{'' if most >= rows else f', not {rows}'}")
+    return "\n".join(lines)
+
+
+def _gib(size: Any) -> str:
+    return f"{size / 2**30:7.2f} GiB"

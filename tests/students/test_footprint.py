@@ -1,0 +1,100 @@
+"""The memory of a training step, planned without weights, against the same step with them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from contextlib import nullcontext
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+from skipthinking.data.batches import collate
+from skipthinking.records import Instance
+from skipthinking.students import FromScratch, LoRA
+from skipthinking.students.footprint import footprint, optimizer_bytes
+
+SIZES = {
+    "llama": {"hidden_size": 64, "num_hidden_layers": 3, "num_attention_heads": 4, "intermediate_size": 160},
+    "gpt2": {"n_embd": 64, "n_layer": 3, "n_head": 4, "n_positions": 256},
+}
+
+
+def _instances(rows: int, length: int) -> list[Instance]:
+    one = np.arange(length) % 64
+    return [
+        Instance(id=str(row), prompt=one[:8], tokens=one[8:], weights=np.ones(length - 8, dtype=np.float32))
+        for row in range(rows)
+    ]
+
+
+def _student(architecture: str, **settings: Any) -> FromScratch:
+    student = FromScratch(architecture=architecture, config=SIZES[architecture], vocab_size=512, **settings)
+    student.prepare(["a b c d e f g h"] * 4)
+    return student
+
+
+@pytest.mark.parametrize("compute", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("lora", [None, LoRA(r=4)])
+@pytest.mark.parametrize("architecture", SIZES)
+def test_plan_equals_a_step_with_weights(architecture: str, lora: LoRA | None, compute: torch.dtype) -> None:
+    student = _student(architecture, lora=lora)
+    batch = collate(_instances(4, 96), pad_id=0, encoder_decoder=False)
+    planned = footprint(student, batch, optimizer=torch.optim.AdamW, compute=compute)
+    assert not student.built
+
+    student.build()
+    student.train()
+    weights = list(student.model.parameters())
+    trained = [weight for weight in weights if weight.requires_grad]
+    seen: dict[int, Tensor] = {}
+
+    def keep(tensor: Tensor) -> Tensor:
+        seen[tensor.untyped_storage().data_ptr()] = tensor
+        return tensor
+
+    autocast = nullcontext() if compute == torch.float32 else torch.autocast("cpu", compute)
+    with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor), autocast:
+        loss = student.token_nll(batch).sum()
+    own = {tensor.untyped_storage().data_ptr() for tensor in [*weights, *student.model.buffers()]}
+    activations = sum(one.untyped_storage().nbytes() for place, one in seen.items() if place not in own)
+    assert planned.activations == pytest.approx(activations, rel=0.02)
+
+    optimizer = torch.optim.AdamW(trained)
+    loss.backward()
+    optimizer.step()
+    states = [value for state in optimizer.state.values() for value in state.values() if value.dim()]
+    assert planned.optimizer == sum(value.nbytes for value in states)
+    assert planned.gradients == sum(weight.grad.nbytes for weight in trained if weight.grad is not None)
+    assert (planned.parameters, planned.trained) == (sum(w.numel() for w in weights), sum(w.numel() for w in trained))
+
+
+def test_activations_grow_with_rows_and_shrink_with_checkpointing() -> None:
+    def planned(rows: int, **settings: Any) -> Any:
+        batch = collate(_instances(rows, 96), pad_id=0, encoder_decoder=False)
+        return footprint(_student("llama", **settings), batch, optimizer=torch.optim.SGD)
+
+    one, two, spared = planned(2), planned(4), planned(4, gradient_checkpointing=True)
+    assert two.activations == pytest.approx(2 * one.activations, rel=0.02)
+    assert one.fixed == two.fixed == spared.fixed
+    assert spared.activations < 0.5 * two.activations
+    assert spared.total < two.total
+    assert one.optimizer == 0
+
+
+def test_states_of_optimizers_are_counted() -> None:
+    adam = optimizer_bytes(torch.optim.AdamW, torch.float32)
+    momentum = optimizer_bytes(lambda weights: torch.optim.SGD(weights, lr=1.0, momentum=0.9), torch.float32)
+    assert (adam, momentum) == (8, 4)
+
+
+def test_plan_of_a_run_trains_nothing(
+    run: Callable[..., int], tmp_path: Any, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run("fit", "--plan", "--model.student.gradient_checkpointing", "true") == 0
+    out = capsys.readouterr().out
+    assert "a step" in out
+    assert "a GPU of  80 GB holds" in out
+    assert not (tmp_path / "tiny").exists()
