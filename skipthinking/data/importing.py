@@ -78,8 +78,7 @@ def import_rows(
     total = used = contradicted = 0
     for rows in files:
         left = None if limit is None else limit - used
-        sample = [] if given else list(islice(rows, _SAMPLE if left is None else min(left, _SAMPLE)))
-        known = given or (_detect(sample, rationale_key) if sample else None)
+        known = given or _detect(islice(rows, _SAMPLE if left is None else min(left, _SAMPLE)), rationale_key)
         seen = 0
         for row, where in islice(rows, left):
             seen += 1
@@ -133,15 +132,19 @@ def import_rows(
     )
 
 
-def _detect(rows: Sequence[Located], rationale_key: str | None) -> Format:
+def _detect(rows: Iterable[Located], rationale_key: str | None) -> Format | None:
     """Returns the format that most rows match: one bare answer does not change how a file of solutions is read."""
     votes: Counter[str] = Counter()
+    first: Located | None = None
     for row, where in rows:
+        first = first or (row, where)
         try:
             votes[detect_format(row, where, rationale_key).name] += 1
         except DataError:
             continue
-    return get_format(votes.most_common(1)[0][0]) if votes else detect_format(*rows[0], rationale_key)
+    if votes:
+        return get_format(votes.most_common(1)[0][0])
+    return detect_format(*first, rationale_key) if first else None
 
 
 def _error_of(faults: Sequence[RowError], used: int, name: str, unread: str, bad_rows: BadRows) -> DataError:

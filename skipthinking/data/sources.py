@@ -177,7 +177,7 @@ class Hub(Source):
             )  # fmt: skip
 
         settings = {**vars(self), "data": data._fingerprint}
-        return _imported(read, settings, task, size=data.data.nbytes if self.limit is None else 0)
+        return _imported(read, settings, task, size=0 if self.limit is not None else data.data.nbytes)
 
     def _place(self, task: Task) -> tuple[str, str | None, str]:
         if self.name is not None:

@@ -264,6 +264,27 @@ def test_one_process_makes_a_folder_while_the_others_wait() -> None:
 # ---------------------------------------------------------------------------------------------- only what is needed
 
 
+class Recorded:
+    """A data set that records every row it hands out."""
+
+    def __init__(self, data: Any, seen: list[str]) -> None:
+        self.data, self.seen, self._fingerprint = data, seen, "f"
+
+    def __len__(self) -> int:
+        return len(self.data)
+
+    def with_format(self, _: str) -> Recorded:
+        return self
+
+    def select(self, places: Any) -> Recorded:
+        return Recorded(self.data.select(places), self.seen)
+
+    def iter(self, size: int) -> Any:
+        for table in self.data.with_format("arrow").iter(size):
+            self.seen += table["question"].to_pylist()
+            yield table
+
+
 @pytest.mark.parametrize("kind", ["jsonl", "parquet", "arrow", "saved", "hub"])
 def test_a_limit_reads_no_row_beyond_it(kind: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     lines = [{"question": f"{n}?", "rationale": "So.", "answer": str(n)} for n in range(2000)]
@@ -277,7 +298,8 @@ def test_a_limit_reads_no_row_beyond_it(kind: str, monkeypatch: pytest.MonkeyPat
     elif kind == "saved":
         data.save_to_disk(path)
     elif kind == "hub":
-        monkeypatch.setattr(datasets, "load_dataset", lambda *args, **settings: data)
+        monkeypatch.setattr(rows, "_BATCH", 64)
+        monkeypatch.setattr(datasets, "load_dataset", lambda *args, **settings: Recorded(data, seen))
     else:
         (data.to_parquet if kind == "parquet" else lambda to: data.save_to_disk(tmp_path / "d"))(path)
         if kind == "arrow":
