@@ -253,9 +253,13 @@ def table(args: argparse.Namespace) -> list[dict[str, Any]]:
     results = []
     for way in args.ways:
         words = [sys.executable, __file__, "one", way, *args.words]
-        done = subprocess.run(words, capture_output=True, text=True, timeout=args.limit, check=False)
-        if done.returncode:
-            print(f"| {way} | {' '.join(done.stderr.split())[-200:]} |", flush=True)
+        try:
+            done = subprocess.run(words, capture_output=True, text=True, timeout=args.limit, check=False)
+            failure = " ".join(done.stderr.split())[-200:] if done.returncode else ""
+        except subprocess.TimeoutExpired:
+            failure = f"more than {args.limit} s"
+        if failure:
+            print(f"| {way} | {failure} |", flush=True)
             continue
         results.append(json.loads(done.stdout.splitlines()[-1]))
         print("| " + " | ".join(str(results[-1][name]) for name in COLUMNS) + " |", flush=True)

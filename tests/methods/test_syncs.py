@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import csv
 import warnings
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -92,36 +94,54 @@ STUDENTS = {
     ],
 )
 def test_training_does_not_wait(
-    method: str, student: str, words: list[str], run: Callable[..., int], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    before, reads = Counter[str](), _Reads()  # before the forward pass, and in the full step
-    held, kinds = ExitStack(), Counter[str]()
-    start = Distiller.on_train_batch_start
+    method: str, student: str, words: list[str],
+    run: Callable[..., int], tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    before, earlier, reads = Counter[str](), Counter[str](), _Reads()
+    held, kinds, waiting = ExitStack(), Counter[str](), []
+    start, end = Distiller.on_train_batch_start, Distiller.on_train_epoch_end
+
+    def leave() -> None:
+        held.close()
+        waiting.append(bool(reads.seen - earlier))
 
     def enter(self: Distiller, batch: Any, index: int) -> None:
+        leave()  # the micro-batch before, with its log and its line in the bar
         kinds.update(pairs=batch.pairs, packed=batch.packed is not None)
+        earlier.clear()
+        earlier.update(reads.seen)
         held.enter_context(_waits(self.device, reads))
-        held.callback(self.student.model.register_forward_pre_hook(lambda *_: before.update(reads.seen)).remove)
+        held.callback(
+            self.student.model.register_forward_pre_hook(lambda *_: before.update(reads.seen - earlier)).remove
+        )
         start(self, batch, index)
 
+    def finish(self: Distiller) -> None:
+        leave()
+        end(self)
+
     monkeypatch.setattr(Distiller, "on_train_batch_start", enter)
-    monkeypatch.setattr(Distiller, "on_train_batch_end", lambda *_: held.close())
-    monkeypatch.setattr("skipthinking.runs.throughput.logs_step", lambda *_: False)  # a step that is logged waits
-    words = [*words, "--trainer.gradient_clip_val", "1.0"]
-    quiet = [
-        "--evaluate",
-        "false",
-        "--trainer.max_epochs",
-        "1",
-        "--trainer.log_every_n_steps",
-        "100",
+    monkeypatch.setattr(Distiller, "on_train_epoch_end", finish)
+    words = [
+        *words,
+        "--trainer.gradient_clip_val",
+        "1.0",
+        "--data.val_size",
+        "0",
         "--trainer.enable_progress_bar",
         "true",
     ]
+    quiet = ["--evaluate", "false", "--trainer.max_epochs", "1", "--trainer.accelerator", "auto"]
+    quiet += ["--trainer.log_every_n_steps", "3"]
     assert run("fit", "--model", method, *words, *STUDENTS[student], *quiet) == 0
     assert bool(kinds["pairs"]) == (method == "LongCoT")
     assert bool(kinds["packed"]) == ("--data.packing" in words)
-    assert before == reads.seen == Counter()
+    assert before == Counter()
+    with (tmp_path / "tiny" / "metrics.csv").open() as file:
+        logged = [row for row in csv.DictReader(file) if row["train/loss"]]
+    assert 0 < len(logged) < len(waiting) - 1  # of which the first is before the first micro-batch
+    # What a logged step writes is read after it, all at once: the first number waits, and nothing is left for others.
+    assert sum(waiting) <= len(logged)
 
 
 def test_what_would_wait_is_counted() -> None:

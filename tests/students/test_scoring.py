@@ -161,7 +161,10 @@ def test_student_and_generator_are_left_as_they_were(architecture: str) -> None:
 
 
 def test_frozen_puts_mixed_modes_back() -> None:
-    module = torch.nn.Sequential(torch.nn.Dropout(), torch.nn.Sequential(torch.nn.Dropout(), torch.nn.Linear(2, 2)))
+    module: Any = torch.nn.Sequential(
+        torch.nn.Dropout(), torch.nn.Sequential(torch.nn.Dropout(), torch.nn.Linear(2, 2))
+    )
+    module.lora, module.compiled = None, False
     for chosen in (0, 1, 2, 3, 4):
         module.train()
         list(module.modules())[chosen].training = False
@@ -174,7 +177,8 @@ def test_frozen_puts_mixed_modes_back() -> None:
 
 
 def test_frozen_puts_modes_back_after_an_error() -> None:
-    module = torch.nn.Sequential(torch.nn.Dropout(), torch.nn.Dropout().eval())
+    module: Any = torch.nn.Sequential(torch.nn.Dropout(), torch.nn.Dropout().eval())
+    module.lora, module.compiled = None, False
     with pytest.raises(RuntimeError, match="inside"), Student.frozen(module):
         raise RuntimeError("inside")
     assert [part.training for part in module.modules()] == [True, True, False]
