@@ -5,9 +5,9 @@ first start reads and tokenizes them, the second one finds them in the cache, th
 in memory, as small data do (up to ``--in-memory`` traces). The threshold below which data stay in memory is 0 for the
 others. Memory is the peak of anonymous memory (Pss_Anon of /proc/PID/smaps_rollup, every 50 ms, with all child
 processes): what the system cannot drop. Mapped pages of files, which it can drop and which all ranks of a machine
-share, are in a column of their own. Times are processor seconds, of all processes that tokenize together, because
-they do not depend on what else runs. The last lines extrapolate to 220,000 traces by a linear fit over the sizes (from 800 on: a first start samples up to
-1,000 rows to find the format, and encodes 64 at once).
+share, are in a column of their own. Times are processor seconds, of all processes that tokenize together,
+because they do not depend on what else runs. The last lines extrapolate to 220,000 traces by a linear fit over the
+sizes; take 800 and more, because memory that does not grow (64 examples that are encoded at once) is filled first.
 """
 
 from __future__ import annotations
