@@ -159,9 +159,12 @@ class Distiller(AnsweringModule, ABC):
         if not self.student.has_tokenizer:
             self.student.prepare(texts() if self.student.trains_tokenizer else (), self.added_tokens(chunks))
 
+    def setup(self, stage: str) -> None:
+        """Sets the precision of float32 products on a GPU."""
+        use_tensor_cores(self.trainer.strategy.root_device)
+
     def configure_model(self) -> None:
         """Builds the student, in the strategy's context."""
-        use_tensor_cores(self.trainer.strategy.root_device)
         if not self.student.built:
             self.student.build()
             if self.start_from is not None:
