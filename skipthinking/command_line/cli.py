@@ -11,6 +11,7 @@ import shlex
 import sys
 import tempfile
 import warnings
+from contextlib import suppress
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -69,6 +70,10 @@ _DISK = {
     errno.EFBIG,
     errno.EIO,
 }
+
+
+class _Planned(Exception):
+    """Ends ``fit --plan`` before it trains."""
 
 
 class Parser(OneLineErrors, LightningArgumentParser):
@@ -204,7 +209,7 @@ class SkipCLI(LightningCLI):
         """Reads all text and tries the run folder, so that bad input is reported before anything is written."""
         if self._get(self.config, "plan"):
             _say(plan(self.trainer, self.model, self.datamodule))
-            raise SystemExit(0)
+            raise _Planned
         check_training(self.config["fit"], self.trainer)
         last = last_checkpoint(self.folder)
         given = self._get(self.config_init, "ckpt_path")
@@ -411,7 +416,7 @@ def main(args: list[str] | None = None) -> int:
     warnings.filterwarnings("ignore", message=".*gradient_checkpointing.* is deprecated")  # peft's use, and ours
     warnings.filterwarnings("ignore", message=".*LeafSpec.*is deprecated")  # between lightning and torch
     try:
-        with handlers_kept():
+        with handlers_kept(), suppress(_Planned):
             _cli(args)
     except MisconfigurationException as error:
         return _fail(f"Expected settings that Lightning can run, got: {' '.join(str(error).split())}")
@@ -433,8 +438,6 @@ def main(args: list[str] | None = None) -> int:
             return 130  # Lightning exits with 1 after Ctrl-C
         if isinstance(stop, SIGTERMException):
             return 143  # and with 0 after this
-        if stop.code == 0:
-            return 0  # after --help or --plan
         raise
     finally:
         release_folders()
