@@ -10,6 +10,8 @@ from __future__ import annotations
 import inspect
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from contextvars import ContextVar
+from threading import Lock
 from typing import Any, Literal, cast
 
 import numpy as np
@@ -35,32 +37,62 @@ def share_rows(inputs: dict[str, Any], packed: Packed) -> dict[str, Any]:
     return moved
 
 
+_PACKED: ContextVar[tuple[Packed | None] | None] = ContextVar("packed", default=None)  # of the pass of this thread
+_LOCK = Lock()
+_REPLACED: list[tuple[Any, str, Any]] = []  # functions of transformers, while a pass of any thread runs
+_passes = 0
+
+
 @contextmanager
 def packing_known(packed: Packed | None) -> Iterator[None]:
-    """Tells transformers which positions of a row form a sequence.
+    """Tells transformers which positions of a row form a sequence, for passes of this thread.
 
     By itself it compares position ids on the device and waits for the result, in every pass, packed or not. Some models
     also look whether a mask hides anything, to drop it, or whether there is padding without a mask, to warn.
     """
+    token = _PACKED.set((packed,))
+    _count_pass(1)
+    try:
+        yield
+    finally:
+        _count_pass(-1)
+        _PACKED.reset(token)
+
+
+def _count_pass(change: int) -> None:
+    """Replaces functions of transformers with the first pass that begins, and restores them with the last one's end."""
+    global _passes
     from transformers import PreTrainedModel, masking_utils
 
     def needless(padding_mask: Tensor | None, kv_length: int, local: int | None = None) -> bool:
         return padding_mask is None and (local is None or kv_length < local)
 
     answers: list[tuple[Any, str, Any]] = [
-        (masking_utils, "find_packed_sequence_indices", lambda position_ids: packed and packed.sequences_RW),
-        (masking_utils, "_ignore_bidirectional_mask_sdpa", needless),
-        (PreTrainedModel, "warn_if_padding_and_no_attention_mask", lambda *inputs: None),
+        (masking_utils, "find_packed_sequence_indices", lambda packed, position_ids: packed and packed.sequences_RW),
+        (masking_utils, "_ignore_bidirectional_mask_sdpa", lambda packed, *inputs, **more: needless(*inputs, **more)),
+        (PreTrainedModel, "warn_if_padding_and_no_attention_mask", lambda packed, *inputs: None),
     ]
-    # What another version of transformers lacks is left to it.
-    known = [(place, name, getattr(place, name), answer) for place, name, answer in answers if hasattr(place, name)]
-    for place, name, _, answer in known:
-        setattr(place, name, answer)
-    try:
-        yield
-    finally:
-        for place, name, before, _ in known:
-            setattr(place, name, before)
+    with _LOCK:
+        _passes += change
+        if change > 0 and _passes == 1:
+            # What another version of transformers lacks is left to it.
+            _REPLACED[:] = [(place, name, getattr(place, name)) for place, name, _ in answers if hasattr(place, name)]
+            for place, name, answer in answers:
+                if hasattr(place, name):
+                    setattr(place, name, _in_pass(getattr(place, name), answer))
+        elif _passes == 0:
+            for place, name, before in _REPLACED:
+                setattr(place, name, before)
+
+
+def _in_pass(before: Any, answer: Any) -> Any:
+    """A function that gives the answer in a pass of this thread, and does what it did before elsewhere."""
+
+    def function(*inputs: Any, **more: Any) -> Any:
+        own = _PACKED.get()
+        return before(*inputs, **more) if own is None else answer(*own, *inputs, **more)
+
+    return function
 
 
 def layout_of(student: Any, packing: bool | Literal["auto"]) -> tuple[Layout | None, str]:

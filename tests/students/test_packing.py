@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
@@ -130,6 +131,23 @@ def test_transformers_is_as_it_was_after_a_pass() -> None:
     assert masking_utils.find_packed_sequence_indices is before
     found = before(batch_of(student, "flat").packed.positions_RW)  # type: ignore[union-attr]
     assert torch.equal(found, batch_of(student, "flat").packed.sequences_RW)  # type: ignore[union-attr]
+
+
+def test_passes_of_threads_do_not_meet() -> None:
+    from transformers import masking_utils
+
+    before, student = masking_utils.find_packed_sequence_indices, tiny.scratch("llama")
+    packed, padded = batch_of(student, "rows").packed, batch_of(student, None).packed
+    one, other = packing.packing_known(packed), packing.packing_known(padded)
+    positions = torch.arange(4)[None]
+    one.__enter__()
+    with ThreadPoolExecutor(1) as pool:
+        assert pool.submit(lambda: masking_utils.find_packed_sequence_indices(positions)).result() is None
+        pool.submit(other.__enter__).result()
+        assert masking_utils.find_packed_sequence_indices(positions) is packed.sequences_RW  # type: ignore[union-attr]
+        one.__exit__(None, None, None)
+        pool.submit(other.__exit__, None, None, None).result()
+    assert masking_utils.find_packed_sequence_indices is before
 
 
 @pytest.mark.parametrize("precision", ["32-true", "bf16-mixed"])
