@@ -139,10 +139,11 @@ def test_passes_of_threads_do_not_meet() -> None:
     before, student = masking_utils.find_packed_sequence_indices, tiny.scratch("llama")
     packed, padded = batch_of(student, "rows").packed, batch_of(student, None).packed
     one, other = packing.packing_known(packed), packing.packing_known(padded)
-    positions = torch.arange(4)[None]
+    positions = torch.tensor([[0, 1, 0, 1]])
     one.__enter__()
     with ThreadPoolExecutor(1) as pool:
-        assert pool.submit(lambda: masking_utils.find_packed_sequence_indices(positions)).result() is None
+        found = pool.submit(lambda: masking_utils.find_packed_sequence_indices(positions)).result()
+        assert found.tolist() == [[0, 0, 1, 1]]  # this thread is in no pass yet
         pool.submit(other.__enter__).result()
         assert masking_utils.find_packed_sequence_indices(positions) is packed.sequences_RW  # type: ignore[union-attr]
         one.__exit__(None, None, None)
