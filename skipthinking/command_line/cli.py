@@ -207,10 +207,10 @@ class SkipCLI(LightningCLI):
 
     def before_fit(self) -> None:
         """Reads all text and tries the run folder, so that bad input is reported before anything is written."""
+        check_training(self.config["fit"], self.trainer)
         if self._get(self.config, "plan"):
             _say(plan(self.trainer, self.model, self.datamodule))
             raise _Planned
-        check_training(self.config["fit"], self.trainer)
         last = last_checkpoint(self.folder)
         given = self._get(self.config_init, "ckpt_path")
         first = _first_rank()
@@ -243,6 +243,8 @@ class SkipCLI(LightningCLI):
 
     def before_validate(self) -> None:
         """Takes the run's last checkpoint if none is given, and tries the folder of the results."""
+        if self._get(self.config, "plan"):
+            raise UserError(f"Expected --plan with fit, got it with {self.subcommand}. Leave it out.")
         checkpoint = self._default_checkpoint()
         self._open(checkpoint)
         writes = self.subcommand != "predict" or self.datamodule.splits.questions

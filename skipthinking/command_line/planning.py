@@ -13,7 +13,7 @@ from skipthinking.data.batches import Batch, collate
 from skipthinking.data.module import RationaleDataModule
 from skipthinking.methods.base import Distiller
 from skipthinking.records import Encoded, Instance
-from skipthinking.students.footprint import Footprint, footprint
+from skipthinking.students.footprint import LOGITS_MOST, Footprint, footprint
 
 __all__ = ["plan", "write_plan"]
 
@@ -32,7 +32,7 @@ def plan(trainer: L.Trainer, method: Distiller, data: RationaleDataModule) -> st
         data: The data module.
     """
     trainer.strategy.connect(method)
-    data.trainer = trainer
+    method.trainer = data.trainer = trainer
     data.setup("fit")
     batch = longest_batch(data)
     precision = str(trainer.precision)
@@ -51,13 +51,16 @@ def longest_batch(data: RationaleDataModule) -> Batch:
     """The micro-batch with the most padded tokens of examples within the limit, all completion tokens as targets."""
     student, limit = data.method.student, data.limit
     lengths = np.array([row.length for row in data.encoded])
+    if not (lengths <= limit).any():
+        raise data.all_too_long(lengths.tolist())
     order = np.argsort(-np.where(lengths <= limit, lengths, 0), kind="stable")  # the longest first
     counts = np.full(len(order), data.batch_size)
     if data.batch_tokens is not None:
         counts = np.clip(data.batch_tokens // np.maximum(lengths[order], 1), 1, data.batch_size)
     first = int((counts * np.where(lengths[order] <= limit, lengths[order], 0)).argmax())
+    rows = order[first : first + counts[first]].tolist()
     return collate(
-        [_instance(data.encoded[int(row)]) for row in order[first : first + counts[first]]],
+        [_instance(data.encoded[row]) for row in rows for _ in range(data.method.rows_per_place)],
         pad_id=student.pad_id,
         encoder_decoder=student.encoder_decoder,
         terms=len(data.method.term_weights),
@@ -86,14 +89,15 @@ def write_plan(found: Footprint, *, rows: int, width: int, precision: str, shard
         f"  gradients    {_gib(found.gradients // shards)}",
         f"  optimizer    {_gib(found.optimizer // shards)}",
         f"  activations  {_gib(found.activations)}   the longest micro-batch: {rows} instances of up to {width} tokens",
-        f"  logits etc.  {_gib(found.work)}   at the most",
-        f"  a step       {_gib(fixed + found.activations + found.work)}",
+        f"  logits etc.  {_gib(found.work + found.recomputed)}   at the most",
+        f"  a step       {_gib(fixed + found.activations + found.work + found.recomputed)}",
     ]
     if shards > 1:
         lines.append(f"on each of {shards} processes, which split weights and optimizer; gathered layers come on top")
     for size in _GPUS:
-        room = size * 2**30 * _USABLE - fixed - found.work
-        most = max(0, math.floor(room / (found.activations / rows)))
+        room, grows = size * 2**30 * _USABLE - fixed, found.activations + found.recomputed
+        # Logits grow with the instances up to a chunk.
+        most = max(0, math.floor(max(room * rows / (grows + found.work), (room - LOGITS_MOST) * rows / grows)))
         lines.append(f"  a GPU of {size:>3} GB holds {most} such instances{'' if most >= rows else f', not {rows}'}")
     return "\n".join(lines)
 

@@ -303,13 +303,7 @@ class RationaleDataModule(L.LightningDataModule):
         )  # fmt: skip
         too_long = len(found.left_out)
         if too_long and too_long == len(self.encoded) and not len(found.sizes):
-            context, needed = method.student.context_length, found.needed[found.needed > 0].tolist()
-            raised = limit < context and min(needed, default=limit + 1) <= context
-            remedy = f"Set data.max_length: {min(context, max(needed, default=context))}, or use" if raised else "Use"
-            raise DataError(
-                f"Expected training examples of at most {limit} tokens, got {len(self.encoded)} and all are longer. "
-                f"{remedy} a student with a longer context."
-            )
+            raise self.all_too_long(found.needed[found.needed > 0].tolist())
         if not len(found.sizes):
             raise DataError(
                 f"Expected training instances, got none in epoch {epoch}: {type(method).__name__}.make_instances "
@@ -321,6 +315,20 @@ class RationaleDataModule(L.LightningDataModule):
             say(f"epoch {epoch}: {too_long} examples left out, longer than {limit} tokens")
         self._too_long = too_long
         return EpochInstances(make, self.runner.ids, found.sizes)
+
+    def all_too_long(self, needed: Sequence[int]) -> DataError:
+        """The error that no training example is within the limit.
+
+        Args:
+            needed: Tokens of the examples, as far as they are known.
+        """
+        limit, context = self.limit, self.method.student.context_length
+        raised = limit < context and min(needed, default=limit + 1) <= context
+        remedy = f"Set data.max_length: {min(context, max(needed, default=context))}, or use" if raised else "Use"
+        return DataError(
+            f"Expected training examples of at most {limit} tokens, got {len(self.encoded)} and all are longer. "
+            f"{remedy} a student with a longer context."
+        )
 
     def _make(self, epoch: int, index: int) -> list[Instance] | None:
         """All instances of an example in an epoch; None if an annotator left the example out."""

@@ -24,6 +24,7 @@ class Method(Protocol):
     encodes_conclusion: bool
     marks_thinking: bool
     term_weights: tuple[float, ...]
+    rows_per_place: int
 
     def prepare_student(self, texts: Callable[[], Sequence[str]], chunks: int) -> None:
         """Gives the student its tokenizer."""

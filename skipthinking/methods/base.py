@@ -62,6 +62,8 @@ class Distiller(AnsweringModule, ABC):
 
     term_weights: tuple[float, ...] = (1.0,)
     """Weight of every loss term."""
+    rows_per_place: int = 1
+    """The most instances that count as one of a micro-batch: 2 for preference pairs."""
     needs_rationale: bool = True
     """Whether every training example must have a rationale."""
     encodes_conclusion: bool = False

@@ -15,7 +15,7 @@ from lightning.pytorch.callbacks import Callback, RichProgressBar
 
 from skipthinking.annotate.runner import say
 from skipthinking.methods.base import Distiller
-from skipthinking.methods.schedules import logs_step, run_length
+from skipthinking.methods.schedules import logs_step
 
 __all__ = ["RunProgressBar", "Throughput", "flops_per_step", "short_time"]
 
@@ -92,7 +92,7 @@ class Throughput(Callback):
         now = time.monotonic()
         seconds = self._seconds + now - self._since
         self.speed = self._measure(trainer, method, max(seconds, 1e-9))
-        total = run_length(trainer, method.steps_per_epoch or 1)
+        total = steps_in_all(trainer, self._step, batch_idx)
         self.left = (total - self._step) * seconds / self._steps if total is not None else None
         self._report(trainer, total)
         self._clear()
@@ -142,6 +142,23 @@ class Throughput(Callback):
         )
 
 
+def steps_in_all(trainer: L.Trainer, step: int, micro_batch: int) -> int | None:
+    """Optimizer steps of the run if later epochs are as long as this one; None if it is unlimited.
+
+    Args:
+        trainer: The trainer.
+        step: Steps so far.
+        micro_batch: Index of the last micro-batch in the epoch.
+    """
+    accumulate, epochs = trainer.accumulate_grad_batches, trainer.max_epochs
+    of_epoch = math.ceil(trainer.num_training_batches / accumulate)
+    bounds = [trainer.max_steps] if trainer.max_steps > 0 else []
+    if epochs is not None and epochs > 0:
+        left = of_epoch - math.ceil((micro_batch + 1) / accumulate)
+        bounds.append(step + max(0, left) + of_epoch * max(0, epochs - 1 - trainer.current_epoch))
+    return min(bounds, default=None)
+
+
 class RunProgressBar(RichProgressBar):
     """Lightning's progress bar, with the speed of training and the time left of the run, searches not counted."""
 
@@ -173,15 +190,20 @@ def flops_per_step(student: Any, tokens: int, targets: int, examples: int) -> fl
         examples: Instances.
     """
     config = student.config.get_text_config(decoder=True)
+    inner = student.model.get_base_model() if student.lora else student.model
+    # An encoder reads prompts, a decoder completions: about the context and the target tokens.
+    encoder = {id(weight) for weight in inner.get_encoder().parameters()} if student.encoder_decoder else set()
     embeddings = {id(student.model.get_input_embeddings().weight), id(student.model.get_output_embeddings().weight)}
     body = sum(
-        parameter.numel() * (6 if parameter.requires_grad else 4)
+        parameter.numel()
+        * (6 if parameter.requires_grad else 4)
+        * (tokens if not encoder else tokens - targets if id(parameter) in encoder else targets)
         for parameter in student.parameters()
         if id(parameter) not in embeddings
     )
     head = student.model.get_output_embeddings().weight
     attention = 12 * config.num_hidden_layers * config.hidden_size * tokens / max(1, examples)
-    return tokens * (body + attention) + targets * head.numel() * (6 if head.requires_grad else 4)
+    return body + tokens * attention + targets * head.numel() * (6 if head.requires_grad else 4)
 
 
 def short_time(seconds: float) -> str:

@@ -17,7 +17,10 @@ from skipthinking.data.batches import Batch
 from skipthinking.students.base import Student
 from skipthinking.students.heads import CHUNK_ELEMENTS, take_as_last
 
-__all__ = ["Footprint", "footprint", "optimizer_bytes"]
+__all__ = ["LOGITS_MOST", "Footprint", "footprint", "optimizer_bytes"]
+
+
+LOGITS_MOST = 3 * 4 * CHUNK_ELEMENTS  # bytes of a chunk of logits with its gradients, in float32
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -32,8 +35,8 @@ class Footprint:
         optimizer: Of the optimizer's states.
         activations: Of what the forward pass of the micro-batch keeps for the backward pass; weights that autocast
             converts are among them.
-        work: Of what comes and goes at the most: a chunk of logits with its gradients or, with gradient checkpointing,
-            the activations of a layer.
+        recomputed: With gradient checkpointing, of the activations of a layer, which come and go in the backward pass.
+        work: Of a chunk of logits with its gradients, which comes and goes, too.
     """
 
     parameters: int
@@ -42,6 +45,7 @@ class Footprint:
     gradients: int
     optimizer: int
     activations: int
+    recomputed: int
     work: int
 
     @property
@@ -52,7 +56,7 @@ class Footprint:
     @property
     def total(self) -> int:
         """The most that a step takes: gradients exist while the last activations do."""
-        return self.fixed + self.activations + self.work
+        return self.fixed + self.activations + self.recomputed + self.work
 
 
 def footprint(
@@ -81,14 +85,14 @@ def footprint(
         parameters = list(twin.parameters())
         trained = [p for p in parameters if p.requires_grad]
         size = sum(p.numel() * p.element_size() for p in trained)
-        work = (
-            3 * 4 * min(CHUNK_ELEMENTS, len(batch.where.ids_N) * twin.config.get_text_config(decoder=True).vocab_size)
-        )
+        vocabulary = twin.config.get_text_config(decoder=True).vocab_size
+        work = min(LOGITS_MOST, 3 * 4 * len(batch.where.ids_N) * vocabulary)
+        recomputed = 0
         if student.gradient_checkpointing:
             everything = copy.copy(student)
             everything.gradient_checkpointing = False
             layers = twin.config.get_text_config(decoder=True).num_hidden_layers
-            work += (_saved(_twin(everything, weights), batch, mode, compute) - kept) // layers
+            recomputed = (_saved(_twin(everything, weights), batch, mode, compute) - kept) // layers
     return Footprint(
         parameters=sum(p.numel() for p in parameters),
         trained=sum(p.numel() for p in trained),
@@ -96,6 +100,7 @@ def footprint(
         gradients=size,
         optimizer=round(size / trained[0].element_size() * optimizer_bytes(optimizer, trained[0].dtype)),
         activations=kept,
+        recomputed=recomputed,
         work=work,
     )
 

@@ -66,6 +66,31 @@ def test_model_flops_equal_those_that_pytorch_counts(lora: LoRA | None) -> None:
     assert ours == pytest.approx(counter.get_total_flops(), rel=0.05)
 
 
+def test_model_flops_of_an_encoder_and_a_decoder_are_those_of_their_tokens() -> None:
+    config = {"d_model": 64, "d_ff": 128, "d_kv": 16, "num_layers": 2, "num_heads": 4}
+    student = FromScratch(architecture="t5", config=config, vocab_size=512)
+    student.prepare(["a b c d e f g h"] * 4)
+    student.build()
+    prompt, completion = torch.zeros((4, 96), dtype=torch.long), torch.zeros((4, 64), dtype=torch.long)
+    with FlopCounterMode(display=False) as counter:
+        logits = student.model(input_ids=prompt, decoder_input_ids=completion, use_cache=False).logits
+        logits.float().logsumexp(-1).sum().backward()
+    ours = flops_per_step(student, 4 * 160, 4 * 64, 4)
+    assert ours == pytest.approx(counter.get_total_flops(), rel=0.2)
+
+
+def test_a_run_that_goes_on_in_other_batches_counts_the_steps_that_are_left(
+    run: Run, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = ["--model.scheduler", "null", "--evaluate", "false", "--data.val_size", 0, "--trainer.max_epochs", 2]
+    assert run("fit", *words, "--data.batch_size", 8, "--trainer.max_steps", 2) == 0  # 16 of the epoch's 24
+    capsys.readouterr()
+    assert run("fit", *words, "--data.batch_size", 2, "--trainer.max_steps", -1, "--ckpt_path", "last") == 0
+    lines = re.findall(r"^step (\d+)/(\d+),.*?(-?\d+:\d\d) left$", capsys.readouterr().out, re.MULTILINE)
+    assert int(lines[-1][0]) == int(lines[-1][1]) == 2 + 4 + 12
+    assert not [left for *_, left in lines if left.startswith("-")]
+
+
 @pytest.mark.parametrize(("seconds", "text"), [(0.4, "0:00"), (59.6, "1:00"), (3600, "1:00:00"), (90061, "1d 1:01:01")])
 def test_time_left_is_written_in_units_that_people_read(seconds: float, text: str) -> None:
     assert short_time(seconds) == text

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from contextlib import nullcontext
 from typing import Any
@@ -11,10 +12,11 @@ import pytest
 import torch
 from torch import Tensor
 
+from skipthinking.command_line.planning import write_plan
 from skipthinking.data.batches import collate
 from skipthinking.records import Instance
 from skipthinking.students import FromScratch, LoRA
-from skipthinking.students.footprint import footprint, optimizer_bytes
+from skipthinking.students.footprint import LOGITS_MOST, Footprint, footprint, optimizer_bytes
 
 SIZES = {
     "llama": {"hidden_size": 64, "num_hidden_layers": 3, "num_attention_heads": 4, "intermediate_size": 160},
@@ -98,3 +100,32 @@ def test_plan_of_a_run_trains_nothing(
     assert "a step" in out
     assert "a GPU of  80 GB holds" in out
     assert not (tmp_path / "tiny").exists()
+
+
+@pytest.mark.parametrize("words", [["--model", "KPOD"], ["--model", "LongCoT"], ["--trainer.precision", "bf16-mixed"]])
+def test_every_method_can_be_planned(
+    words: list[str], run: Callable[..., int], capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run("fit", "--plan", *words, "--data.batch_size", 2) == 0
+    rows = 4 if "LongCoT" in words else 2  # pairs
+    assert f"the longest micro-batch: {rows} instances" in capsys.readouterr().out
+
+
+def test_what_cannot_be_planned_is_refused(run: Callable[..., int], capsys: pytest.CaptureFixture[str]) -> None:
+    assert run("fit", "--plan", "--data.max_length", 10) == 2
+    assert "all are longer" in capsys.readouterr().err
+    assert run("test", "--plan", "--untrained", "true") == 2
+    assert "--plan with fit" in capsys.readouterr().err
+
+
+def test_instances_that_fit_do_fit() -> None:
+    def planned(rows: int) -> Footprint:
+        batch = collate(_instances(rows, 96), pad_id=0, encoder_decoder=False)
+        student = _student("llama", gradient_checkpointing=True)
+        return footprint(student, batch, optimizer=torch.optim.SGD)
+
+    text = write_plan(planned(2), rows=2, width=96, precision="32-true", shards=1)
+    most = int(re.findall(r"16 GB holds (\d+)", text)[0])
+    many = planned(1024)  # more logits than a chunk, which few instances keep as they are
+    needed = many.fixed + LOGITS_MOST + (many.activations + many.recomputed) / 1024 * most
+    assert 0.5 * 16 * 2**30 < needed < 0.92 * 16 * 2**30

@@ -64,6 +64,7 @@ class LongCoT(Distiller):
         kwargs: See Distiller.
     """
 
+    rows_per_place = 2  # a pair of the DPO stage
     term_weights = (1.0, 0.0)  # the likelihood term of rejected traces has weight 0
     encodes_conclusion = True
     marks_thinking = True
