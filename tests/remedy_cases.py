@@ -311,6 +311,7 @@ CASES = [
     Case("Expected a new run, got --run", command("fit", before=_file("runs/tiny/metrics.csv", "")),
          [{"ckpt_path": "last"}, {"run": "other"}]),
     Case("Expected a trained run, got no checkpoint", command("validate"), [{"untrained": True}]),
+    Case("Expected --plan with fit", command("validate", "--untrained", "true", "--plan"), [{"plan": LEAVE_OUT}]),
     Case("is YAML on the command line", command("fit", "--data.template", "Plain", *COLON),
          [{"data.template": LEAVE_OUT, COLON[0][2:]: LEAVE_OUT, "config": "WORLD/own.yaml"}]),
     Case("in a file, got it in a text", command("fit", "--config", "config: own.yaml"), [{"config": "WORLD/own.yaml"}]),
