@@ -359,6 +359,7 @@ CASES = [
     Case("Expected a model with a list of layers", _no_layers),
     Case("Expected layers that are not compiled", _sharded),
     Case("Expected a causal student that keeps packed instances apart", _packed),
+    Case("got data.num_workers=", build(RationaleDataModule, num_workers=-1), [{"data.num_workers": 0}]),
     Case("got data.batch_size=", build(RationaleDataModule, batch_size=0), [{"data.batch_size": 1}]),
     Case("Expected a batch of at least 1, got batch_size=",
          build(plan_epoch, lengths=np.array([3]), seed=0, epoch=0, batch_size=0), [{"batch_size": 1}]),

@@ -115,6 +115,10 @@ class RationaleDataModule(L.LightningDataModule):
                 f"Expected batches of at least 1, got data.batch_size={batch_size}, "
                 f"data.eval_batch_size={eval_batch_size}, data.batch_tokens={batch_tokens}. Raise each to 1 or more."
             )
+        if num_workers < 0:
+            raise UserError(
+                f"Expected 0 processes or more, got data.num_workers={num_workers}. Set data.num_workers: 0."
+            )
         # A copy, because it holds the date of this run.
         self.template, self.splitter = copy.copy(template or Plain()), splitter or Sentences()
         self.chunker, self.stage_sampling = chunker or AverageChunks(), stage_sampling
