@@ -7,15 +7,18 @@ records are matched by id, never by position.
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable, Mapping
+from abc import ABC, abstractmethod
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar, overload
 
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-__all__ = ["DataError", "Encoded", "Example", "Instance", "Prediction", "Span", "UserError", "did_you_mean"]
+__all__ = ["DataError", "Encoded", "Example", "Instance", "Lazy", "Prediction", "Span", "UserError", "did_you_mean"]
+
+T = TypeVar("T")
 
 Span = tuple[int, int]
 """Half-open interval ``[start, end)``."""
@@ -41,6 +44,25 @@ def did_you_mean(wrong: str, known: Iterable[str]) -> str:
     names = {name.lower().replace("-", "_"): name for name in sorted(known)}
     near = difflib.get_close_matches(wrong.lower().replace("-", "_"), names, n=1, cutoff=0.5)
     return f" Did you mean {names[near[0]]!r}?" if near else ""
+
+
+class Lazy(Sequence[T], ABC):
+    """A sequence whose items are made when they are asked for, such as records in files."""
+
+    @abstractmethod
+    def at(self, place: int) -> T:
+        """The item at a place from 0 to the length of the sequence."""
+
+    @overload
+    def __getitem__(self, place: int) -> T: ...
+    @overload
+    def __getitem__(self, place: slice) -> list[T]: ...
+    def __getitem__(self, place: int | slice) -> T | list[T]:
+        places = range(len(self))[place]
+        return self.at(places) if isinstance(places, int) else [self.at(one) for one in places]
+
+    def __iter__(self) -> Iterator[T]:
+        return map(self.at, range(len(self)))
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -4,19 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import cached_property
-from typing import Generic, TypeVar, overload
+from typing import Generic, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
-from skipthinking.records import Encoded
+from skipthinking.records import Encoded, Lazy
 
 __all__ = ["ById", "Rows"]
 
 T = TypeVar("T")
 
 
-class Rows(Sequence[Encoded]):
+class Rows(Lazy[Encoded]):
     """Encoded examples, or some of them; those in files are made when they are asked for.
 
     Args:
@@ -31,17 +31,9 @@ class Rows(Sequence[Encoded]):
     def __len__(self) -> int:
         return len(self._places)
 
-    @overload
-    def __getitem__(self, place: int) -> Encoded: ...
-    @overload
-    def __getitem__(self, place: slice) -> list[Encoded]: ...
-    def __getitem__(self, place: int | slice) -> Encoded | list[Encoded]:
-        if isinstance(place, slice):
-            return [self._rows[one] for one in self._places[place].tolist()]
+    def at(self, place: int) -> Encoded:
+        """The example at a place."""
         return self._rows[int(self._places[place])]
-
-    def __iter__(self) -> Iterator[Encoded]:
-        return (self._rows[place] for place in self._places.tolist())
 
     def select(self, places: Sequence[int]) -> Rows:
         """The examples at some places."""

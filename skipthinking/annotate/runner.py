@@ -63,7 +63,7 @@ class Runner:
 
     def __init__(self, annotators: Sequence[Annotator[Any]]) -> None:
         self.annotators = _in_order(annotators)
-        self.rows: Sequence[Encoded] = []
+        self.rows = Rows([])
         self._results: dict[str, _Result] = {}
         self._saved_examples: dict[str, bytes] | None = None  # digests from a checkpoint, until compared
         self._digests: NDArray[np.uint8] | None = None
@@ -105,7 +105,7 @@ class Runner:
     @property
     def ids(self) -> list[str]:
         """Ids of the training examples."""
-        return _rows(self.rows).ids
+        return self.rows.ids
 
     # ----------------------------------------------------------------------------------- running
 
@@ -138,7 +138,7 @@ class Runner:
                 self._run(annotator, -1)
 
     def _run(self, annotator: Annotator[Any], epoch: int) -> None:
-        everyone, earlier = _rows(self.rows), dict(self._results)
+        everyone, earlier = self.rows, dict(self._results)
         notes = ById(everyone, lambda row: self._notes(row, epoch, earlier))
         rows = everyone.select([
             place for place, row in enumerate(everyone)
@@ -170,7 +170,7 @@ class Runner:
         return Context(student=self._student, codec=self._codec, notes=notes, seed=self._seed)
 
     def _find(
-        self, annotator: Annotator[Any], rows: Sequence[Encoded], context: Context, journal: Journal | None
+        self, annotator: Annotator[Any], rows: Rows, context: Context, journal: Journal | None
     ) -> dict[str, NDArray[Any]]:
         """Computes the encoded values of all rows; every process annotates its share of the blocks."""
         most = annotator.most_tokens(self._student)
@@ -203,7 +203,7 @@ class Runner:
         if dealt:
             arrays = gather(arrays)  # every process makes instances of any example, so it needs all values
         # In the order of rows, so that ``finish`` sees the same order on every process.
-        arrays = {id: arrays[id] for id in _rows(rows).ids}
+        arrays = {id: arrays[id] for id in rows.ids}
         if type(annotator).finish is Annotator.finish:
             return arrays
         finished = annotator.finish({id: annotator.decode(array) for id, array in arrays.items()}, rows, context)
@@ -270,7 +270,7 @@ class Runner:
         context = self._context(notes)
         for annotator in self.annotators:
             if annotator.for_display:
-                readable = [row for row in rows if self._fits(annotator, row, notes[row.id])]
+                readable = Rows([row for row in rows if self._fits(annotator, row, notes[row.id])])
                 with self._student.frozen():
                     column = Column.of(self._find(annotator, readable, context, None))
                 values = _report(annotator, column, readable, context)
@@ -315,14 +315,13 @@ class Runner:
                 self._results[annotator.name] = result
                 say(f"{annotator.name}: reused from {name}")
                 if annotator.once:
-                    rows = _rows(self.rows)
-                    rows = rows.select([place for place, id in enumerate(rows.ids) if id in result.column])
+                    rows = self.rows.select([place for place, id in enumerate(self.ids) if id in result.column])
                     notes = ById(rows, lambda row: self.notes(row, 0))
                     _report(annotator, result.column, rows, self._context(notes))
 
     def _own_digests(self) -> Any:
         if self._digests is None:
-            self._digests = digests(_rows(self.rows))
+            self._digests = digests(self.rows)
         return torch.from_numpy(self._digests)
 
     def _strange(self, known: Mapping[str, bytes]) -> list[str]:
@@ -362,13 +361,9 @@ class _Sized(NamedTuple):
     place: int
 
 
-def _rows(rows: Sequence[Encoded]) -> Rows:
-    return rows if isinstance(rows, Rows) else Rows(rows)
-
-
 def _report(annotator: Annotator[Any], column: Column, rows: Sequence[Encoded], context: Context) -> Mapping[str, Any]:
     """Prints an annotator's line on its outcome, if it has one, and returns the values, decoded when asked for."""
-    values = ById(_rows(rows), lambda row: annotator.decode(column[row.id]))
+    values = ById(rows, lambda row: annotator.decode(column[row.id]))
     line = annotator.report(values, rows, context)
     if line:
         say(line)

@@ -10,17 +10,17 @@ import numpy as np
 import torch
 
 from skipthinking.data.batches import Batch, collate
+from skipthinking.data.instances import instance
 from skipthinking.data.module import RationaleDataModule
 from skipthinking.methods.base import Distiller
 from skipthinking.records import Encoded, Instance
+from skipthinking.runs.throughput import compute_dtype
 from skipthinking.students.footprint import LOGITS_MOST, Footprint, footprint
 
 __all__ = ["plan", "write_plan"]
 
 _GPUS = (16, 24, 40, 48, 80, 141)  # GB
 _USABLE = 0.92  # of a GPU's memory: the rest is for the CUDA context, kernels, and fragments
-_DTYPES = {"bf16-mixed": torch.bfloat16, "16-mixed": torch.float16}
-_TRUE = {"bf16-true": torch.bfloat16, "16-true": torch.float16}
 
 
 def plan(trainer: L.Trainer, method: Distiller, data: RationaleDataModule) -> str:
@@ -35,13 +35,13 @@ def plan(trainer: L.Trainer, method: Distiller, data: RationaleDataModule) -> st
     method.trainer = data.trainer = trainer
     data.setup("fit")
     batch = longest_batch(data)
-    precision = str(trainer.precision)
+    precision, dtype = str(trainer.precision), compute_dtype(trainer)
     found = footprint(
         method.student,
         batch,
         optimizer=method.optimizer,
-        compute=_DTYPES.get(precision, torch.float32),
-        weights=_TRUE.get(precision),
+        compute=dtype if precision.endswith("-mixed") else torch.float32,
+        weights=dtype if precision in ("bf16-true", "16-true") else None,
     )
     shards = trainer.world_size if type(trainer.strategy).__name__ in ("Sharded", "FSDPStrategy") else 1
     return write_plan(found, rows=len(batch.ids), width=int(batch.lengths_B.max()), precision=precision, shards=shards)
@@ -60,16 +60,15 @@ def longest_batch(data: RationaleDataModule) -> Batch:
     first = int((counts * np.where(lengths[order] <= limit, lengths[order], 0)).argmax())
     rows = order[first : first + counts[first]].tolist()
     return collate(
-        [_instance(data.encoded[row]) for row in rows for _ in range(data.method.rows_per_place)],
+        [_full(data.encoded[row]) for row in rows for _ in range(data.method.rows_per_place)],
         pad_id=student.pad_id,
         encoder_decoder=student.encoder_decoder,
         terms=len(data.method.term_weights),
     )
 
 
-def _instance(row: Encoded) -> Instance:
-    prompt = max(row.prompts.values(), key=len)
-    return Instance(id=row.id, prompt=prompt, tokens=row.tokens, weights=np.ones(len(row.tokens), dtype=np.float32))
+def _full(row: Encoded) -> Instance:
+    return instance(row.id, max(row.prompts.values(), key=len), [row.tokens], targets={0})
 
 
 def write_plan(found: Footprint, *, rows: int, width: int, precision: str, shards: int) -> str:

@@ -16,13 +16,13 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from functools import cache, cached_property
 from pathlib import Path
-from typing import Any, overload
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from skipthinking.files import replacing_folder
-from skipthinking.records import Example
+from skipthinking.records import Example, Lazy
 
 __all__ = [
     "ExampleStore", "ExampleWriter", "MappedTable", "cache_folder", "characters", "complete", "ids_of", "is_large",
@@ -131,7 +131,7 @@ class MappedTable:
         return numbers
 
 
-class ExampleStore(Sequence[Example]):
+class ExampleStore(Lazy[Example]):
     """Examples in memory-mapped files; each is made when it is asked for.
 
     Args:
@@ -147,13 +147,8 @@ class ExampleStore(Sequence[Example]):
     def __len__(self) -> int:
         return len(self.places)
 
-    @overload
-    def __getitem__(self, place: int) -> Example: ...
-    @overload
-    def __getitem__(self, place: slice) -> list[Example]: ...
-    def __getitem__(self, place: int | slice) -> Example | list[Example]:
-        if isinstance(place, slice):
-            return [self[one] for one in range(*place.indices(len(self)))]
+    def at(self, place: int) -> Example:
+        """The example at a place."""
         row = int(self.places[place])
         texts = {name: self.table.text(name, row) for name in _FIELDS}
         return Example(**texts, meta=json.loads(self.table.text("meta", row)))

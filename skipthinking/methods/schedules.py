@@ -22,7 +22,6 @@ __all__ = [
     "logs_step",
     "optimizers",
     "resume_epoch",
-    "run_length",
     "step_plateaus",
     "steps_of_epoch",
 ]
@@ -166,15 +165,10 @@ def begin_run(trainer: L.Trainer, steps_per_epoch: int) -> None:
 
     Lightning's ``estimated_stepping_batches`` would build the loader before a resumed run has restored its position.
     """
-    total = run_length(trainer, steps_per_epoch)
+    bounds = [trainer.max_steps, steps_per_epoch * (trainer.max_epochs or -1)]
+    total = min((bound for bound in bounds if bound > 0), default=None)
     for schedule in _warmups(trainer):
         schedule.set_run_length(total)
-
-
-def run_length(trainer: L.Trainer, steps_per_epoch: int) -> int | None:
-    """Optimizer steps of a run whose epochs are as long as the first one; None if it is unlimited."""
-    bounds = [trainer.max_steps, steps_per_epoch * (trainer.max_epochs or -1)]
-    return min((bound for bound in bounds if bound > 0), default=None)
 
 
 def logs_step(trainer: L.Trainer, step: int) -> bool:

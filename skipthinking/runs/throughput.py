@@ -17,7 +17,7 @@ from skipthinking.annotate.runner import say
 from skipthinking.methods.base import Distiller
 from skipthinking.methods.schedules import logs_step
 
-__all__ = ["RunProgressBar", "Throughput", "flops_per_step", "short_time"]
+__all__ = ["RunProgressBar", "Throughput", "compute_dtype", "flops_per_step", "short_time"]
 
 _DTYPES = {"16": torch.float16, "bf16": torch.bfloat16}  # by the start of Lightning's names of precisions
 
@@ -61,13 +61,8 @@ class Throughput(Callback):
         """Stops the clock."""
         self._seconds += time.monotonic() - self._since
 
-    def on_validation_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Stops the clock."""
-        self._seconds += time.monotonic() - self._since
-
-    def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Starts the clock again."""
-        self._since = time.monotonic()
+    on_validation_start = on_train_epoch_end
+    on_validation_end = on_train_epoch_start
 
     def on_before_optimizer_step(
         self, trainer: L.Trainer, pl_module: L.LightningModule, optimizer: torch.optim.Optimizer
@@ -192,12 +187,12 @@ def flops_per_step(student: Any, tokens: int, targets: int, examples: int) -> fl
     config = student.config.get_text_config(decoder=True)
     inner = student.model.get_base_model() if student.lora else student.model
     # An encoder reads prompts, a decoder completions: about the context and the target tokens.
-    encoder = {id(weight) for weight in inner.get_encoder().parameters()} if student.encoder_decoder else set()
+    encoder = inner.get_encoder().parameters() if student.encoder_decoder else ()
+    read = {id(weight): tokens - targets for weight in encoder}
+    others = targets if student.encoder_decoder else tokens
     embeddings = {id(student.model.get_input_embeddings().weight), id(student.model.get_output_embeddings().weight)}
     body = sum(
-        parameter.numel()
-        * (6 if parameter.requires_grad else 4)
-        * (tokens if not encoder else tokens - targets if id(parameter) in encoder else targets)
+        parameter.numel() * (6 if parameter.requires_grad else 4) * read.get(id(parameter), others)
         for parameter in student.parameters()
         if id(parameter) not in embeddings
     )
@@ -219,9 +214,13 @@ def short_time(seconds: float) -> str:
     return f"{days}d {text}" if days else text
 
 
+def compute_dtype(trainer: L.Trainer) -> torch.dtype:
+    """Type of numbers that the trainer's precision computes in."""
+    return _DTYPES.get(str(trainer.precision).split("-")[0], torch.float32)
+
+
 def _available_flops(trainer: L.Trainer, device: torch.device) -> float | None:
-    precision = str(trainer.precision)
-    return get_available_flops(device, _DTYPES.get(precision.split("-")[0], torch.float32))
+    return get_available_flops(device, compute_dtype(trainer))
 
 
 def _peak_memory(device: torch.device) -> int:

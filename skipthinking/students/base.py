@@ -20,7 +20,7 @@ from skipthinking.data.packing import Layout
 from skipthinking.files import replacing_folder
 from skipthinking.records import UserError
 from skipthinking.students.compiling import compile_layers, uncompiled
-from skipthinking.students.completions import Choose, Completions
+from skipthinking.students.completions import NO_PREFIX, Choose, Completions
 from skipthinking.students.heads import measure_targets
 from skipthinking.students.measures import Measure, nll
 from skipthinking.students.memory import pass_tokens, search_tokens
@@ -30,8 +30,6 @@ from skipthinking.students.sharding import gathered
 from skipthinking.students.tokenizing import leave_open, save_without_class
 
 __all__ = ["LoRA", "Student", "without_progress"]
-
-_NONE = torch.empty(0, dtype=torch.long)
 
 logging.getLogger("transformers").setLevel(logging.ERROR)  # its warnings are about nothing that a user can fix
 
@@ -290,7 +288,7 @@ class Student(nn.Module, ABC):
             at_once: Maximum number of completions that are written together; by default, memory alone is the limit.
         """
         completions = Completions(self, at_once, choose, continuous=len(prompts) > 1)
-        given = prefixes if prefixes is not None else [_NONE] * len(prompts)
+        given = prefixes if prefixes is not None else [NO_PREFIX] * len(prompts)
         limits = [max_new_tokens] * len(prompts) if isinstance(max_new_tokens, int) else max_new_tokens
         longest_first = sorted(range(len(prompts)), key=lambda i: -len(prompts[i]) - len(given[i]))
         for i in longest_first:

@@ -15,12 +15,13 @@ from skipthinking.students.continuous import ContinuousBatch
 from skipthinking.students.kv_cache import say_without_cache, why_no_cache
 from skipthinking.students.memory import cache_tokens
 
-__all__ = ["Choose", "Completions", "until_end"]
+__all__ = ["NO_PREFIX", "Choose", "Completions", "until_end"]
 
 Choose = Callable[[list[int], Tensor], Tensor]
 """Maps indices of B prompts and the next token's scores (B, V) to new scores (B, V)."""
 
-_NONE = torch.empty(0, dtype=torch.long)
+NO_PREFIX = torch.empty(0, dtype=torch.long)
+"""The start of a completion of which nothing is given."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False, slots=True)
@@ -55,7 +56,7 @@ class Completions:
         self._asked: list[_Asked] = []  # for transformers
         self._done: dict[int, list[int]] = {}
 
-    def add(self, index: int, prompt: Tensor, max_new_tokens: int, prefix: Tensor = _NONE) -> None:
+    def add(self, index: int, prompt: Tensor, max_new_tokens: int, prefix: Tensor = NO_PREFIX) -> None:
         """Appends a prompt to the queue.
 
         Args:
@@ -66,7 +67,7 @@ class Completions:
         """
         student = self.student
         if not student.encoder_decoder:
-            prompt, prefix = torch.cat([prompt.cpu(), prefix.cpu()]), _NONE
+            prompt, prefix = torch.cat([prompt.cpu(), prefix.cpu()]), NO_PREFIX
         before = prefix if student.encoder_decoder else prompt  # shares the context with the new tokens
         room = min(max_new_tokens, student.context_length - len(before))
         if room < 1:

@@ -19,7 +19,7 @@ from torch import Tensor
 
 from skipthinking.students.kv_cache import KVCache
 from skipthinking.students.measures import Project
-from skipthinking.students.memory import PASS, PASS_ELSEWHERE, cache_tokens, pass_tokens
+from skipthinking.students.memory import cache_tokens, padding_worth, pass_tokens
 
 __all__ = ["ContinuousBatch"]
 
@@ -105,7 +105,7 @@ class ContinuousBatch:
     def _admit(self, free: int, done: dict[int, list[int]]) -> None:
         """Reads waiting prompts in one pass, as many as are free, as memory allows, and as need little padding."""
         new, start, most = list[_Row](), len(self._rows), pass_tokens(self.student)
-        padding = PASS.get(self.student.device.type, PASS_ELSEWHERE)
+        padding = padding_worth(self.student)
         width, read, longest = 0, 0, max((row.longest for row in self._rows), default=0)
         while self._waiting and len(new) < free:
             row = self._waiting[0]

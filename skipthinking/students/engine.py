@@ -18,9 +18,7 @@ from skipthinking.students.base import Student
 from skipthinking.students.completions import until_end
 from skipthinking.students.kv_cache import KVCache, say_without_cache, why_no_cache
 from skipthinking.students.measures import Measure, greedy, nll, nll_and_hit
-from skipthinking.students.memory import PASS as _PASS
-from skipthinking.students.memory import PASS_ELSEWHERE as _PASS_ELSEWHERE
-from skipthinking.students.memory import pass_tokens
+from skipthinking.students.memory import padding_worth, pass_tokens
 from skipthinking.students.scoring import Measured, score
 
 __all__ = ["Completion", "Engine", "StopEarly"]
@@ -135,7 +133,7 @@ class Engine:
         ends = [len(line) - 1 for line in lines]  # a line's last token predicts nothing that is measured
         measured: dict[int, Measured] = {}
         rows, at = list(range(len(texts))), 0
-        worth = _PASS.get(self.student.device.type, _PASS_ELSEWHERE)
+        worth = padding_worth(self.student)
         piece = max(_PIECE, worth // len(rows))
         most = max(begin) + piece if stop_early else None
         fitting = pass_tokens(self.student)

@@ -12,17 +12,17 @@ from skipthinking.ranks import ranks
 
 __all__ = [
     "PASS",
-    "PASS_ELSEWHERE",
     "cache_bytes",
     "cache_tokens",
     "free_bytes",
+    "padding_worth",
     "pass_bytes",
     "pass_tokens",
     "search_tokens",
 ]
 
 PASS = {"cpu": 96}  # tokens that cost as much time as a pass by itself: so much padding is better than another pass
-PASS_ELSEWHERE = 4096
+_PASS_ELSEWHERE = 4096
 
 _SHARE = 2  # of free memory, one part in two is used; the rest is for kernels, fragments and what is not estimated
 _HOST_LEAST, _HOST_MOST = 2**28, 2**32  # bytes of host memory that a process plans with: 256 MiB to 4 GiB
@@ -63,6 +63,11 @@ def pass_bytes(student: Any) -> int:
 def cache_tokens(student: Any) -> int:
     """Tokens whose keys and values fit into half of the free memory."""
     return max(1, free_bytes(student.device) // _SHARE // cache_bytes(student))
+
+
+def padding_worth(student: Any) -> int:
+    """Tokens of padding that cost less time than another pass."""
+    return PASS.get(student.device.type, _PASS_ELSEWHERE)
 
 
 def pass_tokens(student: Any) -> int:

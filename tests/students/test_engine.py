@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from skipthinking.students import FromScratch, LoRA, engine
+from skipthinking.students import FromScratch, LoRA, engine, memory
 from skipthinking.students.engine import Engine
 from skipthinking.students.measures import Measure, entropy, nll, nll_and_hit
 from tests.students.tiny import ARCHITECTURES, CAUSAL, CONTEXT, plain_greedy, ready, scratch
@@ -78,7 +78,7 @@ def test_other_attentions_see_what_they_should(architecture: str) -> None:
 @pytest.mark.parametrize("architecture", CAUSAL)
 def test_pieces_are_the_beginning_of_the_complete_scores(architecture: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(engine, "_PIECE", 2)
-    monkeypatch.setattr(engine, "_PASS", {"cpu": 2})
+    monkeypatch.setattr(memory, "PASS", {"cpu": 2})
     student, shorter = scratch(architecture), 0
     for seed in range(6):
         parts, plain = _play(Engine(student, _prompts(), 40), seed, True), _play(Engine(student, _prompts()), seed)
