@@ -65,14 +65,16 @@ class _Table(NamedTuple):
 
 
 def _tables(comparison: Comparison) -> list[_Table]:
-    """The columns that answer most questions, and the others."""
+    """The columns that answer most questions, and the others; the title names the test set if there is one only."""
     headings, rows = cells(comparison)
+    names = ["test set", "method"] if len({row.test for row in comparison.rows}) > 1 else ["method"]
     tables = []
     for name, is_detail in (("Accuracy and length", False), ("Answers and training in detail", True)):
-        shown = [place for place, heading in enumerate(headings) if place < 2 or (heading in _DETAILS) == is_detail]
+        columns = names + [heading for heading in headings[2:] if (heading in _DETAILS) == is_detail]
+        shown = [headings.index(heading) for heading in columns]
         chosen = [[row[place] for place in shown] for row in rows]
         pairs = list(zip(comparison.rows, chosen, strict=True))
-        tables.append(_Table(name, [headings[place] for place in shown], pairs))
+        tables.append(_Table(name, columns, pairs))
     return tables
 
 
