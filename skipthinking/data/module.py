@@ -37,6 +37,7 @@ from skipthinking.data.steps import Sentences, StepSplitter
 from skipthinking.data.store import ExampleStore
 from skipthinking.ranks import broadcast
 from skipthinking.records import DataError, Encoded, Example, Instance, UserError
+from skipthinking.settings import Configurable
 from skipthinking.tasks import get_task
 
 __all__ = ["RationaleDataModule", "check_annotates"]
@@ -51,7 +52,7 @@ def check_annotates(method: Any, annotates: bool) -> None:
         )
 
 
-class RationaleDataModule(L.LightningDataModule):
+class RationaleDataModule(Configurable, L.LightningDataModule):
     """Reads and encodes examples, and provides batches of training instances and of prompts.
 
     The method (the LightningModule) makes instances from encoded examples and their notes. The data module also owns

@@ -13,6 +13,7 @@ from skipthinking.data.rows import read_rows, rows_of
 from skipthinking.data.store import ExampleStore, ExampleWriter, MappedTable, complete, is_large, key_of
 from skipthinking.files import parse_json, read_text, write_json
 from skipthinking.records import Example, UserError
+from skipthinking.settings import Configurable
 from skipthinking.tasks import Task, generate, get_task
 
 __all__ = ["Files", "Generated", "Hub", "Source"]
@@ -20,7 +21,7 @@ __all__ = ["Files", "Generated", "Hub", "Source"]
 _TOLD = ("description", "duplicates", "bad_rows", "unread")  # what is kept of a source beside its examples
 
 
-class Source(ABC):
+class Source(Configurable, ABC):
     """Loads examples."""
 
     @abstractmethod

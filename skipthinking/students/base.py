@@ -19,6 +19,7 @@ from skipthinking.data.batches import Batch
 from skipthinking.data.packing import Layout
 from skipthinking.files import replacing_folder
 from skipthinking.records import UserError
+from skipthinking.settings import Configurable
 from skipthinking.students.compiling import compile_layers, uncompiled
 from skipthinking.students.completions import NO_PREFIX, Choose, Completions
 from skipthinking.students.heads import measure_targets
@@ -51,7 +52,7 @@ class LoRA:
     target_modules: str | list[str] = "all-linear"
 
 
-class Student(nn.Module, ABC):
+class Student(Configurable, nn.Module, ABC):
     """A model, initially its settings only; :meth:`prepare` creates the tokenizer, and :meth:`build` the weights."""
 
     model: Any
