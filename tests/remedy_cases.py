@@ -352,7 +352,7 @@ CASES = [
     Case("Expected a file of questions, got", splits("predict", task="gsm8k", questions="nowhere.txt"),
          [{"questions": "WORLD/q.txt"}]),
     *(Case("or a fraction below 1, got", splits("fit", train=[SUMS], val_size=size)) for size in (1.5, -1, -0.5)),
-    *(Case("Expected examples for training and validation", splits("fit", train=[Generated("arithmetic", size=size)],
+    *(Case("Expected examples on both sides of a split", splits("fit", train=[Generated("arithmetic", size=size)],
            val_size=wanted)) for size, wanted in ((3, 3), (3, 0.99), (1, 1), (1, 0.5))),
     # data
     Case("got n_chunks=", build(AverageChunks, n_chunks=0)),

@@ -53,6 +53,11 @@ def in_one_line(message: str) -> str:
     types = ["null" if name == "NoneType" else name or choices for name, choices in _TYPE.findall(message)]
     if key and (unknown := _unknown_class(message)):
         return f"Unknown class {unknown[1]!r} for {key[1]}{f': {unknown[2]}' if unknown[2] else ''}."
+    if key and value and key[1].rpartition(".")[2] == "test" and re.match(r"[\[{'\"\s]*class_path", value[1]):
+        return (
+            f"Expected test sets by name for {key[1]}, got a source alone. Give it a name: "
+            "data.test: {mine: {class_path: ..., init_args: ...}}."
+        )
     if key and value and types == ["null"]:  # all that is left of a type whose class could not be made
         if alone := _SETTING.fullmatch(value[1]):
             setting = f"{key[1]}.{alone[1]}={alone[2]}"

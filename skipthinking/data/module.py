@@ -63,6 +63,8 @@ class RationaleDataModule(Configurable, L.LightningDataModule):
         val_size: Validation examples, split from training by a seeded hash of the question: a count, or a share
             below 1. Never taken from a test set.
         test: Test sets by name.
+        test_size: Training examples held out as one more test set, ``held_out``: a count, or a share below 1. They are
+            split off by a hash of the question, before the validation examples and the same for every seed.
         template: Prompt template; Plain by default.
         splitter: Splits rationales into steps; Sentences by default.
         chunker: Groups steps into chunks, for methods that use them; AverageChunks by default.
@@ -109,6 +111,7 @@ class RationaleDataModule(Configurable, L.LightningDataModule):
         question: str | None = None,
         questions: str | None = None,
         task: str | None = None,
+        test_size: float = 0,
     ) -> None:
         super().__init__()
         if min(batch_size, eval_batch_size) < 1 or (batch_tokens is not None and batch_tokens < 1):
@@ -131,6 +134,7 @@ class RationaleDataModule(Configurable, L.LightningDataModule):
             train or [],
             test or {},
             val_size=val_size,
+            test_size=test_size,
             seed=self.seed,
             question=question,
             questions=questions,

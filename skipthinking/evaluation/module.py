@@ -36,7 +36,8 @@ class AnsweringModule(L.LightningModule):
     prompt_prefixes: tuple[str, ...] = ("",)
     """Texts before the question in training prompts; evaluation uses the first one."""
     answer_settings: tuple[str, ...] = ()
-    """Settings that choose how a trained student answers; the command line keeps results for each choice."""
+    """Settings that choose how a trained student answers, besides ``max_new_tokens``; the command line keeps results
+    for each choice."""
 
     def __init__(
         self, student: Student, max_new_tokens: int, latency_examples: int, budgets: Sequence[int] | None = None

@@ -302,7 +302,9 @@ class Distiller(Configurable, AnsweringModule, ABC):
         )
 
     @classmethod
-    def load_from_checkpoint(cls, checkpoint_path: str | Path, **changes: Any) -> Any:
+    def load_from_checkpoint(  # type: ignore[override]
+        cls, checkpoint_path: str | Path, **changes: Any
+    ) -> Any:
         """The method of a checkpoint, with its tokenizer and weights, on the CPU.
 
         Args:

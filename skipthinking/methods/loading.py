@@ -31,7 +31,7 @@ def load_method(kind: type, base: type, path: str | Path, **changes: Any) -> Any
     own = checkpoint["skipthinking"]
     config = json.loads(own.get("config", "{}"))
     config = config.get("fit", config)  # as earlier versions nested it
-    method = _built(base, config["model"], path, changes) if config.get("model") else kind(**changes)
+    method: Any = _built(base, config["model"], path, changes) if config.get("model") else kind(**changes)
     if not isinstance(method, kind) or type(method).__name__ != own["method"]:
         raise UserError(
             f"Expected a checkpoint of {kind.__name__}, got one of {own['method']} ({path}). Use "
