@@ -411,10 +411,11 @@ class RationaleDataModule(Configurable, L.LightningDataModule):
         position = None if self.epoch is None else position_of(self.epoch, self.trainer)
         return {
             "annotations": self.runner.state_dict(), "position": position, "ids": self._ids(),
-            "run_date": self.template.run_date and self.template.run_date.isoformat(), "prompt": self._sample(),
+            "run_date": self.template.run_date and self.template.run_date.isoformat(), "prompt": self.sample_prompt(),
         }  # fmt: skip
 
-    def _sample(self) -> str | None:
+    def sample_prompt(self) -> str | None:
+        """The prompt of a fixed question, to be compared with that of another run."""
         return self.template.sample(self.codec.tokenizer) if self.codec else None
 
     def _ids(self) -> str:
@@ -427,7 +428,7 @@ class RationaleDataModule(Configurable, L.LightningDataModule):
             UserError: The checkpoint is from an earlier version.
         """
         self.resume(state_dict)
-        then, now = state_dict.get("prompt"), self._sample()
+        then, now = state_dict.get("prompt"), self.sample_prompt()
         if then is not None and then != now:
             say(f"note: a prompt is {now!r} here and {then!r} in the checkpoint")
         if not self.encoded:
