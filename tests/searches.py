@@ -16,6 +16,7 @@ from skipthinking import ranks as collectives
 from skipthinking.annotate import runner, store
 from skipthinking.annotate import search as finding
 from skipthinking.annotate.annotator import Annotator
+from skipthinking.annotate.rows import Rows
 from skipthinking.data import epoch_instances
 from skipthinking.records import Encoded
 
@@ -112,7 +113,7 @@ def blindfold(patch: pytest.MonkeyPatch, *names: str) -> dict[str, set[str]]:
             return run(self, annotator, epoch)
         splits, rows = self._module.data.splits.examples, self.rows
         shown = dict(splits)
-        self.rows = [replace(row, example=replace(row.example, meta=_Meta())) for row in rows]
+        self.rows = Rows([replace(row, example=replace(row.example, meta=_Meta())) for row in rows])
         splits.clear()
         splits["train"] = [row.example for row in self.rows]
         try:
