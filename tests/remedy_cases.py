@@ -525,6 +525,7 @@ OTHERS = {  # words of a message: why it has no case here
     "--allow_different_tests": "tests/report/test_compare.py",
     "Expected all weights of": "needs a damaged model; the remedy is that of a missing one",
     "which also trains": "needs several processes",
+    "do not see the files of process 0": "needs several nodes; tests/annotate/test_runner.py stands in for them",
     "Expected an adapter like this student's": "the settings are those of another run",
     "Fix model.start_from or model.student": "the settings are those of another run",
     "a checkpoint that holds an adapter": "the settings are those of another run",

@@ -18,6 +18,7 @@ from lightning.pytorch.callbacks import GradientAccumulationScheduler
 from torch.utils.data import DataLoader
 from tqdm import tqdm
 
+from skipthinking.annotate.rows import Joined
 from skipthinking.annotate.runner import Runner, say
 from skipthinking.annotate.sampling import StageSampling
 from skipthinking.checkpoints import read_checkpoint
@@ -34,7 +35,7 @@ from skipthinking.data.protocol import Method
 from skipthinking.data.sources import Source
 from skipthinking.data.splits import Splits
 from skipthinking.data.steps import Sentences, StepSplitter
-from skipthinking.data.store import ExampleStore
+from skipthinking.data.store import ExampleStore, cache_report
 from skipthinking.ranks import broadcast
 from skipthinking.records import DataError, Encoded, Example, Instance, UserError
 from skipthinking.settings import Configurable
@@ -282,6 +283,7 @@ class RationaleDataModule(Configurable, L.LightningDataModule):
         if isinstance(rows, ExampleStore):
             self.encoded = stored = EncodedStore.of(self.codec, rows, **how)
             unknown = stored.unknown
+            self.report.append(cache_report())
         else:
             stream = tqdm(
                 self.codec.encode(rows, **how),
@@ -346,8 +348,10 @@ class RationaleDataModule(Configurable, L.LightningDataModule):
             return None
         return self.method.make_instances(encoded, self.runner.notes(encoded, epoch))
 
-    def annotation_rows(self) -> list[dict[str, Any]]:
+    def annotation_rows(self) -> Sequence[dict[str, Any]]:
         """A row with all annotations per training example, and per validation example if annotators ask for them.
+
+        Each is made when it is asked for.
 
         Raises:
             UserError: The method has no annotators.
@@ -356,7 +360,7 @@ class RationaleDataModule(Configurable, L.LightningDataModule):
         self.runner.run_all()
         extra = [self.teacher.get((row.id, row.question)) for row in self.examples.get("val", ())]
         drawn = [row for row in extra if row] if any(a.for_validation for a in self.runner.annotators) else []
-        return self.runner.drawings([*self.encoded, *drawn])
+        return self.runner.drawings(Joined(self.encoded, drawn))
 
     def _report_kept(self, too_long: int, limit: int) -> None:
         total = len(self.examples["train"])
