@@ -2,8 +2,8 @@
 
 Why Sphinx: its reference is the docstrings of what is imported, a broken link is an error, and it is alive. Sphinx 9.2,
 myst-parser 5.2 and pydata-sphinx-theme 0.24 are of October and November 2026. MkDocs has had only pre-releases of 2.0
-since 1.6.1 (2024), mkdocs-material is in maintenance, its successor Zensical is at 0.1, and the last release of the theme
-Furo is of December 2025.
+since 1.6.1 (2024), mkdocs-material is in maintenance, its successor Zensical is at 0.1, and the theme Furo has had no
+release since December 2025.
 """
 
 from __future__ import annotations

@@ -29,6 +29,7 @@ def test_the_method_of_the_readme_trains(
     assert "Therefore," in shown[shown.rindex("«", 0, shown.rindex("»")) :]
 
 
+@pytest.mark.filterwarnings("ignore")
 def test_the_python_of_the_readme_trains_and_tests(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """On less data, for fewer epochs, and with short answers."""
     assert len([line for line in PYTHON[0].splitlines() if line]) == 12
