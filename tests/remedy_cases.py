@@ -387,7 +387,6 @@ CASES = [
     Case("Expected a marker with a character", method(CWT, stage_marker=" {}")),
     Case("got data.chunker: refresh_every_n_epochs=", build(SearchChunks, refresh_every_n_epochs=0),
          [{"refresh_every_n_epochs": LEAVE_OUT}]),
-    Case("got model.stage_marker=null", method(STT, stage_marker=None)),
     Case("Expected gap epochs to be a part", method(STT, gap_epochs=9)),
     Case("shares from 0 to below 1", method(STT, replay=2.0), [{"model.replay": LEAVE_OUT}]),
     *(Case("Expected epochs after the warm-up, got trainer.max_epochs=", prior(STT, epochs)) for epochs in (1, 2, 6)),

@@ -13,6 +13,7 @@ import pytest
 
 from skipthinking.annotate import runner, store
 from skipthinking.annotate.annotator import Annotator
+from skipthinking.annotate.rows import Rows
 from skipthinking.data import epoch_instances
 from skipthinking.records import Encoded
 
@@ -104,7 +105,7 @@ def blindfold(patch: pytest.MonkeyPatch, *names: str) -> dict[str, set[str]]:
             return run(self, annotator, epoch)
         splits, rows = self._module.data.splits.examples, self.rows
         shown = dict(splits)
-        self.rows = [replace(row, example=replace(row.example, meta=_Meta())) for row in rows]
+        self.rows = Rows([replace(row, example=replace(row.example, meta=_Meta())) for row in rows])
         splits.clear()
         splits["train"] = [row.example for row in self.rows]
         try:

@@ -64,6 +64,8 @@ class Runner:
     def __init__(self, annotators: Sequence[Annotator[Any]]) -> None:
         self.annotators = _in_order(annotators)
         self.rows = Rows([])
+        self.searched: dict[str, int] = {}
+        """Examples that the annotators which need the student annotated in the last :meth:`update`, by their names."""
         self._results: dict[str, _Result] = {}
         self._saved_examples: dict[str, bytes] | None = None  # digests from a checkpoint, until compared
         self._digests: NDArray[np.uint8] | None = None
@@ -112,6 +114,7 @@ class Runner:
     def update(self, epoch: int) -> None:
         """Runs all annotators that are due at the start of an epoch."""
         self._check_examples()
+        self.searched = {}
         for annotator in self.annotators:
             result = self._results.get(annotator.name)
             if annotator.for_display:
@@ -150,6 +153,7 @@ class Runner:
         with self._student.frozen():
             context = self._context(notes)
             if annotator.uses_student:
+                self.searched[annotator.name] = len(rows)
                 journal = Journal(path, key, rank())
                 computed: list[bool] = []
 

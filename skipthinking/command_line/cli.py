@@ -49,7 +49,7 @@ from skipthinking.methods import Distiller
 from skipthinking.records import UserError
 from skipthinking.report.run_folders import flat, short_settings
 from skipthinking.report.summary import print_summary
-from skipthinking.runs.callbacks import Annotations, Answers, Results, StartReport
+from skipthinking.runs.callbacks import Annotations, Answers, Results, SearchLog, StartReport
 from skipthinking.runs.folder import LastCheckpoint, RunConfig, last_checkpoint, release_folders
 from skipthinking.runs.log import RunLogger
 from skipthinking.runs.signals import Interrupts, handlers_kept
@@ -178,7 +178,7 @@ class SkipCLI(LightningCLI):
         own: list[Callback] = [interrupts, Results(self.output, self.answer_settings)]
         own += [kind(self.output) for kind in (Answers, Annotations)]
         every = self._get(self.config, "checkpoint_every")
-        own = [WholeWeights(), *own, StartReport(), Throughput(), LastCheckpoint(self.output, every)]
+        own = [WholeWeights(), *own, StartReport(), SearchLog(), Throughput(), LastCheckpoint(self.output, every)]
         given = self._get(self.config_init, "trainer.callbacks") or []
         given = given if isinstance(given, list) else [given]
         bar = self._get(self.config_init, "trainer.enable_progress_bar") is not False

@@ -6,6 +6,7 @@ import os
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
+from datetime import datetime, timezone
 from itertools import groupby
 from pathlib import Path
 from typing import Any, cast
@@ -22,7 +23,7 @@ from skipthinking.ranks import gather
 from skipthinking.records import Prediction
 from skipthinking.runs.log import RunLogger
 
-__all__ = ["Annotations", "Answers", "Results", "StartReport"]
+__all__ = ["Annotations", "Answers", "Results", "SearchLog", "StartReport"]
 
 
 class StartReport(Callback):
@@ -69,6 +70,20 @@ class StartReport(Callback):
         return text
 
 
+class SearchLog(Callback):
+    """Logs the searches of every epoch: ``search/NAME`` of metrics.csv is the number of annotated examples.
+
+    The row is that of the epoch's first step. The charts of ``compare`` mark it.
+    """
+
+    def on_train_epoch_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Logs what the annotators have just done."""
+        searched = cast("Distiller", pl_module).data.runner.searched
+        if searched and trainer.is_global_zero:
+            for logger in trainer.loggers:
+                logger.log_metrics({f"search/{name}": n for name, n in searched.items()}, step=trainer.global_step)
+
+
 class Results(Callback):
     """Writes predictions.jsonl and summary.json after a test, and measures the wall time of training.
 
@@ -109,19 +124,23 @@ class Results(Callback):
             write_jsonl(self.folder / "predictions_val.jsonl", map(asdict, method.predictions))
 
     def on_test_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Writes predictions.jsonl, with every example once, and summary.json."""
+        """Writes predictions.jsonl, with every example once beside the teacher's rationale, and summary.json."""
         if not trainer.is_global_zero:
             return
         method = cast("Distiller", pl_module)
         data = method.data
         set_of = {row.id: name for name, rows in data.test_sets.items() for row in rows}
+        teacher = {row.id: row.rationale for rows in data.test_sets.values() for row in rows}
         order = {id: place for place, id in enumerate(set_of)}
         predictions = sorted(method.predictions, key=lambda p: order[p.id])
-        write_jsonl(self.folder / "predictions.jsonl", ({"set": set_of[p.id], **asdict(p)} for p in predictions))
+        rows = ({"set": set_of[p.id], **asdict(p), "rationale": teacher[p.id]} for p in predictions)
+        write_jsonl(self.folder / "predictions.jsonl", rows)
         sets = by_group(predictions, set_of)
         write_json(self.folder / "summary.json", {
             "method": type(method).__name__,
             "seed": int(os.environ.get("PL_GLOBAL_SEED", 0)),
+            "tested": datetime.now(timezone.utc).date().isoformat(),
+            "parameters": sum(p.numel() for p in method.student.parameters()),
             "steps": trainer.global_step or method.steps_before,
             "target_tokens": method.target_tokens,
             "context_tokens": method.context_tokens,

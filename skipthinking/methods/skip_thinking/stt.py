@@ -27,7 +27,7 @@ class STT(CWT):
     """Skip-thinking training (Skip-Thinking, Chen et al., arXiv 2505.18642): learn to leave out chunks.
 
     1. Warm-up by CWT. In its last epochs random chunks are left out, so that the student knows gaps before the search
-       judges them; the name of the stage after a gap is not a target there.
+       judges them; the name of the stage after a gap (its marker, or its first token without markers) is not a target.
     2. Skip search with the current student, on those training examples that pass ``gate``; the others keep all chunks.
     3. Training on the kept chunks: the student learns to continue after a gap with the next kept chunk.
 
@@ -35,6 +35,9 @@ class STT(CWT):
     without it for all of them. ``mode`` chooses one at inference. As full mode has no text, warm-up and search are the
     same for every ``replay``, and a warm-up by CWT serves both. Validation uses ``mode``, too; before the search the
     student does not know the text yet. Without ``replay`` there is no text.
+
+    Without markers (``stage_marker: null``) answers are as short as what they keep, but nobody can tell which chunks an
+    answer leaves out: ``skipped`` is unknown.
 
     Departures: the paper's text was not available; the gap epochs, the default verifier, the control text and its place
     are ours. In the paper, a skip control chooses the mode at inference.
@@ -72,10 +75,6 @@ class STT(CWT):
     ) -> None:
         super().__init__(**kwargs)
         shares = [0.0, 0.15, 0.3, 0.5] if gap_shares is None else gap_shares
-        if self.stage_marker is None:
-            raise UserError(
-                "Expected stage markers, got model.stage_marker=null. Set model.stage_marker: ' [{}]', for example."
-            )
         if not 0 <= gap_epochs <= warmup_epochs:
             raise UserError(
                 "Expected gap epochs to be a part of the warm-up, got "
