@@ -365,7 +365,7 @@ CASES = [
     Case("Expected a file of questions, got", splits("predict", task="gsm8k", questions="nowhere.txt"),
          [{"questions": "WORLD/q.txt"}]),
     *(Case("or a fraction below 1, got", splits("fit", train=[SUMS], val_size=size)) for size in (1.5, -1, -0.5)),
-    *(Case("Expected examples for training and validation", splits("fit", train=[Generated("arithmetic", size=size)],
+    *(Case("Expected examples on both sides of a split", splits("fit", train=[Generated("arithmetic", size=size)],
            val_size=wanted)) for size, wanted in ((3, 3), (3, 0.99), (1, 1), (1, 0.5))),
     # data
     Case("got n_chunks=", build(AverageChunks, n_chunks=0)),
@@ -525,6 +525,7 @@ OTHERS = {  # words of a message: why it has no case here
     "--allow_different_tests": "tests/report/test_compare.py",
     "Expected all weights of": "needs a damaged model; the remedy is that of a missing one",
     "which also trains": "needs several processes",
+    "do not see the files of process 0": "needs several nodes; tests/annotate/test_runner.py stands in for them",
     "Expected an adapter like this student's": "the settings are those of another run",
     "Fix model.start_from or model.student": "the settings are those of another run",
     "a checkpoint that holds an adapter": "the settings are those of another run",

@@ -159,7 +159,8 @@ class SkipCLI(LightningCLI):
     def output(self) -> Path:
         """The folder to write to: the run folder, or with fast_dev_run one that is removed.
 
-        Answers by other settings than the run's own are written to a folder in it, such as RUN/mode=full.
+        Answers by other settings than the run's own are written to a folder in it, such as RUN/mode=full or
+        RUN/max_new_tokens=64.
         """
         return self._scratch or self.folder / ",".join(short_settings(self.answer_settings))
 
@@ -171,7 +172,7 @@ class SkipCLI(LightningCLI):
             return {}
         then = flat(yaml.safe_load(path.read_text(encoding="utf-8")))
         now = flat(json.loads(self._config_as_json())[self.subcommand])
-        keys = [f"model.init_args.{name}" for name in self.model.answer_settings]
+        keys = [f"model.init_args.{name}" for name in ("max_new_tokens", *self.model.answer_settings)]
         return {key: now[key] for key in keys if key in then and then[key] != now[key]}
 
     def instantiate_trainer(self, **kwargs: Any) -> L.Trainer:
@@ -204,8 +205,15 @@ class SkipCLI(LightningCLI):
         return trainer
 
     def before_instantiate_classes(self) -> None:
-        """Runs W&B offline if it has no key."""
-        keyless = "WandbLogger" in self.parser.dump(self.config) and not _wandb_key()
+        """Runs W&B offline if it has no key; a run of a sweep is refused, because its agent would wait in vain."""
+        logged = "WandbLogger" in self.parser.dump(self.config)
+        keyless = logged and not _wandb_key()
+        if logged and "WANDB_SWEEP_ID" in os.environ and (keyless or os.environ.get("WANDB_MODE") == "offline"):
+            raise UserError(
+                "Expected a W&B server for a sweep, got a run without a key or with WANDB_MODE=offline. Run `wandb "
+                "login` and remove WANDB_MODE; without a server, list the settings as methods of a suite: python -m "
+                "skipthinking suite --config experiments/suites/quick.yaml is one."
+            )
         if keyless and os.environ.setdefault("WANDB_MODE", "offline") == "offline":
             _say("W&B: no key found, logging offline; `wandb sync` uploads it later.")
         os.environ.setdefault("WANDB_NAME", str(self._get(self.config, "run")))
@@ -405,8 +413,8 @@ def _cli(args: list[str] | None) -> SkipCLI:
     return SkipCLI(
         Distiller, RationaleDataModule, subclass_mode_model=True, subclass_mode_data=True, args=args,
         auto_configure_optimizers=False, load_from_checkpoint_support=False, parser_class=Parser,
-        parser_kwargs={"allow_abbrev": False}, save_config_callback=RunConfig, seed_everything_default=0,
-        trainer_class=SkipTrainer,
+        parser_kwargs={"allow_abbrev": False, "prog": "skipthinking"}, save_config_callback=RunConfig,
+        seed_everything_default=0, trainer_class=SkipTrainer,
         trainer_defaults={
             "use_distributed_sampler": False, "num_sanity_val_steps": 0, "enable_model_summary": False,
             "log_every_n_steps": 10, "max_epochs": 10,

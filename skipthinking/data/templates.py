@@ -13,6 +13,7 @@ import jinja2
 from skipthinking.data.jinja_text import Variable, calendar, text_template, turns_template, variables_of
 from skipthinking.data.thoughts import THOUGHTS
 from skipthinking.records import UserError, did_you_mean
+from skipthinking.settings import Configurable
 
 __all__ = ["FAULTS", "Chat", "Plain", "Template", "render_chat"]
 
@@ -21,7 +22,7 @@ FAULTS = (jinja2.TemplateError, ArithmeticError, AttributeError, LookupError, Ty
 """What a chat template raises: its own errors, and those of Python in its expressions."""
 
 
-class Template(ABC):
+class Template(Configurable, ABC):
     """Turns a question into a prompt, the same one in training and evaluation."""
 
     lead: str

@@ -39,7 +39,8 @@ class AnsweringModule(L.LightningModule):
     """What chooses among these texts, such as "mode", and the text by its value: a variable of the exported student's
     chat template."""
     answer_settings: tuple[str, ...] = ()
-    """Settings that choose how a trained student answers; the command line keeps results for each choice."""
+    """Settings that choose how a trained student answers, besides ``max_new_tokens``; the command line keeps results
+    for each choice."""
 
     def __init__(
         self, student: Student, max_new_tokens: int, latency_examples: int, budgets: Sequence[int] | None = None

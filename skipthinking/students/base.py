@@ -19,6 +19,7 @@ from skipthinking.data.batches import Batch
 from skipthinking.data.packing import Layout
 from skipthinking.files import replacing_folder
 from skipthinking.records import UserError
+from skipthinking.settings import Configurable
 from skipthinking.students.compiling import compile_layers, uncompiled
 from skipthinking.students.completions import NO_PREFIX, Choose, Completions
 from skipthinking.students.heads import measure_targets
@@ -41,18 +42,28 @@ class LoRA:
 
     Attributes:
         r: Rank.
-        alpha: Scale; updates are multiplied by alpha / r.
+        alpha: Scale; updates are multiplied by alpha / r. By default 2 r, so that this factor does not depend on r.
         dropout: Dropout before the adapter.
         target_modules: Names of the layers to adapt, or "all-linear".
     """
 
     r: int = 16
-    alpha: int = 32
+    alpha: int | None = None
     dropout: float = 0.0
     target_modules: str | list[str] = "all-linear"
 
+    @property
+    def alpha_or_default(self) -> int:
+        """Alpha, if it is set, else 2 r."""
+        return 2 * self.r if self.alpha is None else self.alpha
 
-class Student(nn.Module, ABC):
+    def describe(self) -> str:
+        """A line for the start report: a config may set the rank on top of another config's alpha."""
+        alpha = self.alpha_or_default
+        return f"LoRA of rank {self.r}, alpha {alpha}: updates are multiplied by {alpha / self.r:g}"
+
+
+class Student(Configurable, nn.Module, ABC):
     """A model, initially its settings only; :meth:`prepare` creates the tokenizer, and :meth:`build` the weights."""
 
     model: Any
@@ -371,7 +382,7 @@ def _adapt(model: Any, lora: LoRA, encoder_decoder: bool) -> Any:
             model,
             LoraConfig(
                 r=lora.r,
-                lora_alpha=lora.alpha,
+                lora_alpha=lora.alpha_or_default,
                 lora_dropout=lora.dropout,
                 target_modules=lora.target_modules,
                 task_type=task,
