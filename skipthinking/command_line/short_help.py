@@ -14,7 +14,7 @@ _COMMANDS = {
 _RUN = """\
 run:
   --config FILE                    settings in YAML; of several files and options, later ones win
-  --run NAME, --runs_dir FOLDER    where the run's folder is: FOLDER/NAME
+  --run NAME, --runs_dir FOLDER    the run's folder, FOLDER/NAME
 """
 _FIT = """\
   --ckpt_path last                 go on with a run that was stopped
@@ -50,7 +50,7 @@ method and student:
 """
 _DATA = """
 data:
-  --data.train, --data.test        sources: see the README, or --data.help
+  --data.train, --data.test        sources, as in the README
   --data.val_size N, --data.test_size N
                                    examples (or a share) to split off from training
   --data.template CLASS            Plain or Chat
