@@ -30,7 +30,7 @@ _THEME = {
 _STYLE: Any = {
     "font.size": 9, "axes.spines.top": False, "axes.spines.right": False, "axes.grid": True, "grid.alpha": 0.3,
     "grid.color": _GRID, "legend.frameon": False, "figure.constrained_layout.use": True, "savefig.bbox": "tight",
-    "svg.fonttype": "path", "svg.hashsalt": "skipthinking", "text.parse_math": False,  # names may contain "$"
+    "svg.hashsalt": "skipthinking", "text.parse_math": False,  # names may contain "$"
     **dict.fromkeys(("text.color", "axes.labelcolor", "axes.edgecolor", "xtick.color", "ytick.color"), _INK),
 }  # fmt: skip
 
@@ -76,12 +76,12 @@ def draw_charts(comparison: Comparison) -> list[Chart]:
 
 
 def _chart(
-    comparison: Comparison, name: str, title: str, x_label: str, y_label: str, note: str = ""
+    comparison: Comparison, name: str, title: str, x_label: str, y_label: str, note: str = "", height: float = 3.0
 ) -> tuple[Chart, dict[str, str]]:
     """An empty chart, and the color of every method."""
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(3.9, 3.0))
+    figure = Figure(figsize=(3.9, height))
     figure.add_subplot().set(xlabel=x_label, ylabel=y_label)
     colors = {method: COLORS[number % len(COLORS)] for number, method in enumerate(comparison.methods)}
     return Chart(name=name, title=title, figure=figure, tips={}, note=note), colors
@@ -154,7 +154,8 @@ def _differences(comparison: Comparison, test: str) -> Chart | None:
         return None
     note = "95% intervals on the same questions; a hollow dot has 0 in its interval, or none."
     title = f"{test}: difference from {comparison.baseline}"
-    chart, colors = _chart(comparison, _name("difference", test), title, "points of accuracy", "", note)
+    name, height = _name("difference", test), 1.1 + 0.3 * len(rows)
+    chart, colors = _chart(comparison, name, title, "points of accuracy", "", note, height)
     (axes,) = chart.figure.axes
     axes.axvline(0, color=_INK, linewidth=0.8)
     if comparison.margin is not None:
@@ -249,12 +250,12 @@ def _shape(kind: str, color: str) -> dict[str, Any]:
     return {"marker": _MARKS[kind], "linestyle": "", "markersize": 4, "color": color, "markerfacecolor": fill}
 
 
-def _svg(chart: Chart) -> str:
+def _svg(chart: Chart, fonttype: str = "path") -> str:
     """The chart as SVG without a date or a version, so that the same runs give the same bytes."""
     from matplotlib import rc_context
 
     text = io.StringIO()
-    with rc_context(_STYLE):
+    with rc_context({**_STYLE, "svg.fonttype": fonttype}):
         chart.figure.savefig(text, format="svg", metadata=dict.fromkeys(("Date", "Creator", "Format", "Type")))
     return text.getvalue()
 
@@ -264,11 +265,12 @@ def _add_tips(svg: str, chart: Chart) -> str:
 
 
 def inline_svg(chart: Chart) -> str:
-    """The chart as a part of an HTML page: no namespaces or clips, ids of its own, colors of the page's theme."""
+    """The chart as a part of an HTML page: no namespaces or clips, ids of its own, font and colors of the page."""
     axes = chart.figure.axes[0]
     label = html.escape(f"{chart.title}: {axes.get_ylabel() or 'method'} over {axes.get_xlabel()}")
-    _, view, body = re.split(r'viewBox="([^"]*)".*?>', _svg(chart), maxsplit=1)
-    body = re.sub(r'<!--.*?-->|<clipPath.*?</clipPath>| clip-path="[^"]*"', "", body, flags=re.DOTALL)
+    _, view, body = re.split(r'viewBox="([^"]*)".*?>', _svg(chart, "none"), maxsplit=1)
+    needless = r"""<!--.*?-->|<style.*?</style>|<clipPath.*?</clipPath>| clip-path="[^"]*"| font-family: [^;"]*;"""
+    body = re.sub(needless, "", body, flags=re.DOTALL)
     for color, variable in _THEME.items():
         body = body.replace(color, variable)
     body = re.sub(r'( id="| xlink:href="#)', rf"\1{chart.name}-", _add_tips(body, chart))

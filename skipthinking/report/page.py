@@ -38,6 +38,11 @@ def page(comparison: Comparison, examples: int) -> str:
     loader = jinja2.FileSystemLoader(Path(__file__).parent)
     environment = jinja2.Environment(loader=loader, autoescape=True, trim_blocks=True, lstrip_blocks=True)
     tests = list(dict.fromkeys(row.test for row in comparison.rows))
+    charts = [(chart, inline_svg(chart)) for chart in draw_charts(comparison)]
+    differences = [drawn for drawn in charts if drawn[0].name.startswith("difference_")]
+    annotated = _annotated(comparison)
+    lines = [line for example in annotated for _, drawing in example.drawings for line in drawing.steps]
+    counts = [(test, pairs) for test in tests if (pairs := paired_counts(comparison, test))]
     return environment.get_template("page.html.j2").render(
         title=title(comparison),
         facts=facts(comparison),
@@ -48,11 +53,11 @@ def page(comparison: Comparison, examples: int) -> str:
         tables=_tables(comparison),
         notes=notes(replace(comparison, differences={})),  # a table of the page has them
         settings=settings_rows(comparison),
-        charts=[(chart, inline_svg(chart)) for chart in draw_charts(comparison)],
-        pairs={test: pairs for test in tests if (pairs := paired_counts(comparison, test))},
+        charts=[drawn for drawn in charts if drawn not in differences],
+        pairs=list(zip(counts, differences, strict=True)),
         samples={test: sample(comparison, test, examples) for test in tests},
-        annotated=_annotated(comparison),
-        losses=LOSS_COLORS,
+        annotated=annotated,
+        losses=LOSS_COLORS if any(piece.color for line in lines for piece in line.pieces) else {},
     )
 
 
