@@ -90,7 +90,7 @@ def test_the_configs_of_the_pages_are_read(
 
 
 def _fits() -> list[str]:
-    """The words after `fit --config experiments/...` that have more options; tests/test_experiments.py has the others."""
+    """The words after `fit --config experiments/...` with more options; tests/test_experiments.py has the others."""
     commands = [match for page in PAGES for match in COMMAND.findall(page.read_text())]
     words = {re.split("[`#]", words)[0].strip() for name, words in commands if name == "fit"}
     return sorted(line for line in words if line.startswith("--config experiments/") and len(line.split()) > 3)
