@@ -15,6 +15,7 @@ copyright = "the authors of skipthinking, Apache License 2.0"
 
 extensions = ["myst_parser", "sphinx.ext.autodoc", "sphinx.ext.napoleon"]
 myst_heading_anchors = 3  # anchors of headings as GitHub names them: links between pages work in both places
+smartquotes = False
 
 # Docstrings are in Google's style and do not repeat types, which the signatures have.
 autodoc_typehints_format = "short"

@@ -5,12 +5,16 @@ from __future__ import annotations
 import re
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pytest
 import yaml
 from conftest import ROOT
 
 from skipthinking.__main__ import TOOLS, TRAINING
+from skipthinking.annotate.annotator import Notes
+from skipthinking.records import Encoded, Example
 from skipthinking.tasks import task_names
 
 DOCS = ROOT / "docs"
@@ -86,10 +90,10 @@ def test_the_configs_of_the_pages_are_read(
 
 
 def _fits() -> list[str]:
-    """The words after `fit` in commands on a YAML of this repository, without those that need a run or a GPU."""
+    """The words after `fit --config experiments/...` with more options; tests/test_experiments.py has the others."""
     commands = [match for page in PAGES for match in COMMAND.findall(page.read_text())]
     words = {re.split("[`#]", words)[0].strip() for name, words in commands if name == "fit"}
-    return sorted(line for line in words if line.startswith("--config experiments/") and "--plan" not in line)
+    return sorted(line for line in words if line.startswith("--config experiments/") and len(line.split()) > 3)
 
 
 @pytest.mark.parametrize("words", _fits())
@@ -100,6 +104,19 @@ def test_the_options_of_fit_in_the_pages_are_read(
     config, *rest = words.replace("--config ", "", 1).split()
     assert run("fit", *rest, "--print_config", config=Path(config)) == 0
     assert "class_path" in capsys.readouterr().out
+
+
+def test_the_method_of_the_docs_trains_on_every_token_once() -> None:
+    block = re.search(r"```python\n(.*?)```", (DOCS / "new_method.md").read_text(), re.DOTALL)
+    assert block
+    names: dict[str, Any] = {}
+    exec(compile(block[1], "new_method.md", "exec"), names)
+    example = Example(id="a", question="?", rationale="One. Two.", answer="3", task="arithmetic")
+    steps = ((0, 2), (2, 5))
+    encoded = Encoded(example=example, prompts={"": np.array([9])}, tokens=np.arange(8), steps=steps, answer=(5, 8))
+    instances = names["NextStep"].make_instances(None, encoded, Notes())  # uses nothing of the method
+    assert len(instances) == 3
+    assert np.concatenate([row.tokens[row.weights > 0] for row in instances]).tolist() == encoded.tokens.tolist()
 
 
 def test_the_listed_tasks_exist() -> None:
