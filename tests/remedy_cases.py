@@ -51,6 +51,7 @@ from skipthinking.methods.skip_thinking.surprisal import FirstTokens, Perplexity
 from skipthinking.methods.skip_thinking.verifiers import Likelihood
 from skipthinking.report.compare import compare
 from skipthinking.report.show import show
+from skipthinking.runs.hub import check_push
 from skipthinking.runs.wandb_tables import ChunkTables, PredictionTables
 from skipthinking.students import FromScratch, Pretrained
 from skipthinking.students.compiling import compile_layers
@@ -194,6 +195,18 @@ def _compared(**wrong: Any) -> Provoke:
 
 def _writable(world: Path, settings: dict[str, Any]) -> None:
     check_writable(Path(settings.get("runs_dir", "/proc/nowhere")))
+
+
+def _pushed(token: str, repository: str = "me/student", evaluate: bool = True) -> Provoke:
+    def provoke(world: Path, settings: dict[str, Any]) -> None:
+        wanted = settings.get("push_to_hub", repository)
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setenv("HF_TOKEN", settings.get("HF_TOKEN", token))
+            patch.setattr("huggingface_hub.constants.HF_TOKEN_PATH", str(world / "none"))
+            if wanted is not LEAVE_OUT:
+                check_push(wanted, settings.get("evaluate", evaluate) in (True, LEAVE_OUT))
+
+    return provoke
 
 
 def _proxy(world: Path, settings: dict[str, Any]) -> None:
@@ -361,7 +374,7 @@ CASES = [
     Case("Expected a file of questions, got", splits("predict", task="gsm8k", questions="nowhere.txt"),
          [{"questions": "WORLD/q.txt"}]),
     *(Case("or a fraction below 1, got", splits("fit", train=[SUMS], val_size=size)) for size in (1.5, -1, -0.5)),
-    *(Case("Expected examples for training and validation", splits("fit", train=[Generated("arithmetic", size=size)],
+    *(Case("Expected examples on both sides of a split", splits("fit", train=[Generated("arithmetic", size=size)],
            val_size=wanted)) for size, wanted in ((3, 3), (3, 0.99), (1, 1), (1, 0.5))),
     # data
     Case("got n_chunks=", build(AverageChunks, n_chunks=0)),
@@ -396,7 +409,6 @@ CASES = [
     Case("Expected a marker with a character", method(CWT, stage_marker=" {}")),
     Case("got data.chunker: refresh_every_n_epochs=", build(SearchChunks, refresh_every_n_epochs=0),
          [{"refresh_every_n_epochs": LEAVE_OUT}]),
-    Case("got model.stage_marker=null", method(STT, stage_marker=None)),
     Case("Expected gap epochs to be a part", method(STT, gap_epochs=9)),
     Case("shares from 0 to below 1", method(STT, replay=2.0), [{"model.replay": LEAVE_OUT}]),
     *(Case("Expected epochs after the warm-up, got trainer.max_epochs=", prior(STT, epochs)) for epochs in (1, 2, 6)),
@@ -481,6 +493,10 @@ CASES = [
     Case("got client: tries=", build(Endpoint, model="m", tries=0), [{"tries": LEAVE_OUT}]),
     Case("Expected a usable proxy", _proxy, [{"HTTP_PROXY": ""}]),
     Case("set client.longest_pause: ", _pause),
+    Case("got evaluate=false with push_to_hub=", _pushed("hf_x", evaluate=False),
+         [{"evaluate": LEAVE_OUT}, {"push_to_hub": LEAVE_OUT}]),
+    Case("got push_to_hub=", _pushed("hf_x", "a/b/c")),
+    Case("Expected a token of the hub", _pushed(""), [{"HF_TOKEN": "hf_x"}]),
     Case("got client.batch_size=", build(Local, name="m", batch_size=0)),
     Case("(prompt.text). Add it", build(ZeroShot, text="Think."), [{"prompt.text": "{question} Think."}]),
     Case("got prompt.shots=", build(FewShot, exemplars="a.jsonl", shots=0), [{"prompt.shots": 1}]),
@@ -520,6 +536,7 @@ OTHERS = {  # words of a message: why it has no case here
     "--allow_different_tests": "tests/report/test_compare.py",
     "Expected all weights of": "needs a damaged model; the remedy is that of a missing one",
     "which also trains": "needs several processes",
+    "do not see the files of process 0": "needs several nodes; tests/annotate/test_runner.py stands in for them",
     "Expected an adapter like this student's": "the settings are those of another run",
     "Fix model.start_from or model.student": "the settings are those of another run",
     "a checkpoint that holds an adapter": "the settings are those of another run",

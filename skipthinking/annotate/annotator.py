@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from skipthinking.annotate.sampling import StageSampling, draw_in_phase, draw_stage
 from skipthinking.records import Encoded
+from skipthinking.settings import Configurable
 
 __all__ = ["Annotator", "Context", "Drawing", "Notes"]
 
@@ -125,7 +126,7 @@ class Context:
     seed: int
 
 
-class Annotator(ABC, Generic[Value]):
+class Annotator(Configurable, ABC, Generic[Value]):
     """Computes one value per training example, with the student as of the start of an epoch.
 
     A subclass defines the values (:meth:`annotate`) and when to compute them (:meth:`due`).
@@ -134,7 +135,8 @@ class Annotator(ABC, Generic[Value]):
     """
 
     name: ClassVar[str]
-    """Key in :class:`Notes` and in checkpoints; the values are cached in ``annotations/NAME.jsonl``."""
+    """Key in :class:`Notes` and in checkpoints; the values are cached in ``annotations/NAME.jsonl``, more than 64 MB of
+    them in ``annotations/NAME.KEY.values``."""
     needs: tuple[str, ...] = ()
     """Names of annotations that must be computed before this one."""
     title: str = ""
@@ -185,7 +187,7 @@ class Annotator(ABC, Generic[Value]):
         """Computes the values of a block of rows of similar length.
 
         Args:
-            rows: The rows. Blocks do not depend on the number of processes.
+            rows: The rows. Where there are few blocks, they depend on the number of processes; values must not.
             context: The frozen student, the codec, and the current notes.
 
         Returns:

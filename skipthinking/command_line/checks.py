@@ -14,8 +14,9 @@ import lightning as L
 from lightning.pytorch.accelerators import CPUAccelerator
 from lightning.pytorch.plugins import HalfPrecision
 
-from skipthinking.command_line.hints import parameters
+from skipthinking.command_line.class_paths import find_class
 from skipthinking.records import UserError
+from skipthinking.settings import parameters
 
 __all__ = ["check_precision", "check_settings", "check_training", "check_writable"]
 
@@ -64,7 +65,7 @@ def _empty_settings(settings: Any, key: str = "") -> Iterator[str]:
             yield from _empty_settings(item, key)
     elif isinstance(settings, dict):
         path = settings.get("class_path")
-        known = parameters(path) if isinstance(path, str) and settings.get("init_args") else {}
+        known = parameters(find_class(path) or object) if isinstance(path, str) and settings.get("init_args") else {}
         for name, value in (settings["init_args"] if known else settings).items():
             below = f"{key}.{name}" if key else name
             if value is None and name in known and not _may_be_null(known[name]):

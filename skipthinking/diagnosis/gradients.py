@@ -156,14 +156,10 @@ def summarize(units: Sequence[Mapping[str, float] | None]) -> dict[str, Any]:
     known = [unit for unit in units if unit is not None]
     table = np.array([list(unit.values()) for unit in known])
     n = len(known)
-    half = t.ppf(0.975, n - 1) * table.std(axis=0, ddof=1) / n**0.5 if n > 1 else [None] * table.shape[-1]
+    half = t.ppf(0.975, n - 1) * table.std(axis=0, ddof=1) / n**0.5 if n > 1 else np.array([])
     return {
         "units": len(units),
         "with_core": n / len(units),
         "mean": dict(zip(known[0], table.mean(axis=0).tolist(), strict=True)) if known else {},
-        "half": dict(zip(known[0], map(_number, half), strict=True)) if known else {},
+        "half": dict(zip(known[0], half.tolist(), strict=True)) if n > 1 else {},
     }
-
-
-def _number(value: Any) -> float | None:
-    return None if value is None else float(value)

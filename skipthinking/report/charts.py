@@ -5,13 +5,17 @@ from __future__ import annotations
 import html
 import io
 import re
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
+
+import numpy as np
 
 from skipthinking.files import replacing, write_text
 from skipthinking.records import UserError
 from skipthinking.report.comparing import Comparison
-from skipthinking.report.run_folders import Curve, read_curve
+from skipthinking.report.logs import Curve, read_curve, read_marks
+from skipthinking.report.run_folders import Run
 
 __all__ = ["COLORS", "Chart", "draw_charts", "inline_svg", "save_charts"]
 
@@ -26,9 +30,14 @@ _THEME = {
 _STYLE: Any = {
     "font.size": 9, "axes.spines.top": False, "axes.spines.right": False, "axes.grid": True, "grid.alpha": 0.3,
     "grid.color": _GRID, "legend.frameon": False, "figure.constrained_layout.use": True, "savefig.bbox": "tight",
-    "svg.fonttype": "path", "svg.hashsalt": "skipthinking", "text.parse_math": False,  # names may contain "$"
+    "svg.hashsalt": "skipthinking", "text.parse_math": False,  # names may contain "$"
     **dict.fromkeys(("text.color", "axes.labelcolor", "axes.edgecolor", "xtick.color", "ytick.color"), _INK),
 }  # fmt: skip
+
+
+LOSS_AXIS = (0.05, 10.0)
+"""Nats; the ends of the loss axis of every page, so that pages can be compared. Losses outside make it longer."""
+_MARKS = {"warm-up ends": "o", "search": "D"}
 
 
 class Chart(NamedTuple):
@@ -38,6 +47,7 @@ class Chart(NamedTuple):
     title: str
     figure: Any  # of matplotlib, with one pair of axes
     tips: dict[str, str]  # text that the SVG shows over an artist, by the artist's gid
+    note: str = ""  # how to read it
 
     def plot(self, *values: Any, tip: str, **options: Any) -> None:
         """Plots a line or a point that has a tip."""
@@ -60,27 +70,40 @@ def draw_charts(comparison: Comparison) -> list[Chart]:
         ) from error
     with rc_context(_STYLE):
         tests = list(dict.fromkeys(row.test for row in comparison.rows))
-        charts = [_scatter(comparison, test) for test in tests]
-        charts += [chart for test in tests if (chart := _within(comparison, test)) is not None]
-        columns = {"train/loss": ("loss", "training loss"), "val/accuracy": ("validation", "validation accuracy")}
-        curves = [_curves(comparison, column, *names) for column, names in columns.items()]
-        return charts + [chart for chart in curves if chart is not None]
+        by_test = [draw(comparison, test) for draw in (_scatter, _within, _differences) for test in tests]
+        curves = [_loss(comparison), _validation(comparison)]
+        return [chart for chart in by_test + curves if chart is not None]
 
 
-def _chart(comparison: Comparison, name: str, title: str, x_label: str, y_label: str) -> tuple[Chart, dict[str, str]]:
+def _chart(
+    comparison: Comparison, name: str, title: str, x_label: str, y_label: str, note: str = "", height: float = 3.0
+) -> tuple[Chart, dict[str, str]]:
     """An empty chart, and the color of every method."""
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(4.6, 3.2))
+    figure = Figure(figsize=(3.9, height))
     figure.add_subplot().set(xlabel=x_label, ylabel=y_label)
     colors = {method: COLORS[number % len(COLORS)] for number, method in enumerate(comparison.methods)}
-    return Chart(name=name, title=title, figure=figure, tips={}), colors
+    return Chart(name=name, title=title, figure=figure, tips={}, note=note), colors
+
+
+def _name(kind: str, test: str) -> str:
+    return f"{kind}_{re.sub(r'[^a-zA-Z0-9_.-]+', '_', test)}"
+
+
+def _legend(chart: Chart) -> None:
+    chart.figure.legend(loc="outside lower center", ncols=2)
 
 
 def _scatter(comparison: Comparison, test: str) -> Chart:
     """Every method with its intervals, its runs as small dots where there are several, and a line along the front."""
-    name = f"accuracy_{re.sub(r'[^a-zA-Z0-9_.-]+', '_', test)}"
-    chart, colors = _chart(comparison, name, test, "new tokens per answer", "accuracy %")
+    rows = [row for row in comparison.rows if row.test == test]
+    front = sorted((row.new_tokens, 100 * row.accuracy) for row in rows if row.pareto)
+    note = "Crosses are 95% intervals, small dots single runs."
+    if front:
+        note += " Full dots, with the dotted line, are the Pareto front: no method is as accurate with fewer tokens."
+    title = f"{test}: accuracy and length"
+    chart, colors = _chart(comparison, _name("accuracy", test), title, "new tokens per answer", "accuracy %", note)
     (axes,) = chart.figure.axes
     for row, group in zip(comparison.rows, comparison.groups, strict=True):
         if row.test != test:
@@ -95,11 +118,12 @@ def _scatter(comparison: Comparison, test: str) -> Chart:
         axes.vlines(x, 100 * row.accuracy_low, 100 * row.accuracy_high, colors=color)
         interval = f"{row.accuracy:.1%} ({row.accuracy_low:.1%} to {row.accuracy_high:.1%})"
         label = f"{row.method} ({len(row.seeds)} seed{'s' if len(row.seeds) > 1 else ''})"
-        chart.plot(x, y, "o", tip=f"{row.method}: {interval}, {x:.1f} new tokens", color=color, label=label)
-    front = sorted((row.new_tokens, 100 * row.accuracy) for row in comparison.rows if row.test == test and row.pareto)
+        tip = f"{row.method}: {interval}, {x:.1f} new tokens{', on the front' if row.pareto else ''}"
+        fill = "#ffffff" if row.pareto is False else color
+        chart.plot(x, y, "o", tip=tip, color=color, markerfacecolor=fill, label=label)
     if len(front) > 1:
-        axes.plot(*zip(*front, strict=True), ":", color=_INK, linewidth=0.8, zorder=0)
-    chart.figure.legend(loc="outside lower center", ncols=2)
+        axes.plot(*zip(*front, strict=True), ":", color=_INK, linewidth=0.8, zorder=0, drawstyle="steps-post")
+    _legend(chart)
     return chart
 
 
@@ -108,53 +132,130 @@ def _within(comparison: Comparison, test: str) -> Chart | None:
     rows = [row for row in comparison.rows if row.test == test and len(row.accuracy_at) > 1]
     if not rows:
         return None
-    name = f"within_{re.sub(r'[^a-zA-Z0-9_.-]+', '_', test)}"
-    chart, colors = _chart(comparison, name, f"{test}: within a budget", "limit on new tokens", "accuracy %")
+    title, note = f"{test}: accuracy within a budget", "Accuracy if generation stops after so many new tokens."
+    chart, colors = _chart(comparison, _name("within", test), title, "limit on new tokens", "accuracy %", note)
     for row in rows:
         budgets = sorted(row.accuracy_at, key=int)
         tip = f"{row.method}: " + ", ".join(f"{row.accuracy_at[b]:.1%} within {b}" for b in budgets)
         values = [100 * row.accuracy_at[b] for b in budgets]
         chart.plot(list(map(int, budgets)), values, "o-", tip=tip, color=colors[row.method], label=row.method)
-    chart.figure.axes[0].set_xscale("log", base=2)
-    chart.figure.axes[0].xaxis.set_major_formatter("{x:g}")
-    chart.figure.legend(loc="outside lower center", ncols=2)
+    (axes,) = chart.figure.axes
+    axes.set_xscale("log", base=2)
+    axes.xaxis.set_major_formatter("{x:g}")
+    axes.set_ylim(bottom=0)
+    _legend(chart)
     return chart
 
 
-def _curves(comparison: Comparison, column: str, name: str, title: str) -> Chart | None:
-    """A column of every run's metrics.csv over the steps; None if no run has two values of it."""
+def _differences(comparison: Comparison, test: str) -> Chart | None:
+    """Accuracy minus the baseline's, with intervals; None if nothing is compared with a baseline."""
+    rows = [row for row in comparison.rows if row.test == test and row.difference is not None]
+    if not rows:
+        return None
+    note = "95% intervals on the same questions; a hollow dot has 0 in its interval, or none."
+    title = f"{test}: difference from {comparison.baseline}"
+    name, height = _name("difference", test), 1.1 + 0.3 * len(rows)
+    chart, colors = _chart(comparison, name, title, "points of accuracy", "", note, height)
+    (axes,) = chart.figure.axes
+    axes.axvline(0, color=_INK, linewidth=0.8)
+    if comparison.margin is not None:
+        axes.axvline(-100 * comparison.margin, color=_INK, linewidth=0.8, linestyle=":")
+        chart = chart._replace(note=f"{note} The dotted line is the margin.")
+    for place, row in enumerate(rows):
+        assert row.difference is not None
+        color, tip, shown = colors[row.method], f"{row.method}: {100 * row.difference:+.1f} points", False
+        if row.difference_low is not None and row.difference_high is not None:
+            low, high = max(-1.0, row.difference_low), min(1.0, row.difference_high)
+            axes.hlines(place, 100 * low, 100 * high, colors=color)
+            tip, shown = f"{tip} ({100 * low:+.1f} to {100 * high:+.1f})", not low <= 0 <= high
+        chart.plot(
+            100 * row.difference, place, "o", tip=tip, color=color, markerfacecolor=color if shown else "#ffffff"
+        )
+    axes.set_yticks(range(len(rows)), [row.method for row in rows])
+    axes.set_ylim(len(rows) - 0.5, -0.5)
+    axes.grid(visible=False, axis="y")
+    return chart
+
+
+def _loss(comparison: Comparison) -> Chart | None:
+    """Training losses on the axis of all pages, with marks on the curves."""
     from matplotlib.ticker import LogLocator
 
-    chart, colors = _chart(comparison, name, title, "optimizer steps", column)
-    curves: dict[Path, Curve] = {}  # a run stands in a group of every test set
-    methods: set[str] = set()
-    for group in comparison.groups:
-        for run in group.runs:
-            if run.folder not in curves and len(curve := read_curve(run.folder / "metrics.csv", column)) > 1:
-                curves[run.folder] = curve
-                options = {"color": colors[group.method], "label": None if group.method in methods else group.method}
-                tip = f"{group.method}, seed {run.seed}"
-                chart.plot(*zip(*curve, strict=True), tip=tip, linewidth=1, alpha=0.8, **options)
-                methods.add(group.method)
-    if not curves:
+    note = (
+        f"The axis spans {LOSS_AXIS[0]:g} to {LOSS_AXIS[1]:g} or more on every page. Losses of different methods are "
+        "means over different targets: compare their shapes, not their heights."
+    )
+    chart = _curves(comparison, "train/loss", "loss", "training loss", "train/loss", note)
+    if chart is None:
         return None
-    values = [value for curve in curves.values() for _, value in curve]
-    if min(values) > 0 and max(values) > 10 * min(values):
-        (axes,) = chart.figure.axes
+    (axes,) = chart.figure.axes
+    low, high = axes.dataLim.intervaly
+    if low > 0:
         axes.set_yscale("log")
         axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
         axes.yaxis.set_major_formatter("{x:g}")  # the default is mathematical text
         axes.minorticks_off()
-    chart.figure.legend(loc="outside lower center", ncols=2)
+        axes.set_ylim(min(LOSS_AXIS[0], low / 1.1), max(LOSS_AXIS[1], high * 1.1))
     return chart
 
 
-def _svg(chart: Chart) -> str:
+def _validation(comparison: Comparison) -> Chart | None:
+    chart = _curves(comparison, "val/accuracy", "validation", "validation accuracy", "accuracy %", scale=100)
+    if chart is not None:
+        chart.figure.axes[0].set_ylim(-2, 102)
+    return chart
+
+
+def _curves(
+    comparison: Comparison, column: str, name: str, title: str, y_label: str, note: str = "", scale: float = 1
+) -> Chart | None:
+    """A column of every run's metrics.csv over the steps, with its marks; None if no run has two values of it."""
+    chart, colors = _chart(comparison, name, title, "optimizer steps", y_label, note)
+    curves: dict[Path, Curve] = {}  # a run stands in a group of every test set
+    methods: set[str] = set()
+    marked: set[str] = set()
+    for group in comparison.groups:
+        for run in group.runs:
+            if run.folder in curves or len(curve := read_curve(run.folder / "metrics.csv", column)) < 2:
+                continue
+            curves[run.folder] = curve
+            steps, values = zip(*((step, scale * value) for step, value in curve), strict=True)
+            color, label = colors[group.method], None if group.method in methods else group.method
+            tip = f"{group.method}, seed {run.seed}"
+            chart.plot(steps, values, tip=tip, linewidth=1, alpha=0.8, color=color, label=label)
+            methods.add(group.method)
+            marked |= _mark(chart, run, tip, color, steps, values)
+    if not curves:
+        return None
+    for kind in [kind for kind in _MARKS if kind in marked]:
+        chart.figure.axes[0].plot([], [], label=kind, **_shape(kind, _INK))
+    _legend(chart)
+    return chart
+
+
+def _mark(chart: Chart, run: Run, tip: str, color: str, steps: Sequence[float], values: Sequence[float]) -> set[str]:
+    """Marks a run's end of the warm-up and searches on its curve; returns the kinds of marks."""
+    marks = read_marks(run.folder / "metrics.csv", run.settings)
+    kinds = {mark: next(kind for kind in _MARKS if mark.endswith(kind)) for mark in marks}
+    for mark, places in marks.items():
+        for step in places:
+            value = float(np.interp(step, steps, values))
+            chart.plot(step, value, tip=f"{tip}: {mark} at step {step:g}", **_shape(kinds[mark], color))
+    return set(kinds.values())
+
+
+def _shape(kind: str, color: str) -> dict[str, Any]:
+    """How a mark is drawn: the end of a warm-up is hollow."""
+    fill = "#ffffff" if kind == "warm-up ends" else color
+    return {"marker": _MARKS[kind], "linestyle": "", "markersize": 4, "color": color, "markerfacecolor": fill}
+
+
+def _svg(chart: Chart, fonttype: str = "path") -> str:
     """The chart as SVG without a date or a version, so that the same runs give the same bytes."""
     from matplotlib import rc_context
 
     text = io.StringIO()
-    with rc_context(_STYLE):
+    with rc_context({**_STYLE, "svg.fonttype": fonttype}):
         chart.figure.savefig(text, format="svg", metadata=dict.fromkeys(("Date", "Creator", "Format", "Type")))
     return text.getvalue()
 
@@ -164,11 +265,12 @@ def _add_tips(svg: str, chart: Chart) -> str:
 
 
 def inline_svg(chart: Chart) -> str:
-    """The chart as a part of an HTML page: no namespaces or clips, ids of its own, colors of the page's theme."""
+    """The chart as a part of an HTML page: no namespaces or clips, ids of its own, font and colors of the page."""
     axes = chart.figure.axes[0]
-    label = html.escape(f"{chart.title}: {axes.get_ylabel()} over {axes.get_xlabel()}")
-    _, view, body = re.split(r'viewBox="([^"]*)".*?>', _svg(chart), maxsplit=1)
-    body = re.sub(r'<!--.*?-->|<clipPath.*?</clipPath>| clip-path="[^"]*"', "", body, flags=re.DOTALL)
+    label = html.escape(f"{chart.title}: {axes.get_ylabel() or 'method'} over {axes.get_xlabel()}")
+    _, view, body = re.split(r'viewBox="([^"]*)".*?>', _svg(chart, "none"), maxsplit=1)
+    needless = r"""<!--.*?-->|<style.*?</style>|<clipPath.*?</clipPath>| clip-path="[^"]*"| font-family: [^;"]*;"""
+    body = re.sub(needless, "", body, flags=re.DOTALL)
     for color, variable in _THEME.items():
         body = body.replace(color, variable)
     body = re.sub(r'( id="| xlink:href="#)', rf"\1{chart.name}-", _add_tips(body, chart))

@@ -37,10 +37,10 @@ def compare(
             table then says for each method whether that is shown (one-sided 97.5%).
         format: Format of the table; by default that of the suffix of `out`, else plain text.
         out: File to write; by default the table is printed.
-        html: File for a page with the table, charts, annotated examples, and answers side by side, all in one file; its
-            charts need matplotlib: pip install 'skipthinking[report]'.
+        html: File for a page with the table, charts, annotated examples of runs that `annotate` was run on, and answers
+            beside the teacher's, all in one file; its charts need matplotlib: pip install 'skipthinking[report]'.
         figures: Folder for the charts as SVG and PDF files, which need matplotlib too.
-        examples: Maximum number of examples per test set whose answers the page shows.
+        examples: Maximum number of examples per test set whose answers the page shows, drawn at random.
         differences: Also list the settings in which the methods differ.
         allow_different_tests: Compare runs that answered different examples of a test set.
 

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import csv
 import json
-import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,17 +12,14 @@ import yaml
 
 from skipthinking.files import lines_of
 from skipthinking.records import UserError
+from skipthinking.report.logs import column
 
 __all__ = [
-    "SUITE_FILE", "Curve", "Run", "flat", "read_curve", "read_json_lines", "read_run", "read_runs", "read_summary",
-    "short_settings",
+    "SUITE_FILE", "Run", "flat", "read_json_lines", "read_run", "read_runs", "read_summary", "short_settings",
 ]  # fmt: skip
 
-Curve = list[tuple[float, float]]
-"""(step, value) pairs."""
 SUITE_FILE = "suite.json"
 """What a suite records about a run, in the run's folder."""
-_CURVE_POINTS = 150  # more cannot be seen in a chart
 _START = "model.init_args.start_from"
 _NUMBER = (int, float)
 _SUMMARY = {
@@ -191,32 +186,8 @@ def _lineage(folder: Path, start: object, origins: Sequence[tuple[Path, Mapping[
 
 def _tokens(folder: Path) -> list[float | None]:
     """Target and context tokens of a run as last logged; None if they were not."""
-    curves = (_column(folder / "metrics.csv", f"train/{kind}_tokens") for kind in ("target", "context"))
+    curves = (column(folder / "metrics.csv", f"train/{kind}_tokens") for kind in ("target", "context"))
     return [curve[-1][1] if curve else None for curve in curves]
-
-
-def read_curve(path: Path, column: str) -> Curve:
-    """A column of a run's metrics.csv over the steps, thinned to means of neighbors; empty if there is none."""
-    points = _column(path, column)
-    size = math.ceil(len(points) / _CURVE_POINTS)
-    parts = [points[start : start + size] for start in range(0, len(points), size)] if points else []
-    return [(sum(step for step, _ in part) / len(part), sum(value for _, value in part) / len(part)) for part in parts]
-
-
-def _column(path: Path, column: str) -> Curve:
-    """A column of metrics.csv; ignores lines that a kill cut short, and values that are not finite."""
-    points: Curve = []
-    try:
-        with path.open(newline="", encoding="utf-8", errors="replace") as lines:
-            for row in csv.DictReader(lines):
-                try:
-                    point = (float(row["step"]), float(row[column]))
-                except (KeyError, TypeError, ValueError):
-                    continue
-                points += [point] if all(map(math.isfinite, point)) else []
-    except (OSError, csv.Error):
-        return []
-    return points
 
 
 def flat(value: Any, at: str = "") -> dict[str, Any]:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import json
 import os
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
+from datetime import datetime, timezone
 from itertools import groupby
 from pathlib import Path
 from typing import Any, cast
@@ -22,7 +24,10 @@ from skipthinking.ranks import gather
 from skipthinking.records import Prediction
 from skipthinking.runs.log import RunLogger
 
-__all__ = ["Annotations", "Answers", "Results", "StartReport"]
+__all__ = ["Annotations", "Answers", "Results", "SearchLog", "StartReport"]
+
+
+_TIMES = {"fit_seconds": (int, float), "latency_seconds": float, "device": str}
 
 
 class StartReport(Callback):
@@ -40,6 +45,8 @@ class StartReport(Callback):
         trained = sum(p.numel() for p in method.student.parameters() if p.requires_grad)
         console.print(f"[bold]{type(method).__name__}[/] in {trainer.default_root_dir}")
         console.print(f"student: {total:,} parameters, {trained:,} trained, {len(method.student.tokenizer):,} tokens")
+        if method.student.lora is not None:
+            console.print(method.student.lora.describe())
         for line in [*data.report, *data.template.describe(method.student.tokenizer)]:
             console.print(line, markup=False)
         if trainer.global_step:
@@ -69,8 +76,24 @@ class StartReport(Callback):
         return text
 
 
+class SearchLog(Callback):
+    """Logs the searches of every epoch: ``search/NAME`` of metrics.csv is the number of annotated examples.
+
+    The row is that of the epoch's first step. The charts of ``compare`` mark it.
+    """
+
+    def on_train_epoch_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Logs what the annotators have just done."""
+        searched = cast("Distiller", pl_module).data.runner.searched
+        if searched and trainer.is_global_zero:
+            for logger in trainer.loggers:
+                logger.log_metrics({f"search/{name}": n for name, n in searched.items()}, step=trainer.global_step)
+
+
 class Results(Callback):
     """Writes predictions.jsonl and summary.json after a test, and measures the wall time of training.
+
+    Times are those of the first test of a student: a test on another machine, or from Python, does not change them.
 
     Args:
         folder: The run folder, or the folder in it for other answer settings.
@@ -109,28 +132,51 @@ class Results(Callback):
             write_jsonl(self.folder / "predictions_val.jsonl", map(asdict, method.predictions))
 
     def on_test_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Writes predictions.jsonl, with every example once, and summary.json."""
+        """Writes predictions.jsonl, with every example once beside the teacher's rationale, and summary.json."""
         if not trainer.is_global_zero:
             return
         method = cast("Distiller", pl_module)
         data = method.data
         set_of = {row.id: name for name, rows in data.test_sets.items() for row in rows}
+        teacher = {row.id: row.rationale for rows in data.test_sets.values() for row in rows}
         order = {id: place for place, id in enumerate(set_of)}
         predictions = sorted(method.predictions, key=lambda p: order[p.id])
-        write_jsonl(self.folder / "predictions.jsonl", ({"set": set_of[p.id], **asdict(p)} for p in predictions))
+        rows = ({"set": set_of[p.id], **asdict(p), "rationale": teacher[p.id]} for p in predictions)
+        write_jsonl(self.folder / "predictions.jsonl", rows)
         sets = by_group(predictions, set_of)
-        write_json(self.folder / "summary.json", {
+        summary = {
             "method": type(method).__name__,
             "seed": int(os.environ.get("PL_GLOBAL_SEED", 0)),
+            "tested": datetime.now(timezone.utc).date().isoformat(),
+            "parameters": sum(p.numel() for p in method.student.parameters()),
             "steps": trainer.global_step or method.steps_before,
             "target_tokens": method.target_tokens,
             "context_tokens": method.context_tokens,
             "fit_seconds": round(self.seconds, 1),
             "latency_seconds": method.latency,
             "device": _device_name(method.device),
+            "max_new_tokens": method.max_new_tokens,
+            "prompt": data.sample_prompt(),
             "settings": self.settings,
             "test": {name: self._scores(data, name, rows) for name, rows in sets.items()},
-        })  # fmt: skip
+        }  # fmt: skip
+        write_json(self.folder / "summary.json", summary | self._first_times(summary))
+
+    def _first_times(self, summary: Mapping[str, Any]) -> dict[str, Any]:
+        """Times in the summary of an earlier test of the same student, with the device that they were measured on."""
+        path = self.folder / "summary.json"
+        try:
+            earlier = json.loads(path.read_text(encoding="utf-8"))
+            same = all(earlier[name] == summary[name] for name in ("method", "seed", "steps", "settings"))
+            times = {name: earlier[name] for name in _TIMES}
+        except (OSError, ValueError, TypeError, KeyError):  # none, or one that no command can read
+            return {}
+        if not (same and all(isinstance(times[name], kind) for name, kind in _TIMES.items())):
+            return {}
+        if summary["latency_seconds"] is not None:
+            now, then = (f"{t['latency_seconds'] * 1000:.0f} ms ({t['device']})" for t in (summary, times))
+            print(f"note: latency is {now} now; {path} keeps {then} of the first test. Remove it to measure again.")
+        return times
 
     @staticmethod
     def _scores(data: Any, name: str, predictions: Sequence[Prediction]) -> dict[str, Any]:
@@ -199,7 +245,7 @@ class Annotations(Callback):
         if trainer.is_global_zero:
             path = self.folder / "annotations.jsonl"
             write_jsonl(path, rows)
-            print(f"{len(rows)} annotated examples in {path}\nlook at some: python -m skipthinking show --file {path}")
+            print(f"{len(rows)} annotated examples in {path}\nlook at some: python -m skipthinking show {self.folder}")
 
 
 def _device_name(device: torch.device) -> str:

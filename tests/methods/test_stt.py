@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -42,32 +43,43 @@ def test_no_skip_is_cwt(run: Run, tmp_path: Path) -> None:
     assert _same(tmp_path / "stt", tmp_path / "cwt")
 
 
-def test_what_is_kept_is_what_is_trained_on(run: Run, tmp_path: Path) -> None:
+@pytest.mark.parametrize("markers", [[], ["--model.stage_marker", "null"]])
+def test_what_is_kept_is_what_is_trained_on(markers: list[str], run: Run, tmp_path: Path) -> None:
     shown = []
     make_instances = STT.make_instances
 
     def spy(self: Any, encoded: Any, notes: Any) -> Any:
         (found,) = make_instances(self, encoded, notes)
-        shown.append((notes.epoch, self.kept_chunks(encoded, notes), self.codec.tokenizer.decode(found.tokens)))
+        text, kept, spans = (
+            self.codec.tokenizer.decode(found.tokens),
+            self.kept_chunks(encoded, notes),
+            notes[self.chunks],
+        )
+        steps = [encoded.tokens[slice(*step)] for m in kept or () for step in encoded.steps[slice(*spans[m])]]
+        answer = encoded.tokens[slice(*encoded.answer)]
+        shown.append((notes.epoch, kept, text, self.codec.tokenizer.decode(np.concatenate([*steps, answer]))))
         return [found]
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(STT, "make_instances", spy)
-        assert run("fit", *STT_RUN, "--model.verifier", "verifiers.EveryOther", "--data.stage_sampling", "all") == 0
+        words = ["--model.verifier", "verifiers.EveryOther", "--data.stage_sampling", "all"]
+        assert run("fit", *STT_RUN, *words, *markers) == 0
     assert annotation(tmp_path / "tiny", "skips")
     late = [row for row in shown if row[0] >= 2]
     assert late
-    for _, kept, text in late:
+    for _, kept, text, plain in late:
         assert all(chunk % 2 == 0 for chunk in kept)
-        assert "[1]" in text
+        assert ("[1]" in text) == (not markers)
         assert "[2]" not in text
         assert "Therefore, the answer is" in text
-    assert all(kept is None for epoch, kept, _ in shown if epoch == 0)
-    gaps = [kept for epoch, kept, _ in shown if epoch == 1]
+        assert re.sub(r" \[\d\]", "", text) == plain
+    assert all(kept is None for epoch, kept, *_ in shown if epoch == 0)
+    gaps = [kept for epoch, kept, *_ in shown if epoch == 1]
     assert any(len(kept) < 4 for kept in gaps)
 
 
-def test_the_name_of_a_stage_after_a_random_gap_is_no_target(run: Run) -> None:
+@pytest.mark.parametrize("markers", [[], ["--model.stage_marker", "null"]])
+def test_the_name_of_a_stage_after_a_random_gap_is_no_target(markers: list[str], run: Run) -> None:
     seen = []
     make_instances = STT.make_instances
 
@@ -81,18 +93,18 @@ def test_the_name_of_a_stage_after_a_random_gap_is_no_target(run: Run) -> None:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(STT, "make_instances", spy)
         words = ["--model.gap_shares", "[0.5]", "--data.stage_sampling", "all", "--evaluate", "false"]
-        assert run("fit", *STT_RUN, *words) == 0
+        assert run("fit", *STT_RUN, *words, *markers) == 0
     assert seen
     for kept, chunks, method, encoded, found, spans in seen:
-        tokens = method.codec.tokenizer
-        untaught = tokens.decode(found.tokens[found.weights == 0]).split()
-        expected, before = [], -1
+        inline, expected, before = method.codec.inline, [], -1
         for stage in [*kept, chunks]:
-            if stage != before + 1:
-                first = tokens.decode(method.codec.inline(" Therefore")[:1]).strip()  # the answer's own name
-                expected.append(f"[{stage + 1}]" if stage < chunks else first)
+            if stage != before + 1 and stage == chunks:
+                expected += inline(" Therefore")[:1].tolist()  # the answer's own name
+            elif stage != before + 1:
+                unmarked = encoded.tokens[encoded.steps[spans[stage][0]][0]]
+                expected += [unmarked] if markers else inline(f" [{stage + 1}]").tolist()
             before = stage
-        assert untaught == expected
+        assert found.tokens[found.weights == 0].tolist() == expected
         assert len(method.stages.tokens(encoded, spans)) == chunks + 1
 
 
@@ -164,7 +176,7 @@ def test_a_run_that_ends_with_its_warm_up_is_refused(run: Run, capsys: pytest.Ca
 
 @pytest.mark.parametrize(
     "wrong",
-    [{"stage_marker": None}, {"gap_epochs": 9}, {"replay": 2.0}, {"gap_shares": [1.0]}, {"warmup_epochs": -1}],
+    [{"gap_epochs": 9}, {"replay": 2.0}, {"gap_shares": [1.0]}, {"warmup_epochs": -1}],
 )  # fmt: skip
 def test_settings_that_make_no_sense_are_refused(wrong: dict[str, Any]) -> None:
     with pytest.raises(UserError, match=next(iter(wrong))):

@@ -1,9 +1,9 @@
-"""Run folders as `fit` and `test` leave them, written by a function."""
+"""Run folders as `fit` and `test` leave them, written by functions."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -41,3 +41,32 @@ def write_run(
     if suite is not None:
         (folder / "suite.json").write_text(json.dumps({"evaluate": True, **suite}))
     return folder
+
+
+EVIL = "<script>evil()</script> & \"quotes\" 'too' {{ 1 }}"
+ANNOTATED = {
+    "id": "a", "question": "1 + 1?", "steps": ["We see.", "One and", "one is 2."], "nll": [0.9, 0.03, 0.3],
+    "chunks": [[0, 1], [1, 3]], "kept": [1], "answer": "So 2.",
+}  # fmt: skip
+
+
+def write_comparison(folder: Path) -> list[str]:
+    """Two methods on the same five examples, one of them with two seeds; then another test set."""
+    runs = [
+        write_run(folder / "a0", seed=0, correct=[1, 1, 0, 0, 1], tokens=10),
+        write_run(folder / "a1", seed=1, correct=[1, 0, 0, 0, 1], tokens=12),
+        write_run(folder / "b", EVIL, correct=[1, 0, 1, 0, 0], tokens=30),
+        write_run(folder / "c", test="words", correct=[0, 1]),
+    ]
+    for place, run in enumerate(runs):
+        rows = [f"{step},{4 / (step + 1) + place}," for step in range(30)]
+        (run / "metrics.csv").write_text("\n".join(["step,train/loss,val/accuracy", *rows, "30,,0.5", "31,"]) + "\n")
+    (runs[0] / "annotations.jsonl").write_text(json.dumps(ANNOTATED) + "\n")
+    return list(map(str, runs))
+
+
+def change_answers(folder: str | Path, change: Callable[[dict[str, Any]], dict[str, Any]]) -> None:
+    """Replaces some values in every line of predictions.jsonl."""
+    path = Path(folder, "predictions.jsonl")
+    rows = [json.loads(line) for line in path.read_text().splitlines()]
+    path.write_text("".join(json.dumps({**row, **change(row)}) + "\n" for row in rows))

@@ -120,5 +120,5 @@ class Stages:
         return stage_tokens(encoded, chunks, self.markers(len(chunks)))
 
     def opening(self, stage: int, chunks: int) -> int:
-        """Number of tokens that name a stage: its marker, or the first token of the answer phrase."""
-        return 1 if stage == chunks else len(self.markers(chunks)[stage]) if self.marker else 0
+        """Number of tokens that name a stage: its marker; its first token, if it has none, as the answer stage."""
+        return len(self.markers(chunks)[stage]) if self.marker and stage < chunks else 1

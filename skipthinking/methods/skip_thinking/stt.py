@@ -27,7 +27,7 @@ class STT(CWT):
     """Skip-thinking training (Skip-Thinking, Chen et al., arXiv 2505.18642): learn to leave out chunks.
 
     1. Warm-up by CWT. In its last epochs random chunks are left out, so that the student knows gaps before the search
-       judges them; the name of the stage after a gap is not a target there.
+       judges them; the name of the stage after a gap (its marker, or its first token without markers) is not a target.
     2. Skip search with the current student, on those training examples that pass ``gate``; the others keep all chunks.
     3. Training on the kept chunks: the student learns to continue after a gap with the next kept chunk.
 
@@ -35,6 +35,9 @@ class STT(CWT):
     without it for all of them. ``mode`` chooses one at inference. As full mode has no text, warm-up and search are the
     same for every ``replay``, and a warm-up by CWT serves both. Validation uses ``mode``, too; before the search the
     student does not know the text yet. Without ``replay`` there is no text.
+
+    Without markers (``stage_marker: null``) answers are as short as what they keep, but nobody can tell which chunks an
+    answer leaves out: ``skipped`` is unknown.
 
     Departures: the paper's text was not available; the gap epochs, the default verifier, the control text and its place
     are ours. In the paper, a skip control chooses the mode at inference.
@@ -72,10 +75,6 @@ class STT(CWT):
     ) -> None:
         super().__init__(**kwargs)
         shares = [0.0, 0.15, 0.3, 0.5] if gap_shares is None else gap_shares
-        if self.stage_marker is None:
-            raise UserError(
-                "Expected stage markers, got model.stage_marker=null. Set model.stage_marker: ' [{}]', for example."
-            )
         if not 0 <= gap_epochs <= warmup_epochs:
             raise UserError(
                 "Expected gap epochs to be a part of the warm-up, got "
@@ -96,7 +95,7 @@ class STT(CWT):
         self.verifier, self.cumulative, self.gate = verifier or Likelihood(), cumulative, gate
         self.replay, self.control = replay, control
         if replay and control != "no_skip":
-            self.prompt_prefixes = (SKIP, "") if mode == "skip" else ("", SKIP)
+            self.choose_prompt("mode", {"skip": SKIP, "full": ""}, mode)
         self.skips: Skips | None = None
 
     # ----------------------------------------------------------------------------------- checkpoints
@@ -110,7 +109,7 @@ class STT(CWT):
         """Raises UserError if a student with one mode is to answer in two."""
         super().on_load_checkpoint(checkpoint)
         two = len(self.prompt_prefixes) > 1
-        if two and not self.trainer.training and not checkpoint["skipthinking"].get("two_modes", True):
+        if two and not self.fitting and not checkpoint["skipthinking"].get("two_modes", True):
             raise UserError(
                 f"Expected a student with two modes, got model.replay={self.replay} for one that was trained without: "
                 "it does not know the control text. Leave out model.replay and model.mode."
