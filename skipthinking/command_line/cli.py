@@ -190,7 +190,7 @@ class SkipCLI(LightningCLI):
     def answer_settings(self) -> dict[str, Any]:
         """Settings of how the student answers that this command changes in a run, by dotted key."""
         path = self.folder / "config.yaml"
-        if self.subcommand in ("fit", "annotate") or not path.is_file():
+        if self.subcommand in ("fit", "annotate", "diagnose") or not path.is_file():
             return {}
         then = flat(yaml.safe_load(path.read_text(encoding="utf-8")))
         now = flat(json.loads(self._config_as_json())[self.subcommand])

@@ -72,13 +72,14 @@ class Diagnosis(Callback):
 
     def run(self, trainer: L.Trainer, method: Distiller, epoch: int) -> dict[str, Any]:
         """Measures a method with the instances of an epoch, prints a table and writes the file."""
+        size = method.data.batch_size * trainer.accumulate_grad_batches * method.rows_per_place
         with torch.inference_mode(False), method.student.frozen(merge=False), torch.enable_grad():
             found = {
                 "method": type(method).__name__,
                 "seed": method.data.seed,
                 "step": trainer.global_step or method.steps_before,
                 "epoch": epoch,
-                "gradients": self.gradients and _gradients(self.gradients, method, epoch, _step_size(trainer, method)),
+                "gradients": self.gradients and _gradients(self.gradients, method, epoch, size),
                 "sharpness": self.sharpness and _sharpness(self.sharpness, method, epoch),
             }
         say(draw(found))
@@ -107,10 +108,6 @@ class Diagnose(Callback):
         with trainer.precision_plugin.forward_context():
             method.data.runner.update(epoch)
         self.diagnosis.run(trainer, method, epoch)
-
-
-def _step_size(trainer: L.Trainer, method: Distiller) -> int:
-    return method.data.batch_size * trainer.accumulate_grad_batches * method.rows_per_place
 
 
 def _gradients(settings: GradientShares, method: Distiller, epoch: int, size: int) -> dict[str, Any]:

@@ -159,7 +159,7 @@ def summarize(units: Sequence[Mapping[str, float] | None]) -> dict[str, Any]:
     half = t.ppf(0.975, n - 1) * table.std(axis=0, ddof=1) / n**0.5 if n > 1 else np.array([])
     return {
         "units": len(units),
-        "with_core": n / len(units),
+        "with_core": n / (len(units) or 1),
         "mean": dict(zip(known[0], table.mean(axis=0).tolist(), strict=True)) if known else {},
         "half": dict(zip(known[0], half.tolist(), strict=True)) if n > 1 else {},
     }
