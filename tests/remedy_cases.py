@@ -501,6 +501,7 @@ OTHERS = {  # words of a message: why it has no case here
     "Name of the run: its folder is": "help, no fault",
     "Suite {name}: {count} runs": "a script of SLURM, no fault",
     "nothing is kept": "no fault",
+    "set student.turns = ": "a line of a chat template, no message",
     "look at some: python -m skipthinking show": "no fault",
     "log-likelihood under the reference": "a drawing, no fault",
     "in other batches; the rest has": "no fault",
