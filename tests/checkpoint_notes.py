@@ -8,7 +8,7 @@ from typing import Any
 import torch
 
 from skipthinking.annotate.annotator import Annotator
-from skipthinking.annotate.store import Column
+from skipthinking.annotate.columns import Column
 from skipthinking.methods.kpod.difficulty import Difficulty
 from skipthinking.methods.kpod.given import GivenSteps
 from skipthinking.methods.kpod.weights import TokenWeights

@@ -50,6 +50,7 @@ from skipthinking.methods.skip_thinking.surprisal import FirstTokens, Perplexity
 from skipthinking.methods.skip_thinking.verifiers import Likelihood
 from skipthinking.report.compare import compare
 from skipthinking.report.show import show
+from skipthinking.runs.hub import check_push
 from skipthinking.runs.wandb_tables import ChunkTables, PredictionTables
 from skipthinking.students import FromScratch, Pretrained
 from skipthinking.students.compiling import compile_layers
@@ -188,6 +189,18 @@ def _compared(**wrong: Any) -> Provoke:
 
 def _writable(world: Path, settings: dict[str, Any]) -> None:
     check_writable(Path(settings.get("runs_dir", "/proc/nowhere")))
+
+
+def _pushed(token: str, repository: str = "me/student", evaluate: bool = True) -> Provoke:
+    def provoke(world: Path, settings: dict[str, Any]) -> None:
+        wanted = settings.get("push_to_hub", repository)
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setenv("HF_TOKEN", settings.get("HF_TOKEN", token))
+            patch.setattr("huggingface_hub.constants.HF_TOKEN_PATH", str(world / "none"))
+            if wanted is not LEAVE_OUT:
+                check_push(wanted, settings.get("evaluate", evaluate) in (True, LEAVE_OUT))
+
+    return provoke
 
 
 def _proxy(world: Path, settings: dict[str, Any]) -> None:
@@ -475,6 +488,10 @@ CASES = [
     Case("got client: tries=", build(Endpoint, model="m", tries=0), [{"tries": LEAVE_OUT}]),
     Case("Expected a usable proxy", _proxy, [{"HTTP_PROXY": ""}]),
     Case("set client.longest_pause: ", _pause),
+    Case("got evaluate=false with push_to_hub=", _pushed("hf_x", evaluate=False),
+         [{"evaluate": LEAVE_OUT}, {"push_to_hub": LEAVE_OUT}]),
+    Case("got push_to_hub=", _pushed("hf_x", "a/b/c")),
+    Case("Expected a token of the hub", _pushed(""), [{"HF_TOKEN": "hf_x"}]),
     Case("got client.batch_size=", build(Local, name="m", batch_size=0)),
     Case("(prompt.text). Add it", build(ZeroShot, text="Think."), [{"prompt.text": "{question} Think."}]),
     Case("got prompt.shots=", build(FewShot, exemplars="a.jsonl", shots=0), [{"prompt.shots": 1}]),
@@ -518,6 +535,7 @@ OTHERS = {  # words of a message: why it has no case here
     "--allow_different_tests": "tests/report/test_compare.py",
     "Expected all weights of": "needs a damaged model; the remedy is that of a missing one",
     "which also trains": "needs several processes",
+    "do not see the files of process 0": "needs several nodes; tests/annotate/test_runner.py stands in for them",
     "Expected an adapter like this student's": "the settings are those of another run",
     "Fix model.start_from or model.student": "the settings are those of another run",
     "a checkpoint that holds an adapter": "the settings are those of another run",

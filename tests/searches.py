@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pickle
 import threading
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -11,7 +12,9 @@ from typing import Any, TypeVar
 
 import pytest
 
+from skipthinking import ranks as collectives
 from skipthinking.annotate import runner, store
+from skipthinking.annotate import search as finding
 from skipthinking.annotate.annotator import Annotator
 from skipthinking.annotate.rows import Rows
 from skipthinking.data import epoch_instances
@@ -40,13 +43,14 @@ def search(
     return {a.name: {id: values[a.name] for id, values in notes.items() if a.name in values} for a in annotators}
 
 
-def on_ranks(patch: pytest.MonkeyPatch, ranks: int, work: Callable[[int], T]) -> list[T]:
+def on_ranks(patch: pytest.MonkeyPatch, ranks: int, work: Callable[[int], T], sent: list[int] | None = None) -> list[T]:
     """Does a work on so many ranks at once; they gather and broadcast as processes do.
 
     Args:
         patch: Undoes what stands for the processes.
         ranks: Their number.
         work: The work, from the rank; ranks share no object that changes.
+        sent: Gets the bytes of everything that a rank sends.
 
     Returns:
         The result of every rank.
@@ -54,6 +58,8 @@ def on_ranks(patch: pytest.MonkeyPatch, ranks: int, work: Callable[[int], T]) ->
     here, barrier, slots = threading.local(), threading.Barrier(ranks, timeout=60), [None] * ranks
 
     def exchange(value: Any) -> list[Any]:
+        if sent is not None:
+            sent.append(len(pickle.dumps(value)))
         slots[here.rank] = value
         barrier.wait()
         values = list(slots)
@@ -68,11 +74,13 @@ def on_ranks(patch: pytest.MonkeyPatch, ranks: int, work: Callable[[int], T]) ->
             barrier.abort()
             raise
 
-    for module in (runner, epoch_instances):
+    for module in (finding, epoch_instances):
         patch.setattr(module, "ranks", lambda: ranks)
+    for module in (finding, epoch_instances, collectives):
         patch.setattr(module, "gather", lambda part: {id: value for own in exchange(part) for id, value in own.items()})
-    patch.setattr(store, "broadcast", lambda value: exchange(value)[0])
-    for module in (runner, store, epoch_instances):
+    for module in (finding, store, collectives):
+        patch.setattr(module, "broadcast", lambda value: exchange(value)[0])
+    for module in (runner, finding, store, epoch_instances, collectives):
         patch.setattr(module, "rank", lambda: here.rank)
     with ThreadPoolExecutor(ranks) as pool:
         return list(pool.map(one, range(ranks)))

@@ -135,7 +135,8 @@ class Annotator(Configurable, ABC, Generic[Value]):
     """
 
     name: ClassVar[str]
-    """Key in :class:`Notes` and in checkpoints; the values are cached in ``annotations/NAME.jsonl``."""
+    """Key in :class:`Notes` and in checkpoints; the values are cached in ``annotations/NAME.jsonl``, more than 64 MB of
+    them in ``annotations/NAME.KEY.values``."""
     needs: tuple[str, ...] = ()
     """Names of annotations that must be computed before this one."""
     title: str = ""
@@ -186,7 +187,7 @@ class Annotator(Configurable, ABC, Generic[Value]):
         """Computes the values of a block of rows of similar length.
 
         Args:
-            rows: The rows. Blocks do not depend on the number of processes.
+            rows: The rows. Where there are few blocks, they depend on the number of processes; values must not.
             context: The frozen student, the codec, and the current notes.
 
         Returns:

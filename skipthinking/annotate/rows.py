@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from skipthinking.records import Encoded, Lazy
 
-__all__ = ["ById", "Rows"]
+__all__ = ["ById", "Joined", "Made", "Rows"]
 
 T = TypeVar("T")
 
@@ -76,3 +76,42 @@ class ById(Mapping[str, T], Generic[T]):
 
     def __len__(self) -> int:
         return len(self._rows)
+
+
+class Made(Lazy[T]):
+    """Values of examples, in their order, each made from its example when it is asked for.
+
+    Args:
+        rows: The examples.
+        make: Makes the value of an example.
+    """
+
+    def __init__(self, rows: Sequence[Encoded], make: Callable[[Encoded], T]) -> None:
+        self._rows, self._make = rows, make
+
+    def __len__(self) -> int:
+        return len(self._rows)
+
+    def at(self, place: int) -> T:
+        """The value of the example at a place."""
+        return self._make(self._rows[place])
+
+
+class Joined(Lazy[Encoded]):
+    """Examples of a sequence, which may be in files, and others after them.
+
+    Args:
+        first: The examples of the sequence.
+        others: The others.
+    """
+
+    def __init__(self, first: Sequence[Encoded], others: Sequence[Encoded]) -> None:
+        self._first, self._others = first, others
+
+    def __len__(self) -> int:
+        return len(self._first) + len(self._others)
+
+    def at(self, place: int) -> Encoded:
+        """The example at a place."""
+        after = place - len(self._first)
+        return self._first[place] if after < 0 else self._others[after]

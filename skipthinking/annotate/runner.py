@@ -5,10 +5,11 @@ from __future__ import annotations
 import inspect
 import json
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import torch
@@ -17,10 +18,13 @@ from torch import nn
 from tqdm import tqdm
 
 from skipthinking.annotate.annotator import Annotator, Context, Notes
-from skipthinking.annotate.rows import ById, Rows
+from skipthinking.annotate.columns import Column, is_large, pack_ids, unpack_ids
+from skipthinking.annotate.journal import Journal
+from skipthinking.annotate.rows import ById, Made, Rows
 from skipthinking.annotate.sampling import StageSampling
-from skipthinking.annotate.store import Column, Journal, digests, fingerprint, recalled, remembered
-from skipthinking.ranks import by_length, gather, rank, ranks, smallest
+from skipthinking.annotate.search import find, most_bytes, on_disk_if_large
+from skipthinking.annotate.store import digests, fingerprint, remembered
+from skipthinking.ranks import rank
 from skipthinking.records import Encoded, UserError
 
 __all__ = ["Runner", "say"]
@@ -63,7 +67,7 @@ class Runner:
 
     def __init__(self, annotators: Sequence[Annotator[Any]]) -> None:
         self.annotators = _in_order(annotators)
-        self.rows = Rows([])
+        self.rows, self._folder = Rows([]), Path()
         self.searched: dict[str, int] = {}
         """Examples that the annotators which need the student annotated in the last :meth:`update`, by their names."""
         self._results: dict[str, _Result] = {}
@@ -147,71 +151,34 @@ class Runner:
             place for place, row in enumerate(everyone)
             if self._fits(annotator, row, self._notes(row, epoch, earlier))
         ])  # fmt: skip
-        path = self._folder / "annotations" / f"{annotator.name}.jsonl"
-        with self._student.frozen(merge=False):  # the key is that of the weights as they are stored
-            key = fingerprint(rows, self._dependencies(annotator), self._module) if annotator.uses_student else ""
-        with self._student.frozen():
-            context = self._context(notes)
-            if annotator.uses_student:
-                self.searched[annotator.name] = len(rows)
-                journal = Journal(path, key, rank())
-                computed: list[bool] = []
-
-                def compute() -> dict[str, NDArray[Any]]:
-                    computed.append(True)
-                    return self._find(annotator, rows, context, journal)
-
-                arrays = remembered(path, key, compute, annotator.dtype)
-                if not computed:
-                    say(f"{annotator.name}: read from {path}, found for the same data, settings and weights")
-            else:
-                arrays = self._find(annotator, rows, context, None)
-        column = Column.of(arrays)
+        context = self._context(notes)
+        column = self._find(annotator, rows, context, cached=annotator.uses_student)
+        if annotator.uses_student:
+            self.searched[annotator.name] = len(rows)
         self._results[annotator.name] = _Result(column=column, settings=_plain(annotator.settings()), epoch=epoch)
         _report(annotator, column, rows, context)
 
+    def _find(self, annotator: Annotator[Any], rows: Rows, context: Context, *, cached: bool) -> Column:
+        """Encoded values of rows: from the cache on disk, or computed and cached; not cached, only large ones."""
+        path = self._folder / "annotations" / f"{annotator.name}.jsonl"
+        if not cached:
+            with self._student.frozen():
+                return on_disk_if_large(find(annotator, rows, context), path)
+        with self._student.frozen(merge=False):  # the key is that of the weights as they are stored
+            key = fingerprint(rows, self._dependencies(annotator), self._module)
+        with self._student.frozen():
+            journal = Journal(path, key, annotator.dtype, rank())
+            make = partial(find, annotator, rows, context, journal)
+            column, read = remembered(path, key, annotator.dtype, len(rows), make)
+        if read:
+            where = column.file[0] if column.file else path
+            say(f"{annotator.name}: read from {where}, found for the same data, settings and weights")
+        elif rank() == 0:
+            journal.remove()  # only now: a full disk must not lose a search
+        return column
+
     def _context(self, notes: Mapping[str, Notes]) -> Context:
         return Context(student=self._student, codec=self._codec, notes=notes, seed=self._seed)
-
-    def _find(
-        self, annotator: Annotator[Any], rows: Rows, context: Context, journal: Journal | None
-    ) -> dict[str, NDArray[Any]]:
-        """Computes the encoded values of all rows; every process annotates its share of the blocks."""
-        most = annotator.most_tokens(self._student)
-        if most is None:
-            blocks = [list(range(len(rows)))] if rows else []
-        else:
-            sized = [
-                _Sized(row.id, annotator.tokens(row, context.notes[row.id]), place) for place, row in enumerate(rows)
-            ]
-            grouped = by_length(sized, lambda row: row.tokens, smallest(most))
-            blocks = [[row.place for row in block] for block in grouped]
-        # Values of the student are dealt among all processes; others, such as weights read from a file, are as quick to
-        # compute everywhere as to send.
-        dealt = annotator.uses_student
-        mine = blocks[rank() :: ranks()] if dealt else blocks
-        arrays: dict[str, NDArray[Any]] = {}
-
-        def search(block: Sequence[Encoded]) -> dict[str, list[Any]]:
-            values = annotator.annotate(block, context)
-            return {row.id: _encoded(annotator, row.id, values).tolist() for row in block}
-
-        bar = tqdm(
-            total=sum(map(len, mine)), desc=annotator.title or annotator.name, delay=2, leave=False, disable=rank() > 0
-        )
-        with bar:
-            for places in mine:
-                found = recalled(journal, [rows[place] for place in places], search)
-                arrays |= {id: np.asarray(value, dtype=annotator.dtype) for id, value in found.items()}
-                bar.update(len(places))
-        if dealt:
-            arrays = gather(arrays)  # every process makes instances of any example, so it needs all values
-        # In the order of rows, so that ``finish`` sees the same order on every process.
-        arrays = {id: arrays[id] for id in rows.ids}
-        if type(annotator).finish is Annotator.finish:
-            return arrays
-        finished = annotator.finish({id: annotator.decode(array) for id, array in arrays.items()}, rows, context)
-        return {id: _encoded(annotator, id, finished) for id in arrays}
 
     def _fits(self, annotator: Annotator[Any], row: Encoded, notes: Notes) -> bool:
         """Whether the student can read a row; T5 reads prompt and completion on two sides."""
@@ -228,7 +195,7 @@ class Runner:
             "seed": self._seed,
             "student": str(self._student.config),
             "precision": str(torch.get_autocast_dtype(device)) if torch.is_autocast_enabled(device) else "",
-            "needs": {name: self._results[name].column.digest() for name in needed if name in self._results},
+            "needs": {name: self._results[name].column.digest for name in needed if name in self._results},
         }
 
     # ------------------------------------------------------------------------------------- notes
@@ -258,32 +225,35 @@ class Runner:
 
     # ----------------------------------------------------------------------------------- drawing
 
-    def drawings(self, rows: Sequence[Encoded]) -> list[dict[str, Any]]:
-        """A row per example for ``annotations.jsonl`` and W&B: all present annotations, and those for display."""
-        notes = {row.id: self.notes(row, 0) for row in rows}
-        shown: dict[str, dict[str, Any]] = {
-            row.id: {
-                "id": row.id,
-                "question": row.example.question,
-                "steps": [self._codec.decode(row.tokens[start:end].tolist()) for start, end in row.steps],
-                "tokens": [end - start for start, end in row.steps],
-                "answer": self._codec.decode(row.tokens[row.steps[-1][1] if row.steps else 0 :].tolist()),
-            }
-            for row in rows
-        }
+    def drawings(self, rows: Sequence[Encoded]) -> Sequence[dict[str, Any]]:
+        """A row per example for ``annotations.jsonl`` and W&B: all present annotations, and those for display.
+
+        All processes compute the values for display together; rows are made when they are asked for.
+        """
+        rows, shown = Rows(rows), dict(self._results)
+        notes = ById(rows, lambda row: self.notes(row, 0))
         context = self._context(notes)
         for annotator in self.annotators:
             if annotator.for_display:
-                readable = Rows([row for row in rows if self._fits(annotator, row, notes[row.id])])
-                with self._student.frozen():
-                    column = Column.of(self._find(annotator, readable, context, None))
-                values = _report(annotator, column, readable, context)
-            else:
-                values = {id: note[annotator] for id, note in notes.items() if annotator.name in note.values}
-            for row in rows:
-                if row.id in values:
-                    _merge(shown[row.id], annotator.draw(values[row.id], row, self._codec))
-        return list(shown.values())
+                readable = rows.select([n for n, row in enumerate(rows) if self._fits(annotator, row, notes[row.id])])
+                large = is_large(most_bytes(annotator, readable, notes))
+                column = self._find(annotator, readable, context, cached=large)
+                _report(annotator, column, readable, context)
+                shown[annotator.name] = _Result(column=column, settings={}, epoch=0)
+        return Made(rows, lambda row: self._drawing(row, self._notes(row, 0, shown)))
+
+    def _drawing(self, row: Encoded, notes: Notes) -> dict[str, Any]:
+        drawn: dict[str, Any] = {
+            "id": row.id,
+            "question": row.example.question,
+            "steps": [self._codec.decode(row.tokens[start:end].tolist()) for start, end in row.steps],
+            "tokens": [end - start for start, end in row.steps],
+            "answer": self._codec.decode(row.tokens[row.steps[-1][1] if row.steps else 0 :].tolist()),
+        }
+        for annotator in self.annotators:
+            if annotator.name in notes.values:
+                _merge(drawn, annotator.draw(notes[annotator], row, self._codec))
+        return drawn
 
     # -------------------------------------------------------------------------------- checkpoints
 
@@ -292,7 +262,7 @@ class Runner:
         if not self._results:
             return {}
         return {
-            "examples": Column.pack_ids(self.ids),
+            "examples": pack_ids(self.ids),
             "digests": self._own_digests(),
             "annotations": {
                 name: {**result.column.state(), "settings": json.dumps(result.settings), "epoch": result.epoch}
@@ -301,22 +271,25 @@ class Runner:
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Restores the values of a checkpoint; :meth:`update` compares its examples with the present ones."""
+        """Restores the values of a checkpoint; :meth:`update` compares its examples with the present ones.
+
+        Raises:
+            UserError: The file of large values is missing or damaged.
+        """
         if not state:
             return
-        self._results = dict(_read_state(state))
+        self._results = {name: _result(saved, self._folder) for name, saved in state["annotations"].items()}
         self._saved_examples = _examples(state)
 
     def _take_over(self, earlier: Mapping[str, Any], name: str) -> None:
         """Reuses values of another run if its examples are the same and the annotators accept its settings."""
         if self._strange(_examples(earlier)):
             return
-        results = dict(_read_state(earlier))
+        folder = Path(name).parent.parent  # of the run, if it was moved after it wrote its checkpoint
         for annotator in self.annotators:
-            result = results.get(annotator.name)
-            if result is not None and annotator.accepts(result.settings):
-                result.epoch = -1
-                self._results[annotator.name] = result
+            saved = earlier["annotations"].get(annotator.name)
+            if saved is not None and annotator.accepts(json.loads(saved["settings"])):
+                self._results[annotator.name] = result = _result({**saved, "epoch": -1}, folder)
                 say(f"{annotator.name}: reused from {name}")
                 if annotator.once:
                     rows = self.rows.select([place for place, id in enumerate(self.ids) if id in result.column])
@@ -357,14 +330,6 @@ class Runner:
             )
 
 
-class _Sized(NamedTuple):
-    """A row while blocks are formed."""
-
-    id: str
-    tokens: int
-    place: int
-
-
 def _report(annotator: Annotator[Any], column: Column, rows: Sequence[Encoded], context: Context) -> Mapping[str, Any]:
     """Prints an annotator's line on its outcome, if it has one, and returns the values, decoded when asked for."""
     values = ById(rows, lambda row: annotator.decode(column[row.id]))
@@ -372,29 +337,6 @@ def _report(annotator: Annotator[Any], column: Column, rows: Sequence[Encoded], 
     if line:
         say(line)
     return values
-
-
-def _encoded(annotator: Annotator[Any], id: str, values: Mapping[str, Any]) -> NDArray[Any]:
-    """The encoded value of one example.
-
-    Raises:
-        UserError: There is none, or it is not a one-dimensional array of finite numbers.
-    """
-    name = f"{type(annotator).__name__} ({annotator.name})"
-    try:
-        array = annotator.encode(values[id])
-    except (KeyError, TypeError, ValueError) as error:
-        raise UserError(
-            f"Expected a value of {name} for example {id!r}, got {type(error).__name__}: {error}. Return a value per "
-            "example id from annotate."
-        ) from error
-    if array.ndim != 1 or not np.isfinite(array).all():
-        what = f"shape {array.shape}" if array.ndim != 1 else str(array[~np.isfinite(array)][0])
-        raise UserError(
-            f"Expected a one-dimensional array of finite numbers of {name} for example {id!r}, got {what}. Fix its "
-            "annotate, or define encode and decode."
-        )
-    return array
 
 
 def _source(kind: type) -> str:
@@ -444,11 +386,11 @@ def _plain(settings: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _examples(state: Mapping[str, Any]) -> dict[str, bytes]:
-    ids = Column.unpack_ids(state["examples"])
+    ids = unpack_ids(state["examples"])
     return dict(zip(ids, map(bytes, state["digests"].numpy()), strict=True))
 
 
-def _read_state(state: Mapping[str, Any]) -> Iterator[tuple[str, _Result]]:
-    for name, saved in state["annotations"].items():
-        column = Column.from_state(saved)
-        yield name, _Result(column=column, settings=json.loads(saved["settings"]), epoch=saved["epoch"])
+def _result(saved: Mapping[str, Any], folder: Path) -> _Result:
+    """A result of a checkpoint, given the run folder that may have its file."""
+    column = Column.from_state(saved, folder / "annotations")
+    return _Result(column=column, settings=json.loads(saved["settings"]), epoch=saved["epoch"])

@@ -50,7 +50,9 @@ from skipthinking.records import UserError
 from skipthinking.report.run_folders import flat, short_settings
 from skipthinking.report.summary import print_summary
 from skipthinking.runs.callbacks import Annotations, Answers, Results, SearchLog, StartReport
+from skipthinking.runs.export import export_run, update_results
 from skipthinking.runs.folder import LastCheckpoint, RunConfig, last_checkpoint, release_folders
+from skipthinking.runs.hub import check_push, push
 from skipthinking.runs.log import RunLogger
 from skipthinking.runs.signals import Interrupts, handlers_kept
 from skipthinking.runs.throughput import RunProgressBar, Throughput
@@ -131,6 +133,11 @@ class SkipCLI(LightningCLI):
         parser.add_argument("--run", type=str, default="run", help="Name of the run: its folder is RUNS_DIR/RUN.")
         parser.add_argument("--runs_dir", type=str, default="runs", help="Folder of run folders.")
         parser.add_argument("--evaluate", type=bool, default=True, help="After fit, test and export the student.")
+        parser.add_argument(
+            "--push_to_hub", type=str | None, default=None,
+            help="Of fit: repository on the Hugging Face hub (OWNER/NAME) that gets the exported student.",
+        )  # fmt: skip
+        parser.add_argument("--private", type=bool, default=True, help="Whether that repository must be private.")
         parser.add_argument("--untrained", type=bool, default=False, help="Evaluate a student without a checkpoint.")
         parser.add_argument("--question", type=str | None, default=None, help="For predict: a question.")
         parser.add_argument("--questions", type=str | None, default=None, help="For predict: a file of questions.")
@@ -219,6 +226,8 @@ class SkipCLI(LightningCLI):
         if self._get(self.config, "plan"):
             _say(plan(self.trainer, self.model, self.datamodule))
             raise _Planned
+        if repository := self._get(self.config, "push_to_hub"):
+            check_push(repository, self._get(self.config, "evaluate"))
         last = last_checkpoint(self.folder)
         given = self._get(self.config_init, "ckpt_path")
         first = _first_rank()
@@ -344,17 +353,23 @@ class SkipCLI(LightningCLI):
             self.trainer.test(self.model, datamodule=self.datamodule, verbose=False)
         state = whole_state(self.model.student.model)
         if self.trainer.is_global_zero:
-            self.model.student.export(self.folder / "student", state, self.model.completion_marks)
+            export_run(self.folder, self.model, self.datamodule, state, self._get(self.config, "push_to_hub"))
             if tested:
                 print_summary(self.folder)
             if self._scratch is None:
                 _say(self._next_commands())
         self.trainer.strategy.barrier("export")
+        repository = self._get(self.config, "push_to_hub")
+        # After the barrier, which NCCL ends after 30 minutes.
+        if repository and self.trainer.is_global_zero and self._scratch is None:
+            push(self.folder / "student", repository, self._get(self.config, "private"))
 
     def after_test(self) -> None:
         """Prints the summary."""
         if self.trainer.is_global_zero:
             print_summary(self.output)
+            if self._scratch is None:
+                update_results(self.folder, self.datamodule)
 
     def _next_commands(self) -> str:
         config = shlex.quote(str(self.folder / "config.yaml"))

@@ -18,6 +18,7 @@ from lightning.pytorch.callbacks import GradientAccumulationScheduler
 from torch.utils.data import DataLoader
 from tqdm import tqdm
 
+from skipthinking.annotate.rows import Joined
 from skipthinking.annotate.runner import Runner, say
 from skipthinking.annotate.sampling import StageSampling
 from skipthinking.checkpoints import read_checkpoint
@@ -34,7 +35,7 @@ from skipthinking.data.protocol import Method
 from skipthinking.data.sources import Source
 from skipthinking.data.splits import Splits
 from skipthinking.data.steps import Sentences, StepSplitter
-from skipthinking.data.store import ExampleStore
+from skipthinking.data.store import ExampleStore, cache_report
 from skipthinking.ranks import broadcast
 from skipthinking.records import DataError, Encoded, Example, Instance, UserError
 from skipthinking.settings import Configurable
@@ -282,6 +283,7 @@ class RationaleDataModule(Configurable, L.LightningDataModule):
         if isinstance(rows, ExampleStore):
             self.encoded = stored = EncodedStore.of(self.codec, rows, **how)
             unknown = stored.unknown
+            self.report.append(cache_report())
         else:
             stream = tqdm(
                 self.codec.encode(rows, **how),
@@ -346,8 +348,10 @@ class RationaleDataModule(Configurable, L.LightningDataModule):
             return None
         return self.method.make_instances(encoded, self.runner.notes(encoded, epoch))
 
-    def annotation_rows(self) -> list[dict[str, Any]]:
+    def annotation_rows(self) -> Sequence[dict[str, Any]]:
         """A row with all annotations per training example, and per validation example if annotators ask for them.
+
+        Each is made when it is asked for.
 
         Raises:
             UserError: The method has no annotators.
@@ -356,7 +360,7 @@ class RationaleDataModule(Configurable, L.LightningDataModule):
         self.runner.run_all()
         extra = [self.teacher.get((row.id, row.question)) for row in self.examples.get("val", ())]
         drawn = [row for row in extra if row] if any(a.for_validation for a in self.runner.annotators) else []
-        return self.runner.drawings([*self.encoded, *drawn])
+        return self.runner.drawings(Joined(self.encoded, drawn))
 
     def _report_kept(self, too_long: int, limit: int) -> None:
         total = len(self.examples["train"])
@@ -411,10 +415,11 @@ class RationaleDataModule(Configurable, L.LightningDataModule):
         position = None if self.epoch is None else position_of(self.epoch, self.trainer)
         return {
             "annotations": self.runner.state_dict(), "position": position, "ids": self._ids(),
-            "run_date": self.template.run_date and self.template.run_date.isoformat(), "prompt": self._sample(),
+            "run_date": self.template.run_date and self.template.run_date.isoformat(), "prompt": self.sample_prompt(),
         }  # fmt: skip
 
-    def _sample(self) -> str | None:
+    def sample_prompt(self) -> str | None:
+        """The prompt of a fixed question, to be compared with that of another run."""
         return self.template.sample(self.codec.tokenizer) if self.codec else None
 
     def _ids(self) -> str:
@@ -427,7 +432,7 @@ class RationaleDataModule(Configurable, L.LightningDataModule):
             UserError: The checkpoint is from an earlier version.
         """
         self.resume(state_dict)
-        then, now = state_dict.get("prompt"), self._sample()
+        then, now = state_dict.get("prompt"), self.sample_prompt()
         if then is not None and then != now:
             say(f"note: a prompt is {now!r} here and {then!r} in the checkpoint")
         if not self.encoded:

@@ -190,6 +190,11 @@ class Hub(Source):
         settings = {**vars(self), "data": data._fingerprint}
         return _imported(read, settings, task, size=0 if self.limit is not None else data.data.nbytes)
 
+    @property
+    def hub_name(self) -> str:
+        """Id of the data set on the hub."""
+        return self._place(get_task(self.task))[0]
+
     def _place(self, task: Task) -> tuple[str, str | None, str]:
         if self.name is not None:
             return self.name, self.config, self.split

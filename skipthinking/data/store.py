@@ -4,7 +4,8 @@ A source with more than 64 million characters is kept in files, a smaller one in
 files are in the cache folder of ``datasets`` (``HF_DATASETS_CACHE``), in a folder per key. A key says all that the
 content depends on, so another start with the same data and settings maps the files and reads no source. A folder is
 renamed when it is complete, and only one process of a machine makes it: the others wait, then map the same files.
-Nothing removes a folder; all of them may be removed while no run uses them.
+Nothing removes a folder; all of them may be removed while no run uses them. The start report names the cache and its
+size, and the time stamp of a folder is that of its last use.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ from __future__ import annotations
 import hashlib
 import inspect
 import json
+import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from functools import cache, cached_property
@@ -25,8 +27,8 @@ from skipthinking.files import replacing_folder
 from skipthinking.records import Example, Lazy
 
 __all__ = [
-    "ExampleStore", "ExampleWriter", "MappedTable", "cache_folder", "characters", "complete", "ids_of", "is_large",
-    "joined", "key_of", "questions_of", "select",
+    "ExampleStore", "ExampleWriter", "MappedTable", "cache_folder", "cache_report", "characters", "complete", "ids_of",
+    "is_large", "joined", "key_of", "questions_of", "select",
 ]  # fmt: skip
 
 _IN_MEMORY = 2**26  # characters or bytes: about 200 MB of tokens and text as Python objects
@@ -88,7 +90,22 @@ def complete(key: str, make: Callable[[Path], None]) -> Path:
                 with replacing_folder(folder) as partial:
                     partial.mkdir()
                     make(partial)
+    with suppress(OSError):  # a cache of someone else
+        os.utime(folder)  # the time of the last use
     return folder
+
+
+def cache_report() -> str:
+    """One line for the start report: where mapped data are, and how much there is of all runs."""
+    folders = [path for path in cache_folder().iterdir() if path.is_dir() and path.name[0] != "."]  # complete ones
+    size = 0
+    for folder in folders:
+        with suppress(OSError):  # removed by now
+            size += sum(file.stat().st_size for file in folder.iterdir())
+    return (
+        f"mapped data: {cache_folder()} has {len(folders)} folders of all runs, {size / 2**30:,.2f} GiB; remove those "
+        "that no run uses"
+    )
 
 
 class MappedTable:

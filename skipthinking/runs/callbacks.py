@@ -155,6 +155,8 @@ class Results(Callback):
             "fit_seconds": round(self.seconds, 1),
             "latency_seconds": method.latency,
             "device": _device_name(method.device),
+            "max_new_tokens": method.max_new_tokens,
+            "prompt": data.sample_prompt(),
             "settings": self.settings,
             "test": {name: self._scores(data, name, rows) for name, rows in sets.items()},
         }  # fmt: skip

@@ -26,6 +26,7 @@ from skipthinking.students.heads import measure_targets
 from skipthinking.students.measures import Measure, nll
 from skipthinking.students.memory import pass_tokens, search_tokens
 from skipthinking.students.merging import merged
+from skipthinking.students.origin import Origin
 from skipthinking.students.packing import layout_of, packing_known, share_rows
 from skipthinking.students.sharding import gathered
 from skipthinking.students.tokenizing import leave_open, save_without_class
@@ -89,6 +90,10 @@ class Student(Configurable, nn.Module, ABC):
     @abstractmethod
     def make_model(self, trained: bool) -> Any:
         """Creates the model with initial weights; if all weights are trained, in float32."""
+
+    def origin(self) -> Origin:
+        """Where the initial weights come from, for the model card."""
+        return Origin()
 
     def make_outline(self, trained: bool) -> Any:
         """Creates the model as :meth:`make_model` does, with random weights."""
@@ -319,13 +324,23 @@ class Student(Configurable, nn.Module, ABC):
         """A queue of prompts, of which so many at most are completed together."""
         return Completions(self, at_once)
 
-    def export(self, folder: Path, state: Mapping[str, Tensor] | None = None, marks: str | None = None) -> None:
+    def export(
+        self,
+        folder: Path,
+        state: Mapping[str, Tensor] | None = None,
+        marks: str | None = None,
+        *,
+        chat_template: str | None = None,
+        max_new_tokens: int | None = None,
+    ) -> None:
         """Writes model and tokenizer in the format of transformers' ``from_pretrained``; merges LoRA.
 
         Args:
             folder: The output folder.
             state: Full weights, if those of the model are sharded.
             marks: Regular expression for non-text parts of completions, written to config.json as completion_marks.
+            chat_template: The tokenizer's chat template, "" for none; by default the one that it has.
+            max_new_tokens: What ``generate`` writes at most by default.
         """
         if state is not None:
             self.model = None
@@ -333,9 +348,13 @@ class Student(Configurable, nn.Module, ABC):
             self.model.load_state_dict(state)
         model = copy.deepcopy(self.model).merge_and_unload() if self.lora else self.model
         model.config.completion_marks = marks  # overwrites the marks of the initial model
+        tokenizer, generation = copy.copy(self.tokenizer), copy.deepcopy(model.generation_config)
+        tokenizer.chat_template = self.tokenizer.chat_template if chat_template is None else chat_template or None
+        generation.max_new_tokens = max_new_tokens
         with replacing_folder(folder) as partial, without_progress():
             model.save_pretrained(partial)
-            self.tokenizer.save_pretrained(partial)
+            generation.save_pretrained(partial)
+            tokenizer.save_pretrained(partial)
             if self._reopened:
                 save_without_class(partial)
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import io
 import json
+import re
+import shutil
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
@@ -15,11 +17,12 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from searches import on_ranks
 
-from skipthinking.annotate import runner as runner_module
+from skipthinking.annotate import columns
 from skipthinking.annotate.annotator import Annotator, Context, Notes
+from skipthinking.annotate.columns import Column, frames, pack_ids
 from skipthinking.annotate.runner import Runner
-from skipthinking.annotate.store import Column
 from skipthinking.data.encoding import Codec, Plain
 from skipthinking.data.steps import Sentences
 from skipthinking.records import Encoded, Example, UserError
@@ -92,8 +95,17 @@ def rows(codec: Codec) -> list[Encoded]:
     )  # fmt: skip
 
 
+@pytest.fixture(params=["in memory", "mapped"])
+def kept(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
+    """Where values are: every law holds for both."""
+    if request.param == "mapped":
+        monkeypatch.setattr(columns, "_IN_MEMORY", -1)
+    where: str = request.param
+    return where
+
+
 @pytest.fixture
-def attached(student: Any, codec: Codec, rows: list[Encoded], tmp_path: Path) -> Callable[..., Runner]:
+def attached(kept: str, student: Any, codec: Codec, rows: list[Encoded], tmp_path: Path) -> Callable[..., Runner]:
     """Makes runners that know the examples, all in the same run folder."""
 
     def make(*annotators: Annotator[Any], rows: Sequence[Encoded] = rows, state: Any = None, **own: Any) -> Runner:
@@ -269,14 +281,17 @@ def test_a_report_sees_new_and_earlier_values(attached: Any, capsys: pytest.Capt
 # ------------------------------------------------------------------------------------------ cache
 
 
-def test_values_are_found_once_and_then_read(attached: Any, tmp_path: Path) -> None:
+def test_values_are_found_once_and_then_read(kept: str, attached: Any, tmp_path: Path) -> None:
     runner = attached(Sizes())
     runner.update(0)
     again = attached(annotator := Sizes())
     again.update(0)
     assert annotator.asked == []
     assert _values(again) == _values(runner)
-    assert [path.name for path in (tmp_path / "annotations").iterdir()] == ["sizes.jsonl"]
+    names = [path.name for path in (tmp_path / "annotations").iterdir()]
+    assert [re.sub(r"\b[0-9a-f]{32}\b", "KEY", name) for name in names] == [
+        "sizes.jsonl" if kept == "in memory" else "sizes.KEY.values"
+    ]
 
 
 @pytest.mark.parametrize("change", ["settings", "needs", "weights", "examples"])
@@ -307,12 +322,13 @@ def test_values_are_found_again_when_anything_that_they_depend_on_changed(
         assert {note["doubled"] for note in _values(runner).values()} == {14.0}
 
 
-def test_what_needs_no_student_is_not_cached(attached: Any, tmp_path: Path) -> None:
+def test_what_needs_no_student_is_not_cached(kept: str, attached: Any, tmp_path: Path) -> None:
     attached(Sizes(uses_student=False)).update(0)
     again = attached(annotator := Sizes(uses_student=False))
     again.update(0)
     assert len(annotator.asked) == 6
-    assert not (tmp_path / "annotations").exists()
+    files = [path.name for path in tmp_path.glob("annotations/*")]
+    assert files == ([] if kept == "in memory" else [again.state_dict()["annotations"]["sizes"]["file"]])
 
 
 def test_a_killed_search_goes_on_where_it_was(attached: Any, tmp_path: Path) -> None:
@@ -320,10 +336,10 @@ def test_a_killed_search_goes_on_where_it_was(attached: Any, tmp_path: Path) -> 
     with pytest.raises(KeyboardInterrupt):
         attached(killed).update(0)
     (journal,) = (tmp_path / "annotations").iterdir()
-    altered = json.dumps({"id": killed.asked[0]})[1:-1]  # one line is altered: it is not believed
-    lines = journal.read_text().splitlines()
-    assert sum(altered in line for line in lines) == 1
-    journal.write_text("\n".join(line.replace("[", "[1") if altered in line else line for line in lines) + "\n")
+    written = journal.read_bytes()
+    altered = next(frame for frame in frames(journal) if frame.ids == killed.asked[:1])
+    assert written.count(json.dumps(altered.ids).encode()) == 1
+    journal.write_bytes(written[: altered.start] + b"1" + written[altered.start + 1 :])  # a value is not believed
     runner = attached(again := Sizes())
     runner.update(0)
     assert sorted(again.asked) == sorted({f"e{n}" for n in range(6)} - set(killed.asked[1:]))
@@ -334,38 +350,23 @@ def test_a_killed_search_goes_on_where_it_was(attached: Any, tmp_path: Path) -> 
 
 @pytest.mark.parametrize("processes", [2, 3, 8])  # eight: some have nothing to do
 def test_processes_share_the_examples_and_agree_on_every_bit(
-    processes: int, attached: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    processes: int, kept: str, attached: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    """Mapped values are in one file for all, and are not sent; others are sent, also to another file system."""
     alone = attached(Sizes(), Doubled(), folder=tmp_path / "alone")
     alone.update(0)
-    parts: dict[tuple[int, str], dict[str, Any]] = {}
     asked: list[str] = []
-    monkeypatch.setattr(runner_module, "ranks", lambda: processes)
-    runners = [
-        attached(Sizes(), Doubled(), folder=tmp_path / f"of {processes}" / str(rank)) for rank in range(processes)
-    ]
-    for name in ("sizes", "doubled"):
-        for trial in ("parts", "whole"):  # first what each process finds, then with what the others found
-            for rank, runner in enumerate(runners):
-                monkeypatch.setattr(runner_module, "rank", lambda rank=rank: rank)
 
-                def gather(part: dict[str, Any], rank: int = rank, trial: str = trial) -> dict[str, Any]:
-                    parts[rank, name] = part  # noqa: B023
-                    if trial == "parts":
-                        raise InterruptedError
-                    return {id: v for at in range(processes) for id, v in parts[at, name].items()}  # noqa: B023
+    def work(rank: int) -> dict[str, Mapping[str, Any]]:
+        folder = tmp_path / "all" / (str(rank) if kept == "in memory" else "")
+        runner = attached(*(both := (Sizes(), Doubled())), folder=folder)
+        runner.update(0)
+        asked.extend(id for annotator in both for id in annotator.asked)
+        return _values(runner)
 
-                monkeypatch.setattr(runner_module, "gather", gather)
-                annotator = next(a for a in runner.annotators if a.name == name)
-                if trial == "parts":
-                    with pytest.raises(InterruptedError):
-                        runner._run(annotator, 0)
-                    asked += annotator.asked  # type: ignore[attr-defined]
-                else:
-                    runner._run(annotator, 0)
+    assert on_ranks(monkeypatch, processes, work) == [_values(alone)] * processes
     assert sorted(asked) == sorted([f"e{n}" for n in range(6)] * 2)  # every example once for each annotator
-    for runner in runners:
-        assert _values(runner) == _values(alone)
+    assert not list((tmp_path / "all" / "annotations").glob("*.part"))
 
 
 # ------------------------------------------------------------------------------------- checkpoints
@@ -466,6 +467,104 @@ def test_values_of_another_run_are_taken_over_where_they_serve(
         assert not attached(annotator := Sizes(**own), **earlier).has_run(annotator)
     other = [*rows[:-1], replace(rows[-1], steps=rows[-1].steps[:-1])]
     assert not attached(annotator := Sizes(accepts=accepts), rows=other, **earlier).has_run(annotator)
+
+
+# ------------------------------------------------------------------------------------- large values
+
+
+class Long(Sizes):
+    """A thousand numbers per example."""
+
+    dtype = "float32"
+
+    def annotate(self, rows: Sequence[Encoded], context: Context) -> Mapping[str, Any]:
+        self.asked += [row.id for row in rows]
+        return {row.id: np.arange(1000.0) / len(row.tokens) for row in rows}
+
+    def decode(self, array: Any) -> Any:
+        return array.tolist()
+
+
+def test_mapped_values_are_neither_sent_nor_in_checkpoints(
+    kept: str, attached: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sent: list[int] = []
+
+    def work(rank: int) -> tuple[int, dict[str, Mapping[str, Any]]]:
+        runner = attached(Long())
+        runner.update(0)
+        file = io.BytesIO()
+        torch.save(runner.state_dict(), file)
+        return file.tell(), _values(runner)
+
+    (size, values), *others = on_ranks(monkeypatch, 3, work, sent)
+    assert all(found == values for _, found in others)
+    assert len(values) == 6
+    longest = max(sent)
+    assert (longest < 200, size < 4000) == ((kept == "mapped"),) * 2  # 2 of 6 x 1,000 x 4 bytes per process
+
+
+@pytest.mark.parametrize("kept", ["mapped"], indirect=True)
+def test_processes_that_do_not_share_a_folder_are_refused_before_they_search(
+    attached: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def work(rank: int) -> tuple[str, list[str]]:
+        runner = attached(annotator := Long(), folder=tmp_path / str(rank))
+        with pytest.raises(UserError) as error:
+            runner.update(0)
+        return str(error.value), annotator.asked
+
+    for message, asked in on_ranks(monkeypatch, 2, work):
+        assert "some do not see the files of process 0. Set --runs_dir" in message
+        assert not asked
+    assert not [path for path in tmp_path.rglob("*") if path.is_file()]
+
+
+@pytest.mark.parametrize("kept", ["mapped"], indirect=True)
+@pytest.mark.parametrize("moved", ["as it was", "run", "checkpoint", "lost", "damaged"])
+def test_a_checkpoint_refers_to_its_own_values(moved: str, attached: Any, tmp_path: Path) -> None:
+    """In the run folder or where they were written, and to no later ones."""
+    runner = attached(Long(due=lambda epoch: epoch < 2), folder=tmp_path / "old")
+    runner.update(0)
+    expected, state = _values(runner), _saved(runner)
+    runner._seed = 1  # values of another key
+    runner.update(1)
+    (file,) = (tmp_path / "old" / "annotations" / state["annotations"]["sizes"]["file"],)
+    assert len(list(file.parent.iterdir())) == 2
+    folder = tmp_path / ("old" if moved == "as it was" else "new")
+    if moved == "run":
+        (tmp_path / "old").rename(folder)
+    if moved == "lost":
+        shutil.copytree(file.parent, folder / "kept")
+        shutil.rmtree(tmp_path / "old")
+    if moved == "damaged":
+        written = file.read_bytes()
+        file.write_bytes(written[:-20] + b"1" + written[-19:])
+    if moved in ("lost", "damaged"):
+        with pytest.raises(UserError, match=r"got no undamaged file (\S+)\. Copy it from the annotations") as error:
+            attached(Long(), state=state, folder=folder)
+        missing = Path(str(error.value).split("undamaged file ")[1].split(". Copy")[0])
+        missing.parent.mkdir(parents=True, exist_ok=True)
+        missing.write_bytes(written if moved == "damaged" else (folder / "kept" / file.name).read_bytes())
+    again = attached(annotator := Long(), state=state, folder=folder)
+    assert _values(again) == expected
+    again.update(0)
+    assert not annotator.asked
+    taken = attached(Long(accepts=lambda settings: True), earlier=state, earlier_name=f"{folder}/checkpoints/last.ckpt")
+    assert _values(taken) == expected
+
+
+@pytest.mark.parametrize("kept", ["mapped"], indirect=True)
+@pytest.mark.parametrize("damage", ["flip", "cut"])
+def test_a_damaged_file_of_values_is_computed_again(damage: str, attached: Any, tmp_path: Path) -> None:
+    runner = attached(Long())
+    runner.update(0)
+    (file,) = (tmp_path / "annotations").iterdir()
+    written = file.read_bytes()
+    file.write_bytes(written[:-1] if damage == "cut" else written[:-1] + bytes([written[-1] ^ 1]))
+    attached(annotator := Long()).update(0)
+    assert len(annotator.asked) == 6
+    assert file.read_bytes() == written
 
 
 # ------------------------------------------------------------------------------------------ limit
@@ -667,7 +766,7 @@ def test_annotations_of_many_examples_load_much_faster_than_lists(tmp_path: Path
     column = Column(ids, np.full(n, chunks), ends)
     chunkings = {**column.state(), "settings": "{}", "epoch": 0}
     state = {
-        "examples": Column.pack_ids(ids), "digests": torch.randint(0, 256, (n, 8), dtype=torch.uint8),
+        "examples": pack_ids(ids), "digests": torch.randint(0, 256, (n, 8), dtype=torch.uint8),
         "annotations": {"chunks": chunkings},
     }  # fmt: skip
     torch.save(state, tmp_path / "arrays.pt")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -9,10 +10,25 @@ import numpy as np
 import pytest
 import torch
 
-from skipthinking.annotate.store import Journal, fingerprint, recalled, remembered
+from skipthinking.annotate.columns import Column, frames
+from skipthinking.annotate.journal import Journal, recalled
+from skipthinking.annotate.store import fingerprint, remembered
 from skipthinking.records import Encoded, Example
 
-VALUES = {"a": [[0, 1], [1, 3]], "b": [[0, 2]]}
+VALUES = {"a": [0, 1, 3], "b": [0, 2]}
+
+
+def _column(values: Mapping[str, list[int]] = VALUES) -> Column:
+    return Column.of({id: np.array(value) for id, value in values.items()})
+
+
+def _remembered(path: Path, key: str, make: Callable[[], Column]) -> dict[str, list[int]]:
+    column, _ = remembered(path, key, "int64", 2, make)
+    return _lists(column)
+
+
+def _lists(values: Mapping[str, Any]) -> dict[str, list[int]]:
+    return {id: value.tolist() for id, value in values.items()}
 
 
 def _encoded(id: str = "a", **other: Any) -> Encoded:
@@ -23,20 +39,20 @@ def _encoded(id: str = "a", **other: Any) -> Encoded:
     return Encoded(**{**fields, **other})
 
 
-def _never() -> dict[str, Any]:
+def _never() -> Column:
     raise AssertionError("made anew")
 
 
 def test_what_is_remembered_is_not_made_again(tmp_path: Path) -> None:
     path = tmp_path / "deep" / "chunks.jsonl"
-    assert remembered(path, "key", lambda: VALUES) == VALUES
-    assert remembered(path, "key", _never) == VALUES
+    assert _remembered(path, "key", _column) == VALUES
+    assert _remembered(path, "key", _never) == VALUES
 
 
 def test_another_key_makes_it_anew(tmp_path: Path) -> None:
-    remembered(tmp_path / "x", "key", lambda: VALUES)
-    assert remembered(tmp_path / "x", "other", lambda: {"c": [1]}) == {"c": [1]}
-    assert remembered(tmp_path / "x", "other", _never) == {"c": [1]}
+    _remembered(tmp_path / "x", "key", _column)
+    assert _remembered(tmp_path / "x", "other", lambda: _column({"c": [1]})) == {"c": [1]}
+    assert _remembered(tmp_path / "x", "other", _never) == {"c": [1]}
 
 
 class Row:
@@ -49,36 +65,40 @@ def test_a_search_goes_on_where_it_was_killed(tmp_path: Path) -> None:
     path = tmp_path / "deep" / "skips.jsonl"
     ab, c, de = ([Row(id) for id in ids] for ids in ("ab", "c", "de"))
     for rank, block in enumerate((ab, c)):
-        recalled(Journal(path, "key", rank), block, lambda rows: {row.id: [1] for row in rows})
-    journal = Journal(path, "key", 0)
-    journal.keep({"d": [1], "e": [1]})
+        journal = Journal(path, "key", "int64", rank)
+        recalled(journal, block, lambda rows: {row.id: np.array([1]) for row in rows})
+    journal = Journal(path, "key", "int64", 0)
+    journal.keep({"d": np.array([1]), "e": np.array([1])})
     with journal.path.open("r+b") as file:
         file.truncate(journal.path.stat().st_size - 5)
-    again, asked = Journal(path, "key", 0), []
+    again, asked = Journal(path, "key", "int64", 0), []
 
     def search(rows: Any) -> dict[str, Any]:
         asked.append([row.id for row in rows])
-        return {row.id: None for row in rows}
+        return {row.id: np.array([], dtype=np.int64) for row in rows}
 
-    assert recalled(again, ab, search) | recalled(again, c, search) == {"a": [1], "b": [1], "c": [1]}
-    assert recalled(again, de, search) == {"d": None, "e": None}
+    assert _lists(recalled(again, ab, search) | recalled(again, c, search)) == {"a": [1], "b": [1], "c": [1]}
+    assert _lists(recalled(again, de, search)) == {"d": [], "e": []}
     assert asked == [["d", "e"]]
-    assert Journal(path, "key", 0).found == {"a": [1], "b": [1], "c": [1], "d": None, "e": None}
-    assert Journal(path, "other", 0).found == {}
-    remembered(path, "key", lambda: VALUES)
+    assert _lists(Journal(path, "key", "int64").found) == {"a": [1], "b": [1], "c": [1], "d": [], "e": []}
+    assert Journal(path, "other", "int64").found == {}
+    assert _lists(recalled(Journal(path, "key", "int64"), [*c, Row("f")], search)) == {"c": [1], "f": []}
+    assert asked[1:] == [["f"]]  # a block of another number of ranks is known in part
+    _remembered(path, "key", _column)
+    again.remove()
     assert [left.name for left in path.parent.iterdir()] == ["skips.jsonl"]
 
 
 @pytest.mark.parametrize("damage", ["cut", "flip", "empty", "no json", "not text"])
 def test_a_damaged_file_is_noticed_and_made_anew(damage: str, tmp_path: Path) -> None:
     path = tmp_path / "x"
-    remembered(path, "key", lambda: VALUES)
+    _remembered(path, "key", _column)
     whole = path.read_bytes()
     path.write_bytes({
         "cut": whole[:-5], "flip": whole.replace(b"[0, 2]", b"[0, 1]"), "empty": b"", "no json": b"{" + whole,
         "not text": b"\xff\xfe" + whole,
     }[damage])  # fmt: skip
-    assert remembered(path, "key", lambda: VALUES) == VALUES
+    assert _remembered(path, "key", _column) == VALUES
     assert path.read_bytes() == whole
 
 
@@ -107,13 +127,15 @@ def test_the_key_changes_with_data_settings_and_weights() -> None:
 
 
 def test_a_journal_that_was_altered_is_not_believed(tmp_path: Path) -> None:
-    journal = Journal(tmp_path / "skips.jsonl", "key")
-    journal.keep({"a": [0, 11], "b": [2]})
-    text = journal.path.read_text()
-    journal.path.write_text(text.replace("[0, 11]", "[0]"))
-    assert Journal(tmp_path / "skips.jsonl", "key").found == {"b": [2]}
-    journal.path.write_bytes(text.encode().replace(b"[2]", b"\xff"))
-    assert Journal(tmp_path / "skips.jsonl", "key").found == {"a": [0, 11]}
+    journal = Journal(tmp_path / "skips.jsonl", "key", "int64")
+    journal.keep({"a": np.array([0, 11])})
+    journal.keep({"b": np.array([2])})
+    written, (first, second) = journal.path.read_bytes(), frames(journal.path)
+    journal.path.write_bytes(written.replace(np.int64(11).tobytes(), np.int64(10).tobytes()))
+    assert _lists(Journal(tmp_path / "skips.jsonl", "key", "int64").found) == {"b": [2]}
+    journal.path.write_bytes(written[: first.end] + b"\xff" + written[first.end + 1 :])
+    assert _lists(Journal(tmp_path / "skips.jsonl", "key", "int64").found) == {"a": [0, 11]}
+    assert second.end == len(written)
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])

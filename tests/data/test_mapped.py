@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import pickle
+import re
 import subprocess
 import sys
 import threading
@@ -18,6 +19,7 @@ import datasets
 import numpy as np
 import pytest
 import torch
+from conftest import ROOT
 
 from skipthinking import files
 from skipthinking.annotate.rows import ById, Rows
@@ -29,7 +31,7 @@ from skipthinking.data.importing import Loaded
 from skipthinking.data.sources import Files, Hub
 from skipthinking.data.splits import join, split_off
 from skipthinking.data.steps import Pattern, Sentences
-from skipthinking.data.store import ExampleStore, complete, key_of
+from skipthinking.data.store import ExampleStore, cache_report, complete, key_of
 from skipthinking.records import DataError, Encoded, Example
 from skipthinking.students.scratch import train_tokenizer
 from skipthinking.tasks import generate
@@ -330,3 +332,22 @@ def test_a_run_on_files_is_the_run_on_memory_to_the_bit(
     assert memory.keys() == stored.keys()
     assert all(torch.equal(memory[key], stored[key]) for key in memory)
     assert len(list((tmp_path / "cache" / "skipthinking").glob("*/tokens*.arrow"))) == 1
+
+
+def test_the_report_counts_complete_folders_and_the_documented_command_removes_unused_ones(tmp_path: Path) -> None:
+    cache = tmp_path / "cache" / "skipthinking"
+
+    def make(folder: Path) -> None:
+        with (folder / "a.arrow").open("wb") as file:
+            file.truncate(2**28)  # without blocks on the disk
+
+    for key in ("used", "unused"):
+        complete(key, make)
+        os.utime(cache / key, (0, 0))
+    (cache / ".partial").mkdir()
+    assert cache_report().startswith(f"mapped data: {cache} has 2 folders of all runs, 0.50 GiB")
+    complete("used", make)
+    words = re.search(r"`(find ~/\.cache.*?\+)`", (ROOT / "docs" / "scaling.md").read_text(), re.DOTALL)
+    assert words is not None
+    subprocess.run(words[1].replace("~/.cache/huggingface/datasets/skipthinking", str(cache)).split(), check=True)
+    assert [path.name for path in cache.iterdir() if path.is_dir() and path.name[0] != "."] == ["used"]

@@ -14,7 +14,7 @@ from students.tiny import CONFIGS, batch_of
 from torch import Tensor
 
 from skipthinking.annotate.annotator import Notes
-from skipthinking.annotate.store import Column
+from skipthinking.annotate.columns import Column
 from skipthinking.data.encoding import Codec, Plain
 from skipthinking.data.steps import Sentences
 from skipthinking.methods import KeypointWeighter

@@ -13,6 +13,7 @@ import torch
 from searches import on_ranks, search
 
 from skipthinking.annotate.annotator import Context, Notes
+from skipthinking.annotate.columns import frames
 from skipthinking.data.batches import collate
 from skipthinking.data.chunkers import AverageChunks
 from skipthinking.data.encoding import Codec, Plain
@@ -478,12 +479,11 @@ def test_a_killed_search_finds_the_same(altered: bool, world: World, tmp_path: P
     with pytest.raises(KeyboardInterrupt):
         world.search_as_run(verifiers[0], tmp_path)
     (journal,) = (tmp_path / "annotations").glob("skips.*.part")
-    lines = journal.read_text().split("\n")
-    assert sum('"value"' in line for line in lines) == 3
+    first, *others = frames(journal)
+    assert [len(frame.ids) for frame in (first, *others)] == [1, 1, 1]
     if altered:
-        place = next(place for place, line in enumerate(lines) if line)
-        lines[place] = lines[place].replace('"value": [', '"value": [3, ').replace("[3, ]", "[3]")
-        journal.write_text("\n".join(lines))
+        written = journal.read_bytes()
+        journal.write_bytes(written[: first.start] + bytes([written[first.start] ^ 3]) + written[first.start + 1 :])
         verifiers[1]._left = 4
     assert world.search_as_run(verifiers[1], tmp_path) == expected
     assert [verifier._begun for verifier in verifiers] == [3, len(ROWS) - 3 + altered]

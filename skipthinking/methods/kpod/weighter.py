@@ -283,7 +283,8 @@ class LearnedWeights(Annotator[NDArray[np.float32]]):
 
     def report(self, values: Mapping[str, NDArray[np.float32]], rows: Sequence[Encoded], context: Context) -> str:
         """The mean weight, and whether the masks have collapsed."""
-        mean = float(np.mean(np.concatenate(list(values.values()))))
+        total = sum(float(value.sum(dtype=np.float64)) for value in values.values())
+        mean = total / sum(map(len, values.values()))
         return f"token weights: mean {mean:.3f} over {len(rows):,} rationales{_verdict(mean)}"
 
     def draw(self, value: NDArray[np.float32], encoded: Encoded, codec: Any) -> Drawing:

@@ -95,7 +95,7 @@ class STT(CWT):
         self.verifier, self.cumulative, self.gate = verifier or Likelihood(), cumulative, gate
         self.replay, self.control = replay, control
         if replay and control != "no_skip":
-            self.prompt_prefixes = (SKIP, "") if mode == "skip" else ("", SKIP)
+            self.choose_prompt("mode", {"skip": SKIP, "full": ""}, mode)
         self.skips: Skips | None = None
 
     # ----------------------------------------------------------------------------------- checkpoints
