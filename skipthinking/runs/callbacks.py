@@ -27,7 +27,7 @@ from skipthinking.runs.log import RunLogger
 __all__ = ["Annotations", "Answers", "Results", "SearchLog", "StartReport"]
 
 
-_TIMES = {"fit_seconds": (int, float), "latency_seconds": float, "device": str}
+_TIMES: dict[str, type | tuple[type, ...]] = {"fit_seconds": (int, float), "latency_seconds": float, "device": str}
 
 
 class StartReport(Callback):
