@@ -19,7 +19,7 @@ from skipthinking.tasks import task_names
 
 DOCS = ROOT / "docs"
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", ROOT / "experiments" / "README.md", *sorted(DOCS.glob("*.md"))]
-COMMAND = re.compile(r"python -m skipthinking (\S+)(.*)")
+COMMAND = re.compile(r"python -m skipthinking ([\w-]+)(.*)")
 YAML = re.compile(r"^( *)```yaml\n(.*?)```", re.DOTALL | re.MULTILINE)
 LINK = re.compile(r"\]\(([^)\s]+)\)")
 
