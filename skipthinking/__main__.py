@@ -15,7 +15,7 @@ TOOLS = {
     "summary": "skipthinking.report.summary:summary",
     "teach": "skipthinking.command_line.teach:teach",
 }
-TRAINING = ("fit", "validate", "test", "predict", "annotate")
+TRAINING = ("fit", "validate", "test", "predict", "annotate", "diagnose")
 HELP = """usage: python -m skipthinking COMMAND [--config FILE] [options]
 
 Distill chain-of-thought rationales into small language models that reason better and answer sooner.
@@ -26,6 +26,7 @@ training commands (options: COMMAND --help, or all of them: COMMAND --help=all):
   test       answer the test sets
   predict    answer --question "..." or a file, --questions FILE
   annotate   search chunks, skips or cuts of the training examples, or weigh their tokens, and write them
+  diagnose   measure gradient shares of core tokens, and sharpness of the minimum
 
 tools:
   generate   write examples of a built-in task as JSONL

@@ -40,6 +40,7 @@ from skipthinking.data.planning import plan_epoch
 from skipthinking.data.questions import read_questions
 from skipthinking.data.sources import Files, Generated, Hub, Source
 from skipthinking.data.templates import Plain
+from skipthinking.diagnosis import Diagnosis, GradientShares, Sharpness
 from skipthinking.methods import CWT, KPOD, STT, FullCoT, KeypointWeighter, LongCoT, MultiTask, StepEntropy, TokenSkip
 from skipthinking.methods.icot import ICoT
 from skipthinking.methods.long_cot.annotators import Cuts
@@ -116,6 +117,11 @@ def _ask(row: dict[str, Any]) -> Provoke:
         source(row)(world, {})
 
     return lambda world, settings: bool(read_questions(world / "rows.jsonl")) if settings else provoke(world, {})
+
+
+def _diagnosed(world: Path, settings: dict[str, Any]) -> None:
+    trainer: Any = SimpleNamespace(world_size=settings.get("trainer.devices", 2))
+    Diagnosis().setup(trainer, L.LightningModule(), "fit")
 
 
 def _config(student: Pretrained) -> bool:
@@ -317,6 +323,9 @@ CASES = [
            checked(check_training, trainer__limit_train_batches=limit, trainer__accumulate_grad_batches=2))
       for limit in (1, 3, 0.5)),
     Case("got trainer.devices=", checked(check_training, trainer__devices=9999)),
+    Case("for a diagnosis", _diagnosed),
+    Case("of gradient shares", build(GradientShares, steps=0, core_share=0.5), [{"steps": LEAVE_OUT}]),
+    Case("Expected at least 1 instance", build(Sharpness, noise=0), [{"noise": LEAVE_OUT}]),
     Case("Expected settings of the Trainer by their names", settings_of(trainer=5),
          [{"trainer": Namespace(max_epochs=10)}]),
     Case("Expected a run folder that can be written", _writable,
@@ -465,6 +474,10 @@ CASES = [
     Case("Fix --id, --start or --n", build(show, file=_rows("a.jsonl", ANNOTATED), start=9), [{"start": 0}]),
     # tasks
     Case("Set size: 1 or more", build(generate_examples, task="coin_flip", split="train", size=0)),
+    Case("Expected a limit from 1 to the size",
+         build(generate_examples, task="coin_flip", split="train", size=2, limit=3)),
+    Case("beside data.test_size", splits("fit", train=[COINS], test={"held_out": SUMS}, test_size=2),
+         [{"data.test": {"mine": SUMS}}]),
     Case("Set levels: ", build(generate_examples, task="coin_flip", split="train", size=1, levels=[3])),
     Case("Expected the name of a task", build(Hub, _placed, task="gsm9k"), [{"task": "gsm8k"}]),
     Case("Expected a task that can be generated", build(generate_examples, task="gsm8k", split="train", size=1),
@@ -497,10 +510,18 @@ CASES = [
 # fmt: on
 
 OTHERS = {  # words of a message: why it has no case here
+    "Give token weights by --gradients.weights FILE": "tests/diagnosis/test_diagnose.py",
+    "Expected attention with a second derivative": "needs flash attention, so a GPU",
     "usage: python -m skipthinking": "help, no fault",
     "Name of the run: its folder is": "help, no fault",
     "Suite {name}: {count} runs": "a script of SLURM, no fault",
     "nothing is kept": "no fault",
+    "chosen by a hash of the question": "a report, no fault",
+    "that data.test_size holds out": "the remedy is to rename an id",
+    "got default_root_dir=": "tests/runs/test_run_folder.py follows it",
+    "Expected a run folder, got the current one": "tests/runs/test_run_folder.py",
+    "Expected test sets by name": "tests/command_line/test_bad_input.py follows it",
+    "Expected a W&B server for a sweep": "needs that server",
     "look at some: python -m skipthinking show": "no fault",
     "log-likelihood under the reference": "a drawing, no fault",
     "in other batches; the rest has": "no fault",

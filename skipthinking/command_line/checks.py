@@ -20,6 +20,8 @@ from skipthinking.settings import parameters
 
 __all__ = ["check_precision", "check_settings", "check_training", "check_writable"]
 
+_MEASURES = ("gradients", "sharpness")  # of diagnose; null leaves one out
+
 
 def check_settings(settings: Any, default: Callable[[str], Any]) -> None:
     """Checks the settings of any command.
@@ -43,7 +45,8 @@ def check_settings(settings: Any, default: Callable[[str], Any]) -> None:
         raise UserError(
             f"Expected a seed from 0 to {2**32 - 1}, got seed_everything={seed}. Set seed_everything: 0, for example."
         )
-    empty = [key for key, value in vars(settings).items() if value is None and default(key) is not None]
+    chosen = {key: value for key, value in vars(settings).items() if key not in _MEASURES}
+    empty = [key for key, value in chosen.items() if value is None and default(key) is not None]
     trainer = {"class_path": "lightning.Trainer", "init_args": settings.trainer.as_dict()}
     empty += _empty_settings({**settings.as_dict(), "trainer": trainer})
     if empty:

@@ -45,6 +45,8 @@ from skipthinking.command_line.hints import OneLineErrors
 from skipthinking.command_line.layers import KEY, expand
 from skipthinking.command_line.planning import plan
 from skipthinking.data.module import RationaleDataModule, check_annotates
+from skipthinking.diagnosis import Diagnosis, GradientShares, Sharpness
+from skipthinking.diagnosis.callback import Diagnose
 from skipthinking.methods import Distiller
 from skipthinking.records import UserError
 from skipthinking.report.run_folders import flat, short_settings
@@ -98,7 +100,7 @@ class Parser(OneLineErrors, LightningArgumentParser):
 
 
 class SkipTrainer(L.Trainer):
-    """Lightning's Trainer with the command ``annotate``."""
+    """Lightning's Trainer with the commands ``annotate`` and ``diagnose``."""
 
     def annotate(
         self, model: L.LightningModule, datamodule: RationaleDataModule, ckpt_path: str | None = None,
@@ -109,6 +111,26 @@ class SkipTrainer(L.Trainer):
         self.predict(
             model, datamodule=datamodule, ckpt_path=ckpt_path, weights_only=weights_only, return_predictions=False
         )
+
+    def diagnose(
+        self, model: Distiller, datamodule: RationaleDataModule, ckpt_path: str | None = None,
+        weights_only: bool | None = None, gradients: GradientShares | None = GradientShares(),  # noqa: B008
+        sharpness: Sharpness | None = Sharpness(), out: str = "diagnosis.json",  # noqa: B008
+    ) -> None:  # fmt: skip
+        """Measures gradient shares of core tokens, and sharpness, with the student as it is.
+
+        Args:
+            model: The method.
+            datamodule: The data.
+            ckpt_path: The checkpoint.
+            weights_only: See Lightning.
+            gradients: Settings of the gradient shares; null to leave them out.
+            sharpness: Settings of sharpness; null to leave it out.
+            out: Name of the file in the run folder.
+        """
+        diagnosis = Diagnosis(gradients, sharpness, out=out)
+        self.callbacks.insert(0, Diagnose(diagnosis))  # type: ignore[attr-defined]
+        self.annotate(model, datamodule, ckpt_path, weights_only)
 
 
 class SkipCLI(LightningCLI):
@@ -168,7 +190,7 @@ class SkipCLI(LightningCLI):
     def answer_settings(self) -> dict[str, Any]:
         """Settings of how the student answers that this command changes in a run, by dotted key."""
         path = self.folder / "config.yaml"
-        if self.subcommand in ("fit", "annotate") or not path.is_file():
+        if self.subcommand in ("fit", "annotate", "diagnose") or not path.is_file():
             return {}
         then = flat(yaml.safe_load(path.read_text(encoding="utf-8")))
         now = flat(json.loads(self._config_as_json())[self.subcommand])
@@ -184,7 +206,7 @@ class SkipCLI(LightningCLI):
         self._get(self.config_init, "trainer")["default_root_dir"] = str(self.output)
         interrupts = Interrupts(self.output)
         own: list[Callback] = [interrupts, Results(self.output, self.answer_settings)]
-        own += [kind(self.output) for kind in (Answers, Annotations)]
+        own += [Answers(self.output), *([Annotations(self.output)] if self.subcommand == "annotate" else [])]
         every = self._get(self.config, "checkpoint_every")
         own = [WholeWeights(), *own, StartReport(), SearchLog(), Throughput(), LastCheckpoint(self.output, every)]
         given = self._get(self.config_init, "trainer.callbacks") or []
@@ -288,10 +310,15 @@ class SkipCLI(LightningCLI):
         check_annotates(self.model, own or bool(self.model.annotators()))
         self.before_validate()
 
+    def before_diagnose(self) -> None:
+        """As ``validate``."""
+        self.before_validate()
+
     @staticmethod
     def subcommands() -> dict[str, set[str]]:
-        """Lightning's commands, and annotate."""
-        return {**LightningCLI.subcommands(), "annotate": {"model", "datamodule"}}
+        """Lightning's commands, annotate and diagnose."""
+        own = {"model", "datamodule"}
+        return {**LightningCLI.subcommands(), "annotate": own, "diagnose": own}
 
     def _default_checkpoint(self) -> str | None:
         given = self._get(self.config_init, "ckpt_path")

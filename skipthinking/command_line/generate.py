@@ -21,8 +21,8 @@ def generate(
     size: int = 1000,
     seed: int = 0,
     levels: list[int] | None = None,
-    limit: int | None = None,
     out: str = "-",
+    limit: int | None = None,
 ) -> None:
     """Generates examples of a built-in task as JSON lines.
 
@@ -33,8 +33,8 @@ def generate(
         size: Number of examples. Another size gives the same problems in other words.
         seed: Another seed gives other examples of the same split.
         levels: Lowest and highest number of operations, in place of the split's own.
-        limit: Number of examples to write, from the first; sets of one size and several limits share examples.
         out: File to write, replaced if it exists; - is the standard output.
+        limit: Number of examples to write, from the first; sets of one size and several limits share examples.
 
     Raises:
         UserError: An argument makes no sense, or the file cannot be written.

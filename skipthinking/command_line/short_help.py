@@ -10,11 +10,12 @@ _COMMANDS = {
     "test": "Answer the test sets with the student of a run.",
     "predict": "Answer questions with the student of a run.",
     "annotate": "Search chunks, skips or cuts of the training examples, or weigh their tokens, and write them.",
+    "diagnose": "Measure gradient shares of core tokens, and sharpness of the minimum; writes diagnosis.json.",
 }
 _RUN = """\
 run:
   --config FILE                    settings in YAML; of several files and options, later ones win
-  --run NAME, --runs_dir FOLDER    where the run's folder is: FOLDER/NAME
+  --run NAME, --runs_dir FOLDER    the run's folder, FOLDER/NAME
 """
 _FIT = """\
   --ckpt_path last                 go on with a run that was stopped
@@ -40,6 +41,14 @@ _PREDICT = """\
   --questions FILE                 a file of questions, one per line or as training rows
   --data.task NAME                 their task
 """
+_DIAGNOSE = """\
+  --gradients.steps N              optimizer steps whose gradients are measured; --gradients null for none
+  --gradients.weights FILE         a KeypointWeighter's annotations.jsonl, for data without known core tokens
+  --gradients.core_share X         share of a rationale's tokens, those of largest weight, that then are core
+  --sharpness.instances N          training and test instances of the loss; --sharpness null for no sharpness
+  --sharpness.radii "[X, X]"       steps along random directions, in norms of the filters
+  --out NAME                       another name for diagnosis.json
+"""
 _METHOD = """
 method and student:
   --model CLASS                    FullCoT, AnswerOnly, MultiTask, CWT, STT, KPOD, LongCoT, ICoT, TokenSkip, StepEntropy
@@ -50,7 +59,7 @@ method and student:
 """
 _DATA = """
 data:
-  --data.train, --data.test        sources: see the README, or --data.help
+  --data.train, --data.test        sources, as in the README
   --data.val_size N, --data.test_size N
                                    examples (or a share) to split off from training
   --data.template CLASS            Plain or Chat
@@ -68,6 +77,6 @@ more:
 
 def short_help(command: str) -> str:
     """The most important options of a training command."""
-    own = {"fit": _FIT, "predict": _TRAINED + _PREDICT}.get(command, _TRAINED)
+    own = {"fit": _FIT, "predict": _TRAINED + _PREDICT, "diagnose": _TRAINED + _DIAGNOSE}.get(command, _TRAINED)
     usage = f"usage: skipthinking {command} --config FILE [options]"
     return f"{usage}\n\n{_COMMANDS[command]}\n\n{_RUN}{own}{_METHOD}{_DATA}{_MORE.format(command=command)}"

@@ -155,6 +155,9 @@ class Splits:
         if task is None:
             raise UserError("Expected the task of the questions, got none. Set data.task: gsm8k, for example.")
         get_task(task)
+        trained = dict.fromkeys(source.task for source in self.sources if hasattr(source, "task"))
+        if trained and task not in trained:
+            say(f"note: the questions are of task {task}; the student was trained on {', '.join(trained)}")
         if self.question is None and self.questions is None:
             raise UserError("Expected a question or a file of questions, got none. Give --question or --questions.")
         if self.question is not None and self.questions is not None:

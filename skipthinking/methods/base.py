@@ -94,7 +94,7 @@ class Distiller(Configurable, AnsweringModule, ABC):
         self.optimizer, self.scheduler, self.start_from = optimizer, scheduler, start_from
         self.chunker: Chunker = AverageChunks()  # replaced by the data's in connect()
         self.stage_sampling: StageSampling = "cycle"
-        self.target_tokens = self.context_tokens = self.steps_before = 0  # restored from checkpoints
+        self.target_tokens = self.context_tokens = self.steps_before = self.epoch_before = 0  # of a checkpoint
         self.steps_per_epoch: int | None = None  # optimizer steps of the first epoch
         self._step_loss = torch.zeros(())
         self._checks = FiniteChecks()
@@ -331,4 +331,5 @@ class Distiller(Configurable, AnsweringModule, ABC):
             )
         self.target_tokens, self.context_tokens = own["tokens"]
         self.steps_per_epoch, self.steps_before = own["steps_per_epoch"], checkpoint["global_step"]
+        self.epoch_before = checkpoint["epoch"]
         check_adapter(self, self.student, checkpoint["state_dict"])

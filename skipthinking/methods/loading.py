@@ -15,7 +15,7 @@ from skipthinking.records import UserError
 __all__ = ["load_method"]
 
 
-def load_method(kind: type, base: type, path: str | Path, **changes: Any) -> Any:
+def load_method(kind: type[Any], base: type[Any], path: str | Path, **changes: Any) -> Any:
     """A method as its run ended, with tokenizer, weights and token counts, on the CPU.
 
     Args:
@@ -47,7 +47,7 @@ def load_method(kind: type, base: type, path: str | Path, **changes: Any) -> Any
     return method
 
 
-def _built(base: type, settings: dict[str, Any], path: str | Path, changes: dict[str, Any]) -> Any:
+def _built(base: type[Any], settings: dict[str, Any], path: str | Path, changes: dict[str, Any]) -> Any:
     """A method with the settings of a checkpoint."""
     # The run is past its own start, and that checkpoint may be gone.
     arguments = {**settings["init_args"], "start_from": None, **changes}

@@ -12,7 +12,8 @@ from typing import Any, NamedTuple
 from skipthinking.records import UserError
 from skipthinking.report.annotations import LOSS_COLORS, Drawing, draw, read_annotations
 from skipthinking.report.answers import paired_counts, sample
-from skipthinking.report.charts import COLORS, draw_charts, inline_svg
+from skipthinking.report.canvas import COLORS, SHAPES, inline_svg
+from skipthinking.report.charts import draw_charts
 from skipthinking.report.comparing import Comparison
 from skipthinking.report.headline import facts, title
 from skipthinking.report.tables import cells, notes, settings_rows
@@ -50,6 +51,7 @@ def page(comparison: Comparison, examples: int) -> str:
         methods=comparison.methods,
         numbers={method: number for number, method in enumerate(comparison.methods)},
         colors={method: number % len(COLORS) for number, method in enumerate(comparison.methods)},
+        shapes={method: number // len(COLORS) % len(SHAPES) for number, method in enumerate(comparison.methods)},
         tables=_tables(comparison),
         notes=notes(replace(comparison, differences={})),  # a table of the page has them
         settings=settings_rows(comparison),

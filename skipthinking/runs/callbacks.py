@@ -27,7 +27,7 @@ from skipthinking.runs.log import RunLogger
 __all__ = ["Annotations", "Answers", "Results", "SearchLog", "StartReport"]
 
 
-_TIMES = {"fit_seconds": (int, float), "latency_seconds": float, "device": str}
+_TIMES: dict[str, type | tuple[type, ...]] = {"fit_seconds": (int, float), "latency_seconds": float, "device": str}
 
 
 class StartReport(Callback):
@@ -218,7 +218,17 @@ class Answers(Callback):
                 console.print(f"  {name:>9}  {text}", markup=False)
             size = f"{row.new_tokens} new tokens{'' if row.finished else ', unfinished'}"
             size = size if row.new_tokens else "the question fills the student's context"
-            console.print(f"  {'answer':>9}  {row.extracted or row.extracted_lenient or 'none'} ({size})\n")
+            answer = row.extracted or row.extracted_lenient or "none can be read"
+            how = "" if row.extracted or not row.extracted_lenient else ", not in the form of training"
+            console.print(f"  {'answer':>9}  {answer}{how} ({size})\n", markup=False)
+        odd = {
+            "unfinished": sum(not row.finished for row in rows),
+            "without an answer that can be read": sum(not (row.extracted or row.extracted_lenient) for row in rows),
+            "not in the form of training": sum(bool(not row.extracted and row.extracted_lenient) for row in rows),
+        }
+        for what, n in odd.items():
+            if n and len(rows) > 1:
+                console.print(f"{n} of {len(rows)} answers {what}", markup=False)
         if data.splits.questions:
             path = self.folder / "answers.jsonl"
             write_jsonl(path, map(asdict, rows))

@@ -15,7 +15,9 @@ from skipthinking.runs.card_results import Conditions, results_metadata, results
 from skipthinking.students.origin import Origin
 from skipthinking.tasks import get_task
 
-__all__ = ["CardFacts", "write_card"]
+__all__ = ["CardFacts", "versions", "write_card"]
+
+_LIBRARY = "transformers"  # which the code in the card imports, but not this room
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -73,7 +75,7 @@ def write_card(folder: Path, facts: CardFacts, conditions: Conditions) -> None:
         base_model=facts.origin.hub,
         datasets=sorted({*facts.hub_names.get("train", ())}) or None,
         license=facts.origin.license,
-        library_name="transformers",
+        library_name=_LIBRARY,
         pipeline_tag=None if facts.encoder_decoder else "text-generation",
         tags=["skipthinking", "chain-of-thought", "distillation", method],
         model_name=folder.name if results else None,
@@ -118,7 +120,7 @@ def _use(facts: CardFacts) -> list[str]:
         return [
             "## Use",
             "```python\n"
-            "from transformers import pipeline\n\n"
+            f"from {_LIBRARY} import pipeline\n\n"
             f'student = pipeline("text-generation", {facts.model!r}, dtype="auto")\n'
             f'messages = [{{"role": "user", "content": {facts.question!r}}}]\n'
             f'print(student(messages, return_full_text=False{extra})[0]["generated_text"])\n'
@@ -126,7 +128,7 @@ def _use(facts: CardFacts) -> list[str]:
         ]
     answer = "output[0]" if facts.encoder_decoder else 'output[0, inputs["input_ids"].shape[1] :]'
     lines = [
-        f"from transformers import AutoModelFor{kind}, AutoTokenizer",
+        f"from {_LIBRARY} import AutoModelFor{kind}, AutoTokenizer",
         "",
         f"tokenizer = AutoTokenizer.from_pretrained({facts.model!r})",
         f'model = AutoModelFor{kind}.from_pretrained({facts.model!r}, dtype="auto")',

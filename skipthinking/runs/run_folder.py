@@ -15,7 +15,7 @@ from skipthinking.annotate.runner import say
 from skipthinking.files import write_text
 from skipthinking.methods.base import Distiller
 from skipthinking.records import UserError
-from skipthinking.runs.callbacks import Answers, Results, StartReport
+from skipthinking.runs.callbacks import Answers, Results, SearchLog, StartReport
 from skipthinking.runs.folder import LastCheckpoint, hold_folder, last_checkpoint, release_folders
 from skipthinking.runs.log import RunLogger
 from skipthinking.runs.throughput import Throughput
@@ -71,7 +71,7 @@ class RunFolder(Checkpoint):
         callbacks: list[Callback] = cast("Any", trainer).callbacks
         if not any(isinstance(callback, LastCheckpoint) for callback in callbacks):
             callbacks += [
-                WholeWeights(), Results(folder), Answers(folder), StartReport(), Throughput(),
+                WholeWeights(), Results(folder), Answers(folder), StartReport(), SearchLog(), Throughput(),
                 LastCheckpoint(folder, self.every),
             ]  # fmt: skip
         if stage == "fit":

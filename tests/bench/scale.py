@@ -8,6 +8,11 @@ processes): what the system cannot drop. Mapped pages of files, which it can dro
 share, are in a column of their own. Times are processor seconds, of all processes that tokenize together,
 because they do not depend on what else runs. The last lines extrapolate to 220,000 traces by a linear fit over the
 sizes; take 800 and more, because memory that does not grow (64 examples that are encoded at once) is filled first.
+
+Methods can be compared on the same traces: ``--methods FullCoT CWT TokenSkip``. CWT has a chunking of every trace.
+TokenSkip has a number per rationale token, drawn at random in place of the student's, so that its start is that of the
+storage; its files are in the column ``values``. STT adds the kept chunks to what CWT has. A checkpoint is measured
+without weights: annotations, plan and position.
 """
 
 from __future__ import annotations
@@ -22,11 +27,12 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 TOKENS, TARGET = 5000, 220_000
 
@@ -87,17 +93,29 @@ def measure(path: Path, method: str, in_memory: bool) -> dict[str, Any]:
     import torch
 
     import skipthinking.methods as methods
+    from skipthinking.annotate import Annotator, Context, columns
     from skipthinking.data import store
     from skipthinking.data.module import RationaleDataModule
     from skipthinking.data.sources import Files
+    from skipthinking.records import Encoded
     from skipthinking.students import FromScratch
     from skipthinking.tasks import generate
 
+    class Drawn(Annotator[NDArray[np.float32]]):
+        """A random number per rationale token."""
+
+        name, dtype = "importance", "float32"
+
+        def annotate(self, rows: Sequence[Encoded], context: Context) -> Mapping[str, NDArray[np.float32]]:
+            return {row.id: np.random.default_rng(0).random(row.answer[0], dtype=np.float32) for row in rows}
+
     store._IN_MEMORY = 2**60 if in_memory else 0
+    if method == "TokenSkip":
+        columns._IN_MEMORY = store._IN_MEMORY
     config = {"hidden_size": 8, "intermediate_size": 8, "num_hidden_layers": 1, "num_attention_heads": 1}
     student = FromScratch("llama", {**config, "max_position_embeddings": 3 * TOKENS}, vocab_size=2048)
     student.prepare([row.rationale for row in generate("long_arithmetic", split="train", size=300)])
-    model = getattr(methods, method)(student=student)
+    model = getattr(methods, method)(student=student, **({"importance": Drawn()} if method == "TokenSkip" else {}))
     data = RationaleDataModule(train=[Files(str(path), "arithmetic")], batch_size=1)
     times: dict[str, float] = {}
 
@@ -128,6 +146,7 @@ def measure(path: Path, method: str, in_memory: bool) -> dict[str, Any]:
         "memory": peak.anonymous,
         "files": peak.files,
         "checkpoint": (path.parent / "state.pt").stat().st_size / 2**20,
+        "values": sum(file.stat().st_size for file in path.parent.glob("annotations/*")) / 2**20,
         "tokens": float(np.mean([len(row.tokens) for row in data.encoded[:50]])),
         "inodes": sorted({line.split()[4] for line in mapped.splitlines() if line.endswith(".arrow")}),
     }
@@ -135,7 +154,7 @@ def measure(path: Path, method: str, in_memory: bool) -> dict[str, Any]:
 
 def start(path: Path, method: str, in_memory: bool = False) -> dict[str, Any]:
     """Measures in a process of its own."""
-    words = [sys.executable, __file__, "--measure", str(path), "--method", method, *(["--lists"] if in_memory else [])]
+    words = [sys.executable, __file__, "--measure", str(path), "--methods", method, *(["--lists"] if in_memory else [])]
     env = {**os.environ, "HF_DATASETS_CACHE": str(path.parent / "cache"), "HF_DATASETS_DISABLE_PROGRESS_BARS": "1"}
     result = subprocess.run(words, env=env, capture_output=True, text=True, check=False)
     if result.returncode:
@@ -147,36 +166,50 @@ def start(path: Path, method: str, in_memory: bool = False) -> dict[str, Any]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("sizes", nargs="*", type=int, default=[2000, 5000, 10_000, 20_000])
-    parser.add_argument("--method", default="FullCoT", help="a method without a search, such as FullCoT or CWT")
+    parser.add_argument("--methods", nargs="+", default=["FullCoT"], help="FullCoT, CWT, TokenSkip")
     parser.add_argument("--in-memory", type=int, default=1000, help="largest size that is also tried in memory")
     parser.add_argument("--measure", type=Path, help=argparse.SUPPRESS)
     parser.add_argument("--lists", action="store_true", help=argparse.SUPPRESS)
     args = parser.parse_args()
     if args.measure:
-        print(json.dumps(measure(args.measure, args.method, args.lists)))
+        print(json.dumps(measure(args.measure, *args.methods, args.lists)))
         return
-    print(f"{args.method}, {len(os.sched_getaffinity(0))} processor(s), memory in MB, times in processor seconds")
-    names = ["traces", "tokens", "first start", "memory", "second start", "memory", "mapped", "plan", "checkpoint"]
-    print(" | ".join([*(f"{name:>12}" for name in names), "in memory: start, memory"]))
-    rows = []
+    print(f"{len(os.sched_getaffinity(0))} processor(s), memory and files in MB, times in processor seconds")
+    names = [
+        "traces", "tokens", "first start", "memory", "second start", "memory", "mapped", "plan", "checkpoint", "values",
+    ]  # fmt: skip
+    print(" | ".join([f"{'method':>10}", *(f"{name:>12}" for name in names), "in memory: start, memory"]))
+    rows: dict[str, list[list[float]]] = {method: [] for method in args.methods}
     for size in args.sizes:
         with tempfile.TemporaryDirectory() as folder:
             path = Path(folder) / "traces.jsonl"
             write_traces(path, size)
-            first, second = start(path, args.method), start(path, args.method)
-            lists = start(path, args.method, in_memory=True) if size <= args.in_memory else None
-        assert first["inodes"] == second["inodes"] != [], "every process maps the same files"
-        rows.append([
-            first["start"], first["memory"], second["start"], second["memory"], second["files"], second["plan"],
-            second["checkpoint"],
-        ])  # fmt: skip
-        beside = f"{lists['start']:.1f}, {lists['memory']:.0f}" if lists else ""
-        print(" | ".join([f"{size:12,}", f"{second['tokens']:12,.0f}", *(f"{n:12.2f}" for n in rows[-1]), beside]))
-        sys.stdout.flush()
-    if len(rows) > 1:
-        slope, intercept = np.polyfit(args.sizes, np.array(rows), 1)
-        print(" | ".join([f"{TARGET:12,}", f"{'a + b n':>12}", *(f"{n:12.2f}" for n in intercept + slope * TARGET)]))
-        print(" | ".join([f"{'KB, ms each':>12}", f"{'b':>12}", *(f"{1000 * n:12.3f}" for n in slope)]))
+            for method in args.methods:
+                rows[method].append(compare(path, method, size, lists=size <= args.in_memory))
+    for method, found in rows.items() if len(args.sizes) > 1 else ():
+        slope, intercept = np.polyfit(args.sizes, np.array(found), 1)
+        numbers = [f"{n:12.2f}" for n in intercept + slope * TARGET]
+        print(" | ".join([f"{method:>10}", f"{TARGET:12,}", f"{'a + b n':>12}", *numbers]))
+        print(
+            " | ".join([f"{method:>10}", f"{'KB, ms each':>12}", f"{'b':>12}", *(f"{1000 * n:12.3f}" for n in slope)])
+        )
+
+
+def compare(path: Path, method: str, size: int, *, lists: bool) -> list[float]:
+    """Prints and returns the numbers of a method's first and second start."""
+    first, second = start(path, method), start(path, method)
+    beside = start(path, method, in_memory=True) if lists else None
+    assert first["inodes"] == second["inodes"] != [], "every process maps the same files"
+    row: list[float] = [
+        first["start"] + first["plan"], first["memory"], second["start"], second["memory"], second["files"],
+        second["plan"], second["checkpoint"], second["values"],
+    ]  # fmt: skip
+    told = f"{beside['start']:.1f}, {beside['memory']:.0f}" if beside else ""
+    print(
+        " | ".join([f"{method:>10}", f"{size:12,}", f"{second['tokens']:12,.0f}", *(f"{n:12.2f}" for n in row), told])
+    )
+    sys.stdout.flush()
+    return row
 
 
 if __name__ == "__main__":

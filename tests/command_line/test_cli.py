@@ -85,11 +85,15 @@ def test_predict_shows_the_stages_of_an_answer(trained: Path, run: Run, capsys: 
 def test_a_question_that_fills_the_context_is_reported(
     trained: Path, run: Run, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert run("predict", "--question", "very " * 600, config=trained / "config.yaml") == 0
-    assert "the question fills the student's context" in " ".join(capsys.readouterr().out.split())
+    words = ["--question", "very " * 600, "--data.task", "last_letter"]
+    assert run("predict", *words, config=trained / "config.yaml") == 0
+    said = " ".join(capsys.readouterr().out.split())
+    assert "the question fills the student's context" in said
+    assert "none can be read" in said
+    assert "note: the questions are of task last_letter; the student was trained on coin_flip" in said
 
 
-def test_predict_answers_a_file(trained: Path, run: Run, tmp_path: Path) -> None:
+def test_predict_answers_a_file(trained: Path, run: Run, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     asked = _rows(trained / "predictions.jsonl")
     (tmp_path / "asked.jsonl").write_text(
         "".join(json.dumps({"id": r["id"], "question": r["question"]}) + "\n" for r in asked)
@@ -97,6 +101,9 @@ def test_predict_answers_a_file(trained: Path, run: Run, tmp_path: Path) -> None
     assert run("predict", "--questions", tmp_path / "asked.jsonl", config=trained / "config.yaml") == 0
     answers = _rows(trained / "answers.jsonl")
     assert [(r["id"], r["completion"]) for r in answers] == [(r["id"], r["completion"]) for r in asked]
+    said = capsys.readouterr().out
+    assert "5 of 5 answers unfinished" in said  # after 8 tokens
+    assert "note: the questions are of task" not in said
 
 
 def test_an_exported_student_gives_the_same_answers(trained: Path) -> None:

@@ -75,6 +75,8 @@ def test_a_run_from_python_is_the_run_of_its_config(mine: Path, tmp_path: Path) 
     assert weights.keys() == others.keys()
     assert all(torch.equal(value, others[name]) for name, value in weights.items())
     assert _rows(mine / "predictions.jsonl") == _rows(cli / "predictions.jsonl")
+    headers = [(home / "metrics.csv").read_text().splitlines()[0] for home in (mine, cli)]
+    assert headers[0] == headers[1]
     for name in ("train/loss", "train/target_tokens", "val/accuracy", "test/accuracy"):
         columns = [_column(home / "metrics.csv", name) for home in (mine, cli)]
         assert columns[0] == columns[1] != []
