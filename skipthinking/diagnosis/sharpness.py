@@ -48,7 +48,7 @@ class Sharpness:
     instances: int = 64
     tolerance: float = 0.05
     iterations: int = 100
-    radii: tuple[float, ...] = (0.05, 0.1, 0.2)
+    radii: tuple[float, ...] = (0.1, 0.2, 0.5)
     noise: int = 5
 
     def __post_init__(self) -> None:
