@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP = $(VENV)/.installed
 
-.PHONY: help quickstart results student test lint bench campaign clean
+.PHONY: help quickstart results student test lint docs bench campaign clean
 .DEFAULT_GOAL := help
 
 help:  ## list the targets
@@ -28,6 +28,9 @@ lint: $(VENV)/.tested  ## check style and types
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
+docs: $(VENV)/.tested  ## build the documentation into build/docs, with warnings as errors
+	$(BIN)/python -m sphinx -q -W --keep-going docs build/docs
+
 bench: $(VENV)/.tested  ## measure speed and memory against plain references in the same run
 	HF_HUB_OFFLINE=1 $(BIN)/python -m pytest tests/bench -s
 
@@ -44,5 +47,5 @@ $(STAMP): setup.cfg constraints.txt
 	@touch $@
 
 $(VENV)/.tested: $(STAMP)
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[dev,gguf,kpod,math,report,teacher]'
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[dev,docs,gguf,kpod,math,report,teacher]'
 	@touch $@

@@ -15,17 +15,18 @@ TOOLS = {
     "summary": "skipthinking.report.summary:summary",
     "teach": "skipthinking.command_line.teach:teach",
 }
-TRAINING = ("fit", "validate", "test", "predict", "annotate")
+TRAINING = ("fit", "validate", "test", "predict", "annotate", "diagnose")
 HELP = """usage: python -m skipthinking COMMAND [--config FILE] [options]
 
 Distill chain-of-thought rationales into small language models that reason better and answer sooner.
 
-training commands (options: COMMAND --help):
+training commands (options: COMMAND --help, or all of them: COMMAND --help=all):
   fit        train a student, test it, and export it
   validate   answer the validation examples
   test       answer the test sets
   predict    answer --question "..." or a file, --questions FILE
   annotate   search chunks, skips or cuts of the training examples, or weigh their tokens, and write them
+  diagnose   measure gradient shares of core tokens, and sharpness of the minimum
 
 tools:
   generate   write examples of a built-in task as JSONL
@@ -66,9 +67,14 @@ def main(args: list[str] | None = None) -> int:
         hint = did_you_mean(words[0], known)
         print(f"error: Expected a command ({', '.join(known)}), got {words[0]!r}.{hint}", file=sys.stderr)
         return 2
+    if {"-h", "--help"} & {*words}:
+        from skipthinking.command_line.short_help import short_help
+
+        print(short_help(words[0]))
+        return 0
     from skipthinking.command_line.cli import main as train
 
-    return train(args)
+    return train(["--help" if word == "--help=all" else word for word in words] if "--help=all" in words else args)
 
 
 def _tool(name: str, words: list[str]) -> int:

@@ -26,12 +26,12 @@ from skipthinking.__main__ import TOOLS, main
 from skipthinking.command_line.checks import check_settings
 from skipthinking.command_line.class_paths import find_class, public_classes
 from skipthinking.command_line.cli import SkipCLI, SkipTrainer
-from skipthinking.command_line.hints import parameters
 from skipthinking.data.module import RationaleDataModule
 from skipthinking.data.sources import Files, Generated
 from skipthinking.data.splits import Splits
 from skipthinking.methods import Distiller
 from skipthinking.records import Example, UserError
+from skipthinking.settings import parameters
 from skipthinking.students import FromScratch, LoRA
 from skipthinking.teacher.choosing import Keep
 from skipthinking.teacher.client import Client
@@ -114,7 +114,7 @@ def messages() -> dict[str, str]:
 def _own(head: type) -> set[str]:
     """Names of the settings of a class and of its public subclasses."""
     paths = [path for path in public_classes().values() if issubclass(find_class(path) or object, head)]
-    return {name for path in (*paths, f"{head.__module__}.{head.__qualname__}") for name in parameters(path)}
+    return {name for kind in (*map(find_class, paths), head) for name in parameters(kind or object)}
 
 
 @cache
@@ -170,7 +170,7 @@ def build(function: Callable[..., Any], then: Callable[[Any], Any] = lambda _: N
 
     def provoke(world: Path, settings: dict[str, Any]) -> Any:
         path = f"{function.__module__}.{function.__qualname__}"
-        known = parameters(path) if inspect.isclass(function) else inspect.signature(function).parameters
+        known = parameters(function) if inspect.isclass(function) else inspect.signature(function).parameters
         given = {name: value(world) if isinstance(value, FunctionType) else value for name, value in wrong.items()}
         for name, value in settings.items():
             leaf = name.rpartition(".")[2]

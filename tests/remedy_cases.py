@@ -40,6 +40,7 @@ from skipthinking.data.planning import plan_epoch
 from skipthinking.data.questions import read_questions
 from skipthinking.data.sources import Files, Generated, Hub, Source
 from skipthinking.data.templates import Plain
+from skipthinking.diagnosis import Diagnosis, GradientShares, Sharpness
 from skipthinking.methods import CWT, KPOD, STT, FullCoT, KeypointWeighter, LongCoT, MultiTask, StepEntropy, TokenSkip
 from skipthinking.methods.icot import ICoT
 from skipthinking.methods.long_cot.annotators import Cuts
@@ -50,6 +51,7 @@ from skipthinking.methods.skip_thinking.surprisal import FirstTokens, Perplexity
 from skipthinking.methods.skip_thinking.verifiers import Likelihood
 from skipthinking.report.compare import compare
 from skipthinking.report.show import show
+from skipthinking.runs.hub import check_push
 from skipthinking.runs.wandb_tables import ChunkTables, PredictionTables
 from skipthinking.students import FromScratch, Pretrained
 from skipthinking.students.compiling import compile_layers
@@ -115,6 +117,11 @@ def _ask(row: dict[str, Any]) -> Provoke:
         source(row)(world, {})
 
     return lambda world, settings: bool(read_questions(world / "rows.jsonl")) if settings else provoke(world, {})
+
+
+def _diagnosed(world: Path, settings: dict[str, Any]) -> None:
+    trainer: Any = SimpleNamespace(world_size=settings.get("trainer.devices", 2))
+    Diagnosis().setup(trainer, L.LightningModule(), "fit")
 
 
 def _config(student: Pretrained) -> bool:
@@ -188,6 +195,18 @@ def _compared(**wrong: Any) -> Provoke:
 
 def _writable(world: Path, settings: dict[str, Any]) -> None:
     check_writable(Path(settings.get("runs_dir", "/proc/nowhere")))
+
+
+def _pushed(token: str, repository: str = "me/student", evaluate: bool = True) -> Provoke:
+    def provoke(world: Path, settings: dict[str, Any]) -> None:
+        wanted = settings.get("push_to_hub", repository)
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setenv("HF_TOKEN", settings.get("HF_TOKEN", token))
+            patch.setattr("huggingface_hub.constants.HF_TOKEN_PATH", str(world / "none"))
+            if wanted is not LEAVE_OUT:
+                check_push(wanted, settings.get("evaluate", evaluate) in (True, LEAVE_OUT))
+
+    return provoke
 
 
 def _proxy(world: Path, settings: dict[str, Any]) -> None:
@@ -304,6 +323,9 @@ CASES = [
            checked(check_training, trainer__limit_train_batches=limit, trainer__accumulate_grad_batches=2))
       for limit in (1, 3, 0.5)),
     Case("got trainer.devices=", checked(check_training, trainer__devices=9999)),
+    Case("for a diagnosis", _diagnosed),
+    Case("of gradient shares", build(GradientShares, steps=0, core_share=0.5), [{"steps": LEAVE_OUT}]),
+    Case("Expected at least 1 instance", build(Sharpness, noise=0), [{"noise": LEAVE_OUT}]),
     Case("Expected settings of the Trainer by their names", settings_of(trainer=5),
          [{"trainer": Namespace(max_epochs=10)}]),
     Case("Expected a run folder that can be written", _writable,
@@ -352,7 +374,7 @@ CASES = [
     Case("Expected a file of questions, got", splits("predict", task="gsm8k", questions="nowhere.txt"),
          [{"questions": "WORLD/q.txt"}]),
     *(Case("or a fraction below 1, got", splits("fit", train=[SUMS], val_size=size)) for size in (1.5, -1, -0.5)),
-    *(Case("Expected examples for training and validation", splits("fit", train=[Generated("arithmetic", size=size)],
+    *(Case("Expected examples on both sides of a split", splits("fit", train=[Generated("arithmetic", size=size)],
            val_size=wanted)) for size, wanted in ((3, 3), (3, 0.99), (1, 1), (1, 0.5))),
     # data
     Case("got n_chunks=", build(AverageChunks, n_chunks=0)),
@@ -452,6 +474,10 @@ CASES = [
     Case("Fix --id, --start or --n", build(show, file=_rows("a.jsonl", ANNOTATED), start=9), [{"start": 0}]),
     # tasks
     Case("Set size: 1 or more", build(generate_examples, task="coin_flip", split="train", size=0)),
+    Case("Expected a limit from 1 to the size",
+         build(generate_examples, task="coin_flip", split="train", size=2, limit=3)),
+    Case("beside data.test_size", splits("fit", train=[COINS], test={"held_out": SUMS}, test_size=2),
+         [{"data.test": {"mine": SUMS}}]),
     Case("Set levels: ", build(generate_examples, task="coin_flip", split="train", size=1, levels=[3])),
     Case("Expected the name of a task", build(Hub, _placed, task="gsm9k"), [{"task": "gsm8k"}]),
     Case("Expected a task that can be generated", build(generate_examples, task="gsm8k", split="train", size=1),
@@ -471,6 +497,10 @@ CASES = [
     Case("got client: tries=", build(Endpoint, model="m", tries=0), [{"tries": LEAVE_OUT}]),
     Case("Expected a usable proxy", _proxy, [{"HTTP_PROXY": ""}]),
     Case("set client.longest_pause: ", _pause),
+    Case("got evaluate=false with push_to_hub=", _pushed("hf_x", evaluate=False),
+         [{"evaluate": LEAVE_OUT}, {"push_to_hub": LEAVE_OUT}]),
+    Case("got push_to_hub=", _pushed("hf_x", "a/b/c")),
+    Case("Expected a token of the hub", _pushed(""), [{"HF_TOKEN": "hf_x"}]),
     Case("got client.batch_size=", build(Local, name="m", batch_size=0)),
     Case("(prompt.text). Add it", build(ZeroShot, text="Think."), [{"prompt.text": "{question} Think."}]),
     Case("got prompt.shots=", build(FewShot, exemplars="a.jsonl", shots=0), [{"prompt.shots": 1}]),
@@ -480,10 +510,19 @@ CASES = [
 # fmt: on
 
 OTHERS = {  # words of a message: why it has no case here
+    "Give token weights by --gradients.weights FILE": "tests/diagnosis/test_diagnose.py",
+    "Expected attention with a second derivative": "needs flash attention, so a GPU",
     "usage: python -m skipthinking": "help, no fault",
     "Name of the run: its folder is": "help, no fault",
     "Suite {name}: {count} runs": "a script of SLURM, no fault",
     "nothing is kept": "no fault",
+    "chosen by a hash of the question": "a report, no fault",
+    "that data.test_size holds out": "the remedy is to rename an id",
+    "got default_root_dir=": "tests/runs/test_run_folder.py follows it",
+    "Expected a run folder, got the current one": "tests/runs/test_run_folder.py",
+    "Expected test sets by name": "tests/command_line/test_bad_input.py follows it",
+    "Expected a W&B server for a sweep": "needs that server",
+    "set student.turns = ": "a line of a chat template, no message",
     "look at some: python -m skipthinking show": "no fault",
     "log-likelihood under the reference": "a drawing, no fault",
     "in other batches; the rest has": "no fault",

@@ -11,9 +11,9 @@ from conftest import ROOT
 
 # Rooms from the ground up: a room imports from itself and from the rooms before it. Type-checking imports count.
 ORDER = (
-    "records", "files", "losses", "checkpoints", "ranks",
-    "tasks", "annotate", "data", "students", "evaluation", "methods", "runs", "teacher", "report", "command_line",
-    "__main__",
+    "records", "files", "settings", "losses", "checkpoints", "ranks",
+    "tasks", "annotate", "data", "students", "evaluation", "methods", "diagnosis", "runs", "teacher", "report",
+    "command_line", "__main__",
 )  # fmt: skip
 
 

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from skipthinking.annotate.sampling import StageSampling, draw_in_phase, draw_stage
 from skipthinking.records import Encoded
+from skipthinking.settings import Configurable
 
 __all__ = ["Annotator", "Context", "Drawing", "Notes"]
 
@@ -125,7 +126,7 @@ class Context:
     seed: int
 
 
-class Annotator(ABC, Generic[Value]):
+class Annotator(Configurable, ABC, Generic[Value]):
     """Computes one value per training example, with the student as of the start of an epoch.
 
     A subclass defines the values (:meth:`annotate`) and when to compute them (:meth:`due`).

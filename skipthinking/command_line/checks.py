@@ -14,10 +14,13 @@ import lightning as L
 from lightning.pytorch.accelerators import CPUAccelerator
 from lightning.pytorch.plugins import HalfPrecision
 
-from skipthinking.command_line.hints import parameters
+from skipthinking.command_line.class_paths import find_class
 from skipthinking.records import UserError
+from skipthinking.settings import parameters
 
 __all__ = ["check_precision", "check_settings", "check_training", "check_writable"]
+
+_MEASURES = ("gradients", "sharpness")  # of diagnose; null leaves one out
 
 
 def check_settings(settings: Any, default: Callable[[str], Any]) -> None:
@@ -42,7 +45,8 @@ def check_settings(settings: Any, default: Callable[[str], Any]) -> None:
         raise UserError(
             f"Expected a seed from 0 to {2**32 - 1}, got seed_everything={seed}. Set seed_everything: 0, for example."
         )
-    empty = [key for key, value in vars(settings).items() if value is None and default(key) is not None]
+    chosen = {key: value for key, value in vars(settings).items() if key not in _MEASURES}
+    empty = [key for key, value in chosen.items() if value is None and default(key) is not None]
     trainer = {"class_path": "lightning.Trainer", "init_args": settings.trainer.as_dict()}
     empty += _empty_settings({**settings.as_dict(), "trainer": trainer})
     if empty:
@@ -61,7 +65,7 @@ def _empty_settings(settings: Any, key: str = "") -> Iterator[str]:
             yield from _empty_settings(item, key)
     elif isinstance(settings, dict):
         path = settings.get("class_path")
-        known = parameters(path) if isinstance(path, str) and settings.get("init_args") else {}
+        known = parameters(find_class(path) or object) if isinstance(path, str) and settings.get("init_args") else {}
         for name, value in (settings["init_args"] if known else settings).items():
             below = f"{key}.{name}" if key else name
             if value is None and name in known and not _may_be_null(known[name]):

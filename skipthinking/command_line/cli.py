@@ -45,12 +45,16 @@ from skipthinking.command_line.hints import OneLineErrors
 from skipthinking.command_line.layers import KEY, expand
 from skipthinking.command_line.planning import plan
 from skipthinking.data.module import RationaleDataModule, check_annotates
+from skipthinking.diagnosis import Diagnosis, GradientShares, Sharpness
+from skipthinking.diagnosis.callback import Diagnose
 from skipthinking.methods import Distiller
 from skipthinking.records import UserError
 from skipthinking.report.run_folders import flat, short_settings
 from skipthinking.report.summary import print_summary
 from skipthinking.runs.callbacks import Annotations, Answers, Results, SearchLog, StartReport
+from skipthinking.runs.export import export_run, update_results
 from skipthinking.runs.folder import LastCheckpoint, RunConfig, last_checkpoint, release_folders
+from skipthinking.runs.hub import check_push, push
 from skipthinking.runs.log import RunLogger
 from skipthinking.runs.signals import Interrupts, handlers_kept
 from skipthinking.runs.throughput import RunProgressBar, Throughput
@@ -96,7 +100,7 @@ class Parser(OneLineErrors, LightningArgumentParser):
 
 
 class SkipTrainer(L.Trainer):
-    """Lightning's Trainer with the command ``annotate``."""
+    """Lightning's Trainer with the commands ``annotate`` and ``diagnose``."""
 
     def annotate(
         self, model: L.LightningModule, datamodule: RationaleDataModule, ckpt_path: str | None = None,
@@ -107,6 +111,26 @@ class SkipTrainer(L.Trainer):
         self.predict(
             model, datamodule=datamodule, ckpt_path=ckpt_path, weights_only=weights_only, return_predictions=False
         )
+
+    def diagnose(
+        self, model: Distiller, datamodule: RationaleDataModule, ckpt_path: str | None = None,
+        weights_only: bool | None = None, gradients: GradientShares | None = GradientShares(),  # noqa: B008
+        sharpness: Sharpness | None = Sharpness(), out: str = "diagnosis.json",  # noqa: B008
+    ) -> None:  # fmt: skip
+        """Measures gradient shares of core tokens, and sharpness, with the student as it is.
+
+        Args:
+            model: The method.
+            datamodule: The data.
+            ckpt_path: The checkpoint.
+            weights_only: See Lightning.
+            gradients: Settings of the gradient shares; null to leave them out.
+            sharpness: Settings of sharpness; null to leave it out.
+            out: Name of the file in the run folder.
+        """
+        diagnosis = Diagnosis(gradients, sharpness, out=out)
+        self.callbacks.insert(0, Diagnose(diagnosis))  # type: ignore[attr-defined]
+        self.annotate(model, datamodule, ckpt_path, weights_only)
 
 
 class SkipCLI(LightningCLI):
@@ -131,6 +155,11 @@ class SkipCLI(LightningCLI):
         parser.add_argument("--run", type=str, default="run", help="Name of the run: its folder is RUNS_DIR/RUN.")
         parser.add_argument("--runs_dir", type=str, default="runs", help="Folder of run folders.")
         parser.add_argument("--evaluate", type=bool, default=True, help="After fit, test and export the student.")
+        parser.add_argument(
+            "--push_to_hub", type=str | None, default=None,
+            help="Of fit: repository on the Hugging Face hub (OWNER/NAME) that gets the exported student.",
+        )  # fmt: skip
+        parser.add_argument("--private", type=bool, default=True, help="Whether that repository must be private.")
         parser.add_argument("--untrained", type=bool, default=False, help="Evaluate a student without a checkpoint.")
         parser.add_argument("--question", type=str | None, default=None, help="For predict: a question.")
         parser.add_argument("--questions", type=str | None, default=None, help="For predict: a file of questions.")
@@ -152,7 +181,8 @@ class SkipCLI(LightningCLI):
     def output(self) -> Path:
         """The folder to write to: the run folder, or with fast_dev_run one that is removed.
 
-        Answers by other settings than the run's own are written to a folder in it, such as RUN/mode=full.
+        Answers by other settings than the run's own are written to a folder in it, such as RUN/mode=full or
+        RUN/max_new_tokens=64.
         """
         return self._scratch or self.folder / ",".join(short_settings(self.answer_settings))
 
@@ -160,11 +190,11 @@ class SkipCLI(LightningCLI):
     def answer_settings(self) -> dict[str, Any]:
         """Settings of how the student answers that this command changes in a run, by dotted key."""
         path = self.folder / "config.yaml"
-        if self.subcommand in ("fit", "annotate") or not path.is_file():
+        if self.subcommand in ("fit", "annotate", "diagnose") or not path.is_file():
             return {}
         then = flat(yaml.safe_load(path.read_text(encoding="utf-8")))
         now = flat(json.loads(self._config_as_json())[self.subcommand])
-        keys = [f"model.init_args.{name}" for name in self.model.answer_settings]
+        keys = [f"model.init_args.{name}" for name in ("max_new_tokens", *self.model.answer_settings)]
         return {key: now[key] for key in keys if key in then and then[key] != now[key]}
 
     def instantiate_trainer(self, **kwargs: Any) -> L.Trainer:
@@ -176,7 +206,7 @@ class SkipCLI(LightningCLI):
         self._get(self.config_init, "trainer")["default_root_dir"] = str(self.output)
         interrupts = Interrupts(self.output)
         own: list[Callback] = [interrupts, Results(self.output, self.answer_settings)]
-        own += [kind(self.output) for kind in (Answers, Annotations)]
+        own += [Answers(self.output), *([Annotations(self.output)] if self.subcommand == "annotate" else [])]
         every = self._get(self.config, "checkpoint_every")
         own = [WholeWeights(), *own, StartReport(), SearchLog(), Throughput(), LastCheckpoint(self.output, every)]
         given = self._get(self.config_init, "trainer.callbacks") or []
@@ -197,8 +227,15 @@ class SkipCLI(LightningCLI):
         return trainer
 
     def before_instantiate_classes(self) -> None:
-        """Runs W&B offline if it has no key."""
-        keyless = "WandbLogger" in self.parser.dump(self.config) and not _wandb_key()
+        """Runs W&B offline if it has no key; a run of a sweep is refused, because its agent would wait in vain."""
+        logged = "WandbLogger" in self.parser.dump(self.config)
+        keyless = logged and not _wandb_key()
+        if logged and "WANDB_SWEEP_ID" in os.environ and (keyless or os.environ.get("WANDB_MODE") == "offline"):
+            raise UserError(
+                "Expected a W&B server for a sweep, got a run without a key or with WANDB_MODE=offline. Run `wandb "
+                "login` and remove WANDB_MODE; without a server, list the settings as methods of a suite: python -m "
+                "skipthinking suite --config experiments/suites/quick.yaml is one."
+            )
         if keyless and os.environ.setdefault("WANDB_MODE", "offline") == "offline":
             _say("W&B: no key found, logging offline; `wandb sync` uploads it later.")
         os.environ.setdefault("WANDB_NAME", str(self._get(self.config, "run")))
@@ -211,6 +248,8 @@ class SkipCLI(LightningCLI):
         if self._get(self.config, "plan"):
             _say(plan(self.trainer, self.model, self.datamodule))
             raise _Planned
+        if repository := self._get(self.config, "push_to_hub"):
+            check_push(repository, self._get(self.config, "evaluate"))
         last = last_checkpoint(self.folder)
         given = self._get(self.config_init, "ckpt_path")
         first = _first_rank()
@@ -271,10 +310,15 @@ class SkipCLI(LightningCLI):
         check_annotates(self.model, own or bool(self.model.annotators()))
         self.before_validate()
 
+    def before_diagnose(self) -> None:
+        """As ``validate``."""
+        self.before_validate()
+
     @staticmethod
     def subcommands() -> dict[str, set[str]]:
-        """Lightning's commands, and annotate."""
-        return {**LightningCLI.subcommands(), "annotate": {"model", "datamodule"}}
+        """Lightning's commands, annotate and diagnose."""
+        own = {"model", "datamodule"}
+        return {**LightningCLI.subcommands(), "annotate": own, "diagnose": own}
 
     def _default_checkpoint(self) -> str | None:
         given = self._get(self.config_init, "ckpt_path")
@@ -336,17 +380,23 @@ class SkipCLI(LightningCLI):
             self.trainer.test(self.model, datamodule=self.datamodule, verbose=False)
         state = whole_state(self.model.student.model)
         if self.trainer.is_global_zero:
-            self.model.student.export(self.folder / "student", state, self.model.completion_marks)
+            export_run(self.folder, self.model, self.datamodule, state, self._get(self.config, "push_to_hub"))
             if tested:
                 print_summary(self.folder)
             if self._scratch is None:
                 _say(self._next_commands())
         self.trainer.strategy.barrier("export")
+        repository = self._get(self.config, "push_to_hub")
+        # After the barrier, which NCCL ends after 30 minutes.
+        if repository and self.trainer.is_global_zero and self._scratch is None:
+            push(self.folder / "student", repository, self._get(self.config, "private"))
 
     def after_test(self) -> None:
         """Prints the summary."""
         if self.trainer.is_global_zero:
             print_summary(self.output)
+            if self._scratch is None:
+                update_results(self.folder, self.datamodule)
 
     def _next_commands(self) -> str:
         config = shlex.quote(str(self.folder / "config.yaml"))
@@ -390,8 +440,8 @@ def _cli(args: list[str] | None) -> SkipCLI:
     return SkipCLI(
         Distiller, RationaleDataModule, subclass_mode_model=True, subclass_mode_data=True, args=args,
         auto_configure_optimizers=False, load_from_checkpoint_support=False, parser_class=Parser,
-        parser_kwargs={"allow_abbrev": False}, save_config_callback=RunConfig, seed_everything_default=0,
-        trainer_class=SkipTrainer,
+        parser_kwargs={"allow_abbrev": False, "prog": "skipthinking"}, save_config_callback=RunConfig,
+        seed_everything_default=0, trainer_class=SkipTrainer,
         trainer_defaults={
             "use_distributed_sampler": False, "num_sanity_val_steps": 0, "enable_model_summary": False,
             "log_every_n_steps": 10, "max_epochs": 10,

@@ -12,7 +12,6 @@ jsonargparse says what is wrong only in the text of its messages, over many line
 
 from __future__ import annotations
 
-import inspect
 import re
 import sys
 from collections.abc import Sequence
@@ -23,7 +22,7 @@ from skipthinking.command_line.class_paths import find_class, public_classes
 from skipthinking.command_line.layers import line_of
 from skipthinking.records import did_you_mean
 
-__all__ = ["OneLineErrors", "parameters"]
+__all__ = ["OneLineErrors"]
 
 _KEY = re.compile(r"""(?:Parser key|[Oo]ption|[Uu]nrecognized arguments:) ['"]?(?:--)?([\w.]+)""")
 _VALUE = re.compile(r"(?:Got value|Given value): (.*)\s*$")
@@ -54,6 +53,11 @@ def in_one_line(message: str) -> str:
     types = ["null" if name == "NoneType" else name or choices for name, choices in _TYPE.findall(message)]
     if key and (unknown := _unknown_class(message)):
         return f"Unknown class {unknown[1]!r} for {key[1]}{f': {unknown[2]}' if unknown[2] else ''}."
+    if key and value and key[1].rpartition(".")[2] == "test" and re.match(r"[\[{'\"\s]*class_path", value[1]):
+        return (
+            f"Expected test sets by name for {key[1]}, got a source alone. Give it a name: "
+            "data.test: {mine: {class_path: ..., init_args: ...}}."
+        )
     if key and value and types == ["null"]:  # all that is left of a type whose class could not be made
         if alone := _SETTING.fullmatch(value[1]):
             setting = f"{key[1]}.{alone[1]}={alone[2]}"
@@ -90,19 +94,6 @@ def _nearest(message: str, parser: Any) -> str:
         return did_you_mean(name, public_classes()) if package.startswith("skipthinking") or not package else ""
     wrong = _KEY.search(message)
     return did_you_mean(wrong[1], _options(parser)) if wrong and not message.startswith("Parser key") else ""
-
-
-def parameters(path: str) -> dict[str, inspect.Parameter]:
-    """Parameters of a class by name, those that it passes on to its bases included."""
-    named: dict[str, inspect.Parameter] = {}
-    for base in inspect.getmro(find_class(path) or object):
-        if "__init__" in vars(base):
-            signature = inspect.signature(vars(base)["__init__"]).parameters.values()
-            named = {p.name: p for p in signature if p.kind not in (p.VAR_KEYWORD, p.VAR_POSITIONAL)} | named
-            if not any(p.kind is p.VAR_KEYWORD for p in signature):
-                break
-    named.pop("self", None)
-    return named
 
 
 def _options(parser: Any) -> set[str]:

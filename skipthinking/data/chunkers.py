@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from skipthinking.records import Encoded, Span, UserError
+from skipthinking.settings import Configurable
 
 __all__ = ["AverageChunks", "Chunker", "StepLosses", "best_partition", "even_partition"]
 
@@ -99,7 +100,7 @@ def _hides(before: tuple[int, int, int], line: tuple[int, int, int], after: tupl
     return (after[1] - before[1]) * (before[0] - line[0]) <= (line[1] - before[1]) * (before[0] - after[0])
 
 
-class Chunker(ABC):
+class Chunker(Configurable, ABC):
     """Groups the steps of a rationale into chunks."""
 
     searches: bool = False

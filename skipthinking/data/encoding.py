@@ -100,10 +100,11 @@ class Codec:
 
     def prompts(self, examples: Sequence[Example], prefix: str = "") -> list[NDArray[np.int64]]:
         """Returns the prompt ids of every example, special tokens included."""
-        texts = [
-            self.template.render(prefix + get_task(example.task).ask(example.question), self.tokenizer)
-            for example in examples
-        ]
+        return self.prompt_ids([prefix + get_task(example.task).ask(example.question) for example in examples])
+
+    def prompt_ids(self, questions: Sequence[str]) -> list[NDArray[np.int64]]:
+        """Returns the prompt ids of questions that already have their prefix and the wording of their task."""
+        texts = [self.template.render(question, self.tokenizer) for question in questions]
         ids: list[NDArray[np.int64]] = []
         for at in range(0, len(texts), _BATCH):
             encoded = self.tokenizer(

@@ -38,6 +38,7 @@ from skipthinking.data.steps import Sentences, StepSplitter
 from skipthinking.data.store import ExampleStore, cache_report
 from skipthinking.ranks import broadcast
 from skipthinking.records import DataError, Encoded, Example, Instance, UserError
+from skipthinking.settings import Configurable
 from skipthinking.tasks import get_task
 
 __all__ = ["RationaleDataModule", "check_annotates"]
@@ -52,7 +53,7 @@ def check_annotates(method: Any, annotates: bool) -> None:
         )
 
 
-class RationaleDataModule(L.LightningDataModule):
+class RationaleDataModule(Configurable, L.LightningDataModule):
     """Reads and encodes examples, and provides batches of training instances and of prompts.
 
     The method (the LightningModule) makes instances from encoded examples and their notes. The data module also owns
@@ -63,6 +64,8 @@ class RationaleDataModule(L.LightningDataModule):
         val_size: Validation examples, split from training by a seeded hash of the question: a count, or a share
             below 1. Never taken from a test set.
         test: Test sets by name.
+        test_size: Training examples held out as one more test set, ``held_out``: a count, or a share below 1. They are
+            split off by a hash of the question, before the validation examples and the same for every seed.
         template: Prompt template; Plain by default.
         splitter: Splits rationales into steps; Sentences by default.
         chunker: Groups steps into chunks, for methods that use them; AverageChunks by default.
@@ -109,6 +112,7 @@ class RationaleDataModule(L.LightningDataModule):
         question: str | None = None,
         questions: str | None = None,
         task: str | None = None,
+        test_size: float = 0,
     ) -> None:
         super().__init__()
         if min(batch_size, eval_batch_size) < 1 or (batch_tokens is not None and batch_tokens < 1):
@@ -131,6 +135,7 @@ class RationaleDataModule(L.LightningDataModule):
             train or [],
             test or {},
             val_size=val_size,
+            test_size=test_size,
             seed=self.seed,
             question=question,
             questions=questions,
@@ -410,10 +415,11 @@ class RationaleDataModule(L.LightningDataModule):
         position = None if self.epoch is None else position_of(self.epoch, self.trainer)
         return {
             "annotations": self.runner.state_dict(), "position": position, "ids": self._ids(),
-            "run_date": self.template.run_date and self.template.run_date.isoformat(), "prompt": self._sample(),
+            "run_date": self.template.run_date and self.template.run_date.isoformat(), "prompt": self.sample_prompt(),
         }  # fmt: skip
 
-    def _sample(self) -> str | None:
+    def sample_prompt(self) -> str | None:
+        """The prompt of a fixed question, to be compared with that of another run."""
         return self.template.sample(self.codec.tokenizer) if self.codec else None
 
     def _ids(self) -> str:
@@ -426,7 +432,7 @@ class RationaleDataModule(L.LightningDataModule):
             UserError: The checkpoint is from an earlier version.
         """
         self.resume(state_dict)
-        then, now = state_dict.get("prompt"), self._sample()
+        then, now = state_dict.get("prompt"), self.sample_prompt()
         if then is not None and then != now:
             say(f"note: a prompt is {now!r} here and {then!r} in the checkpoint")
         if not self.encoded:

@@ -13,6 +13,7 @@ from skipthinking.data.rows import read_rows, rows_of
 from skipthinking.data.store import ExampleStore, ExampleWriter, MappedTable, complete, is_large, key_of
 from skipthinking.files import parse_json, read_text, write_json
 from skipthinking.records import Example, UserError
+from skipthinking.settings import Configurable
 from skipthinking.tasks import Task, generate, get_task
 
 __all__ = ["Files", "Generated", "Hub", "Source"]
@@ -20,7 +21,7 @@ __all__ = ["Files", "Generated", "Hub", "Source"]
 _TOLD = ("description", "duplicates", "bad_rows", "unread")  # what is kept of a source beside its examples
 
 
-class Source(ABC):
+class Source(Configurable, ABC):
     """Loads examples."""
 
     @abstractmethod
@@ -39,9 +40,11 @@ class Generated(Source):
     Args:
         task: Name of the task.
         split: Part of the problem space; no problem is in two splits.
-        size: Number of examples.
+        size: Number of examples. Another size gives the same problems in other words.
         seed: Another seed gives other examples of the same split.
         levels: Lowest and highest number of operations; by default those of the task, with larger ones for "ood".
+        limit: Number of examples to take, from the first; all by default. Sets of one size and several limits share
+            their first examples.
     """
 
     def __init__(
@@ -51,17 +54,25 @@ class Generated(Source):
         size: int = 1000,
         seed: int = 0,
         levels: list[int] | None = None,
+        limit: int | None = None,
     ) -> None:
         self.task, self.split, self.size, self.seed, self.levels = task, split, size, seed, levels
+        self.limit = limit
 
     def load(self) -> Loaded:
         """Generates the examples."""
-        examples = generate(self.task, split=self.split, size=self.size, seed=self.seed, levels=self.levels)
+        examples = generate(
+            self.task, split=self.split, size=self.size, seed=self.seed, levels=self.levels, limit=self.limit
+        )
         task = get_task(self.task)
         for example in examples:
             task.check_gold(example.answer, example.id)
         levels = "" if self.levels is None else f", levels {self.levels}"
-        text = f"{self.task}: {count(len(examples), 'generated example')}, split {self.split}, seed {self.seed}{levels}"
+        first = "" if self.limit is None else f" (the first of {self.size})"
+        text = (
+            f"{self.task}: {count(len(examples), 'generated example')}{first}, split {self.split}, seed "
+            f"{self.seed}{levels}"
+        )
         return Loaded(examples=examples, description=text)
 
 
@@ -178,6 +189,11 @@ class Hub(Source):
 
         settings = {**vars(self), "data": data._fingerprint}
         return _imported(read, settings, task, size=0 if self.limit is not None else data.data.nbytes)
+
+    @property
+    def hub_name(self) -> str:
+        """Id of the data set on the hub."""
+        return self._place(get_task(self.task))[0]
 
     def _place(self, task: Task) -> tuple[str, str | None, str]:
         if self.name is not None:

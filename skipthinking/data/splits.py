@@ -17,7 +17,10 @@ from skipthinking.data.store import ExampleStore, characters, ids_of, is_large, 
 from skipthinking.records import DataError, Example, UserError
 from skipthinking.tasks import get_task
 
-__all__ = ["Splits", "drop_overlap", "join", "split_validation"]
+__all__ = ["HELD_OUT", "Splits", "drop_overlap", "join", "split_off"]
+
+HELD_OUT = "held_out"
+"""Name of the test set of ``test_size``."""
 
 
 class Splits:
@@ -27,6 +30,7 @@ class Splits:
         train: Sources of training examples.
         test: Test sets by name.
         val_size: Number of validation examples, or a fraction below 1.
+        test_size: Number of training examples held out as the test set ``held_out``, or a fraction below 1.
         seed: Seed of the validation split.
         question: A question for ``predict``.
         questions: A file of questions for ``predict``.
@@ -34,11 +38,15 @@ class Splits:
     """
 
     def __init__(
-        self, train: Sequence[Source], test: Mapping[str, Source], *, val_size: float, seed: int,
+        self, train: Sequence[Source], test: Mapping[str, Source], *, val_size: float, test_size: float = 0, seed: int,
         question: str | None, questions: str | None, task: str | None,
     ) -> None:  # fmt: skip
         self.sources, self.test_sources, self.seed = train, test, seed
-        self.val_size = int(val_size) if val_size == int(val_size) else val_size
+        self.val_size, self.test_size = (int(n) if n == int(n) else n for n in (val_size, test_size))
+        if self.test_size and HELD_OUT in test:
+            raise UserError(
+                f"Expected another name for a test set beside data.test_size, got data.test.{HELD_OUT}. Rename it."
+            )
         self.question, self.questions, self.task = question, questions, task
         self.examples: dict[str, Sequence[Example]] = {}
         self.report: list[str] = []
@@ -51,7 +59,7 @@ class Splits:
         """
         if stage in {"fit", "test"}:
             self.load_tests()
-        if stage in {"fit", "validate", "annotate"}:
+        if stage in {"fit", "validate", "annotate"} or (stage == "test" and self.test_size):
             self.load_train()
         if stage == "predict" and "predict" not in self.examples:
             self.examples["predict"] = self._load_questions()
@@ -110,7 +118,25 @@ class Splits:
                 f"Expected at least one training example{reason}. Use other rows for data.train or for data.test."
             )
         self.report += [f"train: {line}" for line in tested]
-        self.examples["train"], self.examples["val"] = split_validation(examples, self.val_size, self.seed)
+        if self.test_size:
+            examples = self._hold_out(examples)
+        self.examples["train"], self.examples["val"] = split_off(examples, self.val_size, self.seed, "data.val_size")
+
+    def _hold_out(self, examples: Sequence[Example]) -> Sequence[Example]:
+        """Splits a test set off; the same for every seed, so that runs can be compared."""
+        rest, held_out = split_off(examples, self.test_size, "test", "data.test_size")
+        others = {row.id: name for name, rows in self.test_sets.items() for row in rows}
+        if shared := next((row.id for row in held_out if row.id in others), None):
+            raise DataError(
+                f"Expected each id in one test set, got {shared!r} in data.test.{others[shared]} and in the training "
+                "examples that data.test_size holds out. Rename or remove one of them."
+            )
+        self.examples[f"test/{HELD_OUT}"] = held_out
+        self.report.append(
+            f"test: {HELD_OUT}, {count(len(held_out), 'example')} of the training sources (data.test_size), chosen by "
+            "a hash of the question, the same for every seed; none of their questions is in training or validation"
+        )
+        return rest
 
     def _read(self, split: str, source: Source) -> Loaded:
         """Reads a source; columns that were not read are printed at once, because the next step may fail."""
@@ -129,6 +155,9 @@ class Splits:
         if task is None:
             raise UserError("Expected the task of the questions, got none. Set data.task: gsm8k, for example.")
         get_task(task)
+        trained = dict.fromkeys(source.task for source in self.sources if hasattr(source, "task"))
+        if trained and task not in trained:
+            say(f"note: the questions are of task {task}; the student was trained on {', '.join(trained)}")
         if self.question is None and self.questions is None:
             raise UserError("Expected a question or a file of questions, got none. Give --question or --questions.")
         if self.question is not None and self.questions is not None:
@@ -169,21 +198,22 @@ def join(loaded: Sequence[Loaded]) -> Sequence[Example]:
     return joined(parts)
 
 
-def split_validation(
-    examples: Sequence[Example], size: int | float, seed: int
+def split_off(
+    examples: Sequence[Example], size: int | float, seed: int | str, setting: str = "data.val_size"
 ) -> tuple[Sequence[Example], list[Example]]:
-    """Splits off a validation set by a hash of the question, so that the order of the examples does not matter.
+    """Splits off a set by a hash of the question, so that the order of the examples does not matter.
 
     All rationales of a question stay on one side. Questions are taken in the order of their hash until there are enough
     examples.
 
     Args:
         examples: All examples.
-        size: Number of validation examples, or a fraction below 1; 0 for no validation set.
+        size: Number of examples to split off, or a fraction below 1; 0 for none.
         seed: Another seed gives another split.
+        setting: Name of the setting that gives the size.
 
     Returns:
-        Training and validation examples, each in the given order.
+        The other examples and those that are split off, each in the given order.
 
     Raises:
         UserError: The size is invalid, or leaves one side empty.
@@ -191,8 +221,8 @@ def split_validation(
     fraction = isinstance(size, float)
     if not (0 <= size < 1 if fraction else size >= 0):
         raise UserError(
-            f"Expected a number of examples or a fraction below 1, got {size} in data.val_size. Set data.val_size: "
-            "0.1, for example."
+            f"Expected a number of examples or a fraction below 1, got {size} in {setting}. Set {setting}: 0.1, for "
+            "example."
         )
     wanted = max(1, round(size * len(examples))) if fraction else int(size)
     if size == 0:
@@ -207,15 +237,14 @@ def split_validation(
         chosen.add(key)
         taken += groups[key]
     train = select(examples, [place for place, key in enumerate(keys) if key not in chosen])
-    validation = list(select(examples, [place for place, key in enumerate(keys) if key in chosen]))
-    if not train or not validation:
+    held_out = list(select(examples, [place for place, key in enumerate(keys) if key in chosen]))
+    if not train or not held_out:
         most = len(examples) - (groups[key] if groups else 0)  # all questions but the last one
         raise UserError(
-            f"Expected examples for training and validation, got {len(examples)} examples of {len(groups)} questions "
-            f"that are in no test set, for a validation set of {wanted} in data.val_size. Set data.val_size: {most}, "
-            "or add data."
+            f"Expected examples on both sides of a split, got {len(examples)} examples of {len(groups)} questions "
+            f"that are in no test set, for a set of {wanted} in {setting}. Set {setting}: {most}, or add data."
         )
-    return train, validation
+    return train, held_out
 
 
 def drop_overlap(train: Sequence[Example], test: Sequence[Example]) -> tuple[Sequence[Example], int]:

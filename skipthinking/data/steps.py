@@ -14,6 +14,7 @@ from functools import lru_cache
 from typing import TYPE_CHECKING, Literal
 
 from skipthinking.records import Span, UserError
+from skipthinking.settings import Configurable
 
 if TYPE_CHECKING:
     from nltk.tokenize.punkt import PunktSentenceTokenizer
@@ -109,7 +110,7 @@ def _before_space(text: str, offset: int) -> int:
     return offset
 
 
-class StepSplitter(ABC):
+class StepSplitter(Configurable, ABC):
     """Splits a rationale into steps."""
 
     @abstractmethod

@@ -3,20 +3,17 @@
 from __future__ import annotations
 
 import copy
-import json
-import re
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from datetime import datetime
 from typing import Any
 
 import jinja2
-from jinja2 import meta, nodes
-from jinja2.ext import Extension
-from jinja2.parser import Parser
 
+from skipthinking.data.jinja_text import Variable, calendar, text_template, turns_template, variables_of
 from skipthinking.data.thoughts import THOUGHTS
 from skipthinking.records import UserError, did_you_mean
+from skipthinking.settings import Configurable
 
 __all__ = ["FAULTS", "Chat", "Plain", "Template", "render_chat"]
 
@@ -25,7 +22,7 @@ FAULTS = (jinja2.TemplateError, ArithmeticError, AttributeError, LookupError, Ty
 """What a chat template raises: its own errors, and those of Python in its expressions."""
 
 
-class Template(ABC):
+class Template(Configurable, ABC):
     """Turns a question into a prompt, the same one in training and evaluation."""
 
     lead: str
@@ -62,6 +59,28 @@ class Template(ABC):
     def shows_date(self, tokenizer: Any) -> bool:
         """Whether prompts change with the date."""
         return False
+
+    def chat_templates(self, tokenizer: Any, variables: Sequence[Variable]) -> list[str]:
+        """Chat templates in Jinja for an exported student, by which a raw question may give this template's prompt.
+
+        Several for tokenizers that put special tokens around a text, and treat a text after a special token as the
+        middle of a text: SentencePiece writes a space before the first word, "<s> Question".
+
+        Args:
+            tokenizer: The student's tokenizer.
+            variables: Choose texts around the question that are not part of this template; the first is the outermost.
+        """
+        before, *after = self.sample(tokenizer).split(_PROBE)
+        if len(after) != 1:
+            return []
+        if not self.special_tokens:
+            return [text_template(before, after[0], variables)]
+        start, end = _around_text(tokenizer)
+        tokens = [token.content for token in tokenizer.added_tokens_decoder.values() if token.special]
+        return [
+            text_template(before, after[0], variables, around=(start + gap, end), special_tokens=tokens)
+            for gap in (("", " ") if start else ("",))
+        ]
 
     def describe(self, tokenizer: Any) -> list[str]:
         """Lines for the start report on what the template adds to prompts and completions."""
@@ -163,7 +182,7 @@ class Chat(Template):
             UserError: It does not.
         """
         if self.settings and getattr(tokenizer, "chat_template", None):
-            names = _variables(_source(tokenizer, self.settings))
+            names = variables_of(_source(tokenizer, self.settings))
             for name in sorted(self.settings.keys() - names):
                 raise UserError(
                     f"Expected settings that the chat template uses ({', '.join(sorted(names)) or 'none'}), got "
@@ -185,6 +204,18 @@ class Chat(Template):
         """Whether the prompt differs between two times, which have no part in common."""
         times = datetime(2001, 1, 1, 1, 1, 1, 1), datetime(2002, 2, 2, 22, 2, 2, 2)
         return len({self._with(run_date=time).sample(tokenizer) for time in times}) > 1
+
+    def chat_templates(self, tokenizer: Any, variables: Sequence[Variable]) -> list[str]:
+        """The tokenizer's chat template, with this template's system message, settings and date as defaults."""
+        source = _source(tokenizer, self.settings)
+        if self.run_date is not None and self.shows_date(tokenizer):
+            source = calendar(self.run_date, f"{source}{self.settings}") + source
+        before, after = self.prompt.split("{question}")
+        return [
+            turns_template(
+                source, before=before, after=after, variables=variables, system=self.system, settings=self.settings
+            )
+        ]
 
     def _with(self, **changes: Any) -> Chat:
         changed = copy.copy(self)
@@ -212,7 +243,7 @@ def render_chat(
     settings = settings or {}
     source = _source(tokenizer, settings)
     if run_date is not None and "strftime_now" in source:
-        source = _calendar(run_date, f"{source}{settings}") + source
+        source = calendar(run_date, f"{source}{settings}") + source
     return tokenizer.apply_chat_template(
         messages, chat_template=source, tokenize=False, add_generation_prompt=True, **settings
     )
@@ -224,32 +255,12 @@ def _source(tokenizer: Any, settings: Mapping[str, Any]) -> str:
     return source
 
 
-class _Generation(Extension):
-    """The tag of transformers around what the assistant says."""
-
-    tags = {"generation"}  # noqa: RUF012
-
-    def parse(self, parser: Parser) -> list[nodes.Node]:
-        """Returns what the tag contains."""
-        next(parser.stream)
-        return parser.parse_statements(("name:endgeneration",), drop_needle=True)
-
-
-def _variables(source: str) -> set[str]:
-    """Names that a chat template takes from its caller, without those that rendering sets.
-
-    Raises:
-        UserError: The chat template is malformed.
-    """
-    environment = jinja2.Environment(extensions=[_Generation, "jinja2.ext.loopcontrols"])
-    try:
-        names = meta.find_undeclared_variables(environment.parse(source))
-    except jinja2.TemplateError as error:
-        raise UserError(
-            f"Expected a chat template in Jinja, got: {error}. Use data.template: Plain, or fix the tokenizer's "
-            "chat_template."
-        ) from error
-    return names - {"messages", "add_generation_prompt", "strftime_now", "raise_exception"}
+def _around_text(tokenizer: Any) -> tuple[str, str]:
+    """The special tokens that the tokenizer adds before and after a text, as text."""
+    encoded = tokenizer("a", return_special_tokens_mask=True)
+    mask, tokens = encoded["special_tokens_mask"], tokenizer.convert_ids_to_tokens(encoded["input_ids"])
+    first, last = mask.index(0), len(mask) - mask[::-1].index(0)
+    return "".join(tokens[:first]), "".join(tokens[last:])
 
 
 def _renders(turns: Sequence[Mapping[str, str]], tokenizer: Any, settings: Mapping[str, Any]) -> bool:
@@ -258,16 +269,3 @@ def _renders(turns: Sequence[Mapping[str, str]], tokenizer: Any, settings: Mappi
     except FAULTS:
         return False
     return True
-
-
-def _calendar(run_date: datetime, text: str) -> str:
-    """A Jinja macro in place of ``strftime_now``, the function that transformers gives to chat templates.
-
-    transformers passes plain values only to a template, so the macro replaces every directive in the text: "%d" by
-    "26".
-    """
-    chain = '.replace("%%", "\\0")'
-    for directive in sorted(set(re.findall("%-?[a-zA-Z]", text))):
-        chain += f".replace({json.dumps(directive)}, {json.dumps(run_date.strftime(directive))})"
-    # The line break after the last tag is not part of the output (trim_blocks).
-    return f'{{% macro strftime_now(format) %}}{{{{ format{chain}.replace("\\0", "%") }}}}{{% endmacro %}}\n'

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, replace
 from typing import Any
 
@@ -35,8 +35,12 @@ class AnsweringModule(L.LightningModule):
 
     prompt_prefixes: tuple[str, ...] = ("",)
     """Texts before the question in training prompts; evaluation uses the first one."""
+    prompt_choice: tuple[str, Mapping[Any, str]] = ("", {})
+    """What chooses among these texts, such as "mode", and the text by its value: a variable of the exported student's
+    chat template."""
     answer_settings: tuple[str, ...] = ()
-    """Settings that choose how a trained student answers; the command line keeps results for each choice."""
+    """Settings that choose how a trained student answers, besides ``max_new_tokens``; the command line keeps results
+    for each choice."""
 
     def __init__(
         self, student: Student, max_new_tokens: int, latency_examples: int, budgets: Sequence[int] | None = None
@@ -61,6 +65,11 @@ class AnsweringModule(L.LightningModule):
         """The trainer's data module."""
         trainer: Any = self.trainer
         return trainer.datamodule
+
+    def choose_prompt(self, name: str, prefixes: Mapping[Any, str], value: Any) -> None:
+        """Sets the texts before the question, and the value that chooses the one of evaluation."""
+        others = (prefix for other, prefix in prefixes.items() if other != value)
+        self.prompt_choice, self.prompt_prefixes = (name, prefixes), (prefixes[value], *others)
 
     def read_completion(self, completion: str, teacher: Encoded | None) -> Completion:
         """Parses a completion: the part to grade, and its stages.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import os
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
@@ -26,6 +27,7 @@ from skipthinking.data.position import reopen_epoch
 from skipthinking.evaluation.module import AnsweringModule
 from skipthinking.losses import weighted_likelihood
 from skipthinking.methods.finite import FiniteChecks
+from skipthinking.methods.loading import load_method
 from skipthinking.methods.schedules import (
     begin_epoch,
     begin_run,
@@ -37,13 +39,15 @@ from skipthinking.methods.schedules import (
 )
 from skipthinking.methods.tensor_cores import use_tensor_cores
 from skipthinking.records import Encoded, Instance, UserError
+from skipthinking.settings import Configurable, run_config
 from skipthinking.students import Student
+from skipthinking.students.tokenizing import same_tokens
 from skipthinking.students.weights import check_adapter, load_start, trained_only
 
 __all__ = ["Distiller"]
 
 
-class Distiller(AnsweringModule, ABC):
+class Distiller(Configurable, AnsweringModule, ABC):
     """Trains a student on the instances that a method makes from encoded examples.
 
     A method implements :meth:`make_instances` and overrides the other hooks as needed: :meth:`annotators`,
@@ -90,7 +94,7 @@ class Distiller(AnsweringModule, ABC):
         self.optimizer, self.scheduler, self.start_from = optimizer, scheduler, start_from
         self.chunker: Chunker = AverageChunks()  # replaced by the data's in connect()
         self.stage_sampling: StageSampling = "cycle"
-        self.target_tokens = self.context_tokens = self.steps_before = 0  # restored from checkpoints
+        self.target_tokens = self.context_tokens = self.steps_before = self.epoch_before = 0  # of a checkpoint
         self.steps_per_epoch: int | None = None  # optimizer steps of the first epoch
         self._step_loss = torch.zeros(())
         self._checks = FiniteChecks()
@@ -288,16 +292,44 @@ class Distiller(AnsweringModule, ABC):
         self._checks.read()
         reopen_epoch(self.data.epoch, self.trainer, checkpoint)
         checkpoint["state_dict"] = trained_only(self, self.student, checkpoint["state_dict"])
-        checkpoint.setdefault("skipthinking", {}).update(
+        own = checkpoint.setdefault("skipthinking", {})
+        own.setdefault("config", json.dumps(run_config(self, self.data)[0]))  # of a run from Python
+        own.update(
             method=type(self).__name__,
             tokenizer=self.student.tokenizer_state(),
             tokens=[self.target_tokens, self.context_tokens],
             steps_per_epoch=self.steps_per_epoch,
         )
 
+    @classmethod
+    def load_from_checkpoint(  # type: ignore[override]
+        cls, checkpoint_path: str | Path, **changes: Any
+    ) -> Any:
+        """The method of a checkpoint, with its tokenizer and weights, on the CPU.
+
+        Args:
+            checkpoint_path: The checkpoint, of a run from Python or from the command line.
+            changes: Arguments of the class that replace those of the run.
+
+        Raises:
+            UserError: The checkpoint is of another method, or does not fit the changes.
+        """
+        return load_method(cls, Distiller, checkpoint_path, **changes)
+
+    @property
+    def fitting(self) -> bool:
+        """Whether a trainer fits this method now."""
+        return self._trainer is not None and self._trainer.training
+
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Restores the token counts; raises UserError if the weights do not fit the student."""
+        """Restores the token counts; raises UserError if tokenizer or weights do not fit the student."""
         own = checkpoint["skipthinking"]
+        if own["tokenizer"] is not None and not same_tokens(own["tokenizer"], self.student.tokenizer_state()):
+            raise UserError(
+                "Expected the tokenizer of the checkpoint, got one that was trained on other examples. Make the "
+                f"method by {type(self).__name__}.load_from_checkpoint, and give it to the trainer."
+            )
         self.target_tokens, self.context_tokens = own["tokens"]
         self.steps_per_epoch, self.steps_before = own["steps_per_epoch"], checkpoint["global_step"]
+        self.epoch_before = checkpoint["epoch"]
         check_adapter(self, self.student, checkpoint["state_dict"])

@@ -20,14 +20,13 @@ class MultiTask(Distiller):
     """Distilling step-by-step (Hsieh et al., arXiv 2305.02301): "[label] " x -> y and "[rationale] " x -> r.
 
     Loss = label + rationale_weight * rationale; each term is the mean over its tokens in the optimizer step. In
-    evaluation, questions get the label prefix, so the student writes no rationale.
+    evaluation, questions get the label prefix, so the student writes no rationale; the exported student does, by
+    ``mode="rationale"`` of its chat template.
 
     Args:
         rationale_weight: The paper's lambda.
         kwargs: See Distiller.
     """
-
-    prompt_prefixes = (LABEL, RATIONALE)
 
     def __init__(self, rationale_weight: float = 1.0, **kwargs: Any) -> None:
         super().__init__(**kwargs)
@@ -37,6 +36,7 @@ class MultiTask(Distiller):
                 "model.rationale_weight: 1.0, for example."
             )
         self.term_weights = (1.0, rationale_weight)
+        self.choose_prompt("mode", {"label": LABEL, "rationale": RATIONALE}, "label")
 
     def make_instances(self, encoded: Encoded, notes: Notes) -> list[Instance]:
         """Two instances: the answer sentence (term 0), and the steps with EOS (term 1)."""

@@ -50,7 +50,7 @@ class TokenSkip(Distiller):
         if ratio not in PREFIXES:
             raise UserError(f"Expected a ratio of {[*PREFIXES]}, got model.ratio={ratio}. Choose one of them.")
         self.importance, self.answer_settings = importance or Surprisal(), ("ratio",)
-        self.prompt_prefixes = (PREFIXES[ratio], *(prefix for other, prefix in PREFIXES.items() if other != ratio))
+        self.choose_prompt("ratio", PREFIXES, ratio)
 
     def make_instances(self, encoded: Encoded, notes: Notes) -> list[Instance]:
         """One instance: question with the ratio -> the remaining rationale tokens, answer."""

@@ -1,59 +1,26 @@
-"""Charts of a comparison by matplotlib (extra ``report``): inline SVG for the page, SVG and PDF files for papers."""
+"""Charts of a comparison by matplotlib (extra ``report``), drawn for the page, or saved as files for papers."""
 
 from __future__ import annotations
 
-import html
-import io
 import re
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 
 from skipthinking.files import replacing, write_text
 from skipthinking.records import UserError
+from skipthinking.report.canvas import INK, STYLE, Chart, add_legend, file_svg, new_chart
 from skipthinking.report.comparing import Comparison
 from skipthinking.report.logs import Curve, read_curve, read_marks
 from skipthinking.report.run_folders import Run
 
-__all__ = ["COLORS", "Chart", "draw_charts", "inline_svg", "save_charts"]
-
-# Okabe and Ito's palette, which color-blind readers can tell apart; off-black, as SVG does not name plain black.
-COLORS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#111111", "#999999")
-_INK, _GRID = "#333333", "#bbbbbb"
-# What the page has in place of each color; its variables follow the light or dark theme.
-_THEME = {
-    **{color: f"var(--k{number})" for number, color in enumerate(COLORS)},
-    **{_INK: "var(--ink)", _GRID: "var(--dim)", "#ffffff": "var(--card)"},
-}
-_STYLE: Any = {
-    "font.size": 9, "axes.spines.top": False, "axes.spines.right": False, "axes.grid": True, "grid.alpha": 0.3,
-    "grid.color": _GRID, "legend.frameon": False, "figure.constrained_layout.use": True, "savefig.bbox": "tight",
-    "svg.fonttype": "path", "svg.hashsalt": "skipthinking", "text.parse_math": False,  # names may contain "$"
-    **dict.fromkeys(("text.color", "axes.labelcolor", "axes.edgecolor", "xtick.color", "ytick.color"), _INK),
-}  # fmt: skip
-
+__all__ = ["LOSS_AXIS", "draw_charts", "save_charts"]
 
 LOSS_AXIS = (0.05, 10.0)
 """Nats; the ends of the loss axis of every page, so that pages can be compared. Losses outside make it longer."""
 _MARKS = {"warm-up ends": "o", "search": "D"}
-
-
-class Chart(NamedTuple):
-    """A chart."""
-
-    name: str  # of its files, without suffix
-    title: str
-    figure: Any  # of matplotlib, with one pair of axes
-    tips: dict[str, str]  # text that the SVG shows over an artist, by the artist's gid
-    note: str = ""  # how to read it
-
-    def plot(self, *values: Any, tip: str, **options: Any) -> None:
-        """Plots a line or a point that has a tip."""
-        gid = f"tip{len(self.tips)}"
-        self.tips[gid] = tip
-        self.figure.axes[0].plot(*values, gid=gid, **options)
 
 
 def draw_charts(comparison: Comparison) -> list[Chart]:
@@ -68,31 +35,15 @@ def draw_charts(comparison: Comparison) -> list[Chart]:
         raise UserError(
             f"Expected matplotlib for charts, got {error}. Install it: pip install 'skipthinking[report]'."
         ) from error
-    with rc_context(_STYLE):
+    with rc_context(STYLE):
         tests = list(dict.fromkeys(row.test for row in comparison.rows))
         by_test = [draw(comparison, test) for draw in (_scatter, _within, _differences) for test in tests]
         curves = [_loss(comparison), _validation(comparison)]
         return [chart for chart in by_test + curves if chart is not None]
 
 
-def _chart(
-    comparison: Comparison, name: str, title: str, x_label: str, y_label: str, note: str = ""
-) -> tuple[Chart, dict[str, str]]:
-    """An empty chart, and the color of every method."""
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(3.9, 3.0))
-    figure.add_subplot().set(xlabel=x_label, ylabel=y_label)
-    colors = {method: COLORS[number % len(COLORS)] for number, method in enumerate(comparison.methods)}
-    return Chart(name=name, title=title, figure=figure, tips={}, note=note), colors
-
-
 def _name(kind: str, test: str) -> str:
     return f"{kind}_{re.sub(r'[^a-zA-Z0-9_.-]+', '_', test)}"
-
-
-def _legend(chart: Chart) -> None:
-    chart.figure.legend(loc="outside lower center", ncols=2)
 
 
 def _scatter(comparison: Comparison, test: str) -> Chart:
@@ -103,27 +54,27 @@ def _scatter(comparison: Comparison, test: str) -> Chart:
     if front:
         note += " Full dots, with the dotted line, are the Pareto front: no method is as accurate with fewer tokens."
     title = f"{test}: accuracy and length"
-    chart, colors = _chart(comparison, _name("accuracy", test), title, "new tokens per answer", "accuracy %", note)
+    chart, looks = new_chart(comparison, _name("accuracy", test), title, "new tokens per answer", "accuracy %", note)
     (axes,) = chart.figure.axes
     for row, group in zip(comparison.rows, comparison.groups, strict=True):
         if row.test != test:
             continue
-        color, x, y = colors[row.method], row.new_tokens, 100 * row.accuracy
+        (color, marker, _), x, y = looks[row.method], row.new_tokens, 100 * row.accuracy
         for run in group.runs if len(group.runs) > 1 else ():
             scores = run.summary["test"][group.name]
             tip = f"{row.method}, seed {run.seed}: {scores['accuracy']:.1%}, {scores['new_tokens']:.1f} new tokens"
             point = (scores["new_tokens"], 100 * scores["accuracy"])
-            chart.plot(*point, "o", tip=tip, color=color, markersize=3, alpha=0.5)
+            chart.plot(*point, marker, tip=tip, color=color, markersize=3, alpha=0.5)
         axes.hlines(y, row.new_tokens_low, row.new_tokens_high, colors=color)
         axes.vlines(x, 100 * row.accuracy_low, 100 * row.accuracy_high, colors=color)
         interval = f"{row.accuracy:.1%} ({row.accuracy_low:.1%} to {row.accuracy_high:.1%})"
         label = f"{row.method} ({len(row.seeds)} seed{'s' if len(row.seeds) > 1 else ''})"
         tip = f"{row.method}: {interval}, {x:.1f} new tokens{', on the front' if row.pareto else ''}"
         fill = "#ffffff" if row.pareto is False else color
-        chart.plot(x, y, "o", tip=tip, color=color, markerfacecolor=fill, label=label)
+        chart.plot(x, y, marker, tip=tip, color=color, markerfacecolor=fill, label=label)
     if len(front) > 1:
-        axes.plot(*zip(*front, strict=True), ":", color=_INK, linewidth=0.8, zorder=0, drawstyle="steps-post")
-    _legend(chart)
+        axes.plot(*zip(*front, strict=True), ":", color=INK, linewidth=0.8, zorder=0, drawstyle="steps-post")
+    add_legend(chart)
     return chart
 
 
@@ -133,17 +84,18 @@ def _within(comparison: Comparison, test: str) -> Chart | None:
     if not rows:
         return None
     title, note = f"{test}: accuracy within a budget", "Accuracy if generation stops after so many new tokens."
-    chart, colors = _chart(comparison, _name("within", test), title, "limit on new tokens", "accuracy %", note)
+    chart, looks = new_chart(comparison, _name("within", test), title, "limit on new tokens", "accuracy %", note)
     for row in rows:
         budgets = sorted(row.accuracy_at, key=int)
         tip = f"{row.method}: " + ", ".join(f"{row.accuracy_at[b]:.1%} within {b}" for b in budgets)
         values = [100 * row.accuracy_at[b] for b in budgets]
-        chart.plot(list(map(int, budgets)), values, "o-", tip=tip, color=colors[row.method], label=row.method)
+        color, *shape = looks[row.method]
+        chart.plot(list(map(int, budgets)), values, "".join(shape), tip=tip, color=color, label=row.method)
     (axes,) = chart.figure.axes
     axes.set_xscale("log", base=2)
     axes.xaxis.set_major_formatter("{x:g}")
     axes.set_ylim(bottom=0)
-    _legend(chart)
+    add_legend(chart)
     return chart
 
 
@@ -154,21 +106,23 @@ def _differences(comparison: Comparison, test: str) -> Chart | None:
         return None
     note = "95% intervals on the same questions; a hollow dot has 0 in its interval, or none."
     title = f"{test}: difference from {comparison.baseline}"
-    chart, colors = _chart(comparison, _name("difference", test), title, "points of accuracy", "", note)
+    name, height = _name("difference", test), 1.1 + 0.3 * len(rows)
+    chart, looks = new_chart(comparison, name, title, "points of accuracy", "", note, height)
     (axes,) = chart.figure.axes
-    axes.axvline(0, color=_INK, linewidth=0.8)
+    axes.axvline(0, color=INK, linewidth=0.8)
     if comparison.margin is not None:
-        axes.axvline(-100 * comparison.margin, color=_INK, linewidth=0.8, linestyle=":")
+        axes.axvline(-100 * comparison.margin, color=INK, linewidth=0.8, linestyle=":")
         chart = chart._replace(note=f"{note} The dotted line is the margin.")
     for place, row in enumerate(rows):
         assert row.difference is not None
-        color, tip, shown = colors[row.method], f"{row.method}: {100 * row.difference:+.1f} points", False
+        (color, marker, _), tip = looks[row.method], f"{row.method}: {100 * row.difference:+.1f} points"
+        shown = False
         if row.difference_low is not None and row.difference_high is not None:
             low, high = max(-1.0, row.difference_low), min(1.0, row.difference_high)
             axes.hlines(place, 100 * low, 100 * high, colors=color)
             tip, shown = f"{tip} ({100 * low:+.1f} to {100 * high:+.1f})", not low <= 0 <= high
         chart.plot(
-            100 * row.difference, place, "o", tip=tip, color=color, markerfacecolor=color if shown else "#ffffff"
+            100 * row.difference, place, marker, tip=tip, color=color, markerfacecolor=color if shown else "#ffffff"
         )
     axes.set_yticks(range(len(rows)), [row.method for row in rows])
     axes.set_ylim(len(rows) - 0.5, -0.5)
@@ -209,7 +163,7 @@ def _curves(
     comparison: Comparison, column: str, name: str, title: str, y_label: str, note: str = "", scale: float = 1
 ) -> Chart | None:
     """A column of every run's metrics.csv over the steps, with its marks; None if no run has two values of it."""
-    chart, colors = _chart(comparison, name, title, "optimizer steps", y_label, note)
+    chart, looks = new_chart(comparison, name, title, "optimizer steps", y_label, note)
     curves: dict[Path, Curve] = {}  # a run stands in a group of every test set
     methods: set[str] = set()
     marked: set[str] = set()
@@ -219,17 +173,20 @@ def _curves(
                 continue
             curves[run.folder] = curve
             steps, values = zip(*((step, scale * value) for step, value in curve), strict=True)
-            color, label = colors[group.method], None if group.method in methods else group.method
+            (color, _, line), label = looks[group.method], None if group.method in methods else group.method
             tip = f"{group.method}, seed {run.seed}"
-            chart.plot(steps, values, tip=tip, linewidth=1, alpha=0.8, color=color, label=label)
+            chart.plot(steps, values, line, tip=tip, linewidth=1, alpha=0.8, color=color, label=label)
             methods.add(group.method)
             marked |= _mark(chart, run, tip, color, steps, values)
     if not curves:
         return None
     for kind in [kind for kind in _MARKS if kind in marked]:
-        chart.figure.axes[0].plot([], [], label=kind, **_shape(kind, _INK))
-    _legend(chart)
-    return chart
+        chart.figure.axes[0].plot([], [], label=kind, **_shape(kind, INK))
+    add_legend(chart)
+    if marked:
+        names = {"warm-up ends": "hollow dots where the warm-up ends", "search": "diamonds where a search ran"}
+        note = f"{note} Curves have {' and '.join(names[kind] for kind in _MARKS if kind in marked)}.".strip()
+    return chart._replace(note=note)
 
 
 def _mark(chart: Chart, run: Run, tip: str, color: str, steps: Sequence[float], values: Sequence[float]) -> set[str]:
@@ -249,32 +206,6 @@ def _shape(kind: str, color: str) -> dict[str, Any]:
     return {"marker": _MARKS[kind], "linestyle": "", "markersize": 4, "color": color, "markerfacecolor": fill}
 
 
-def _svg(chart: Chart) -> str:
-    """The chart as SVG without a date or a version, so that the same runs give the same bytes."""
-    from matplotlib import rc_context
-
-    text = io.StringIO()
-    with rc_context(_STYLE):
-        chart.figure.savefig(text, format="svg", metadata=dict.fromkeys(("Date", "Creator", "Format", "Type")))
-    return text.getvalue()
-
-
-def _add_tips(svg: str, chart: Chart) -> str:
-    return re.sub(r'<g id="(tip\d+)">', lambda group: f"<g><title>{html.escape(chart.tips[group[1]])}</title>", svg)
-
-
-def inline_svg(chart: Chart) -> str:
-    """The chart as a part of an HTML page: no namespaces or clips, ids of its own, colors of the page's theme."""
-    axes = chart.figure.axes[0]
-    label = html.escape(f"{chart.title}: {axes.get_ylabel() or 'method'} over {axes.get_xlabel()}")
-    _, view, body = re.split(r'viewBox="([^"]*)".*?>', _svg(chart), maxsplit=1)
-    body = re.sub(r'<!--.*?-->|<clipPath.*?</clipPath>| clip-path="[^"]*"', "", body, flags=re.DOTALL)
-    for color, variable in _THEME.items():
-        body = body.replace(color, variable)
-    body = re.sub(r'( id="| xlink:href="#)', rf"\1{chart.name}-", _add_tips(body, chart))
-    return f'<svg viewBox="{view}" role="img" aria-label="{label}">{body}'
-
-
 def save_charts(comparison: Comparison, folder: Path) -> list[Path]:
     """Draws the charts as SVG and PDF files.
 
@@ -288,7 +219,7 @@ def save_charts(comparison: Comparison, folder: Path) -> list[Path]:
     for chart in draw_charts(comparison):
         chart.figure.axes[0].set_title(chart.title)
         svg, pdf = (folder / f"{chart.name}.{suffix}" for suffix in ("svg", "pdf"))
-        write_text(svg, _add_tips(_svg(chart), chart))
+        write_text(svg, file_svg(chart))
         with replacing(pdf) as partial:
             chart.figure.savefig(partial, format="pdf", bbox_inches="tight", metadata={"CreationDate": None})
         files += [svg, pdf]

@@ -12,7 +12,8 @@ from typing import Any, NamedTuple
 from skipthinking.records import UserError
 from skipthinking.report.annotations import LOSS_COLORS, Drawing, draw, read_annotations
 from skipthinking.report.answers import paired_counts, sample
-from skipthinking.report.charts import COLORS, draw_charts, inline_svg
+from skipthinking.report.canvas import COLORS, SHAPES, inline_svg
+from skipthinking.report.charts import draw_charts
 from skipthinking.report.comparing import Comparison
 from skipthinking.report.headline import facts, title
 from skipthinking.report.tables import cells, notes, settings_rows
@@ -38,6 +39,11 @@ def page(comparison: Comparison, examples: int) -> str:
     loader = jinja2.FileSystemLoader(Path(__file__).parent)
     environment = jinja2.Environment(loader=loader, autoescape=True, trim_blocks=True, lstrip_blocks=True)
     tests = list(dict.fromkeys(row.test for row in comparison.rows))
+    charts = [(chart, inline_svg(chart)) for chart in draw_charts(comparison)]
+    differences = [drawn for drawn in charts if drawn[0].name.startswith("difference_")]
+    annotated = _annotated(comparison)
+    lines = [line for example in annotated for _, drawing in example.drawings for line in drawing.steps]
+    counts = [(test, pairs) for test in tests if (pairs := paired_counts(comparison, test))]
     return environment.get_template("page.html.j2").render(
         title=title(comparison),
         facts=facts(comparison),
@@ -45,14 +51,15 @@ def page(comparison: Comparison, examples: int) -> str:
         methods=comparison.methods,
         numbers={method: number for number, method in enumerate(comparison.methods)},
         colors={method: number % len(COLORS) for number, method in enumerate(comparison.methods)},
+        shapes={method: number // len(COLORS) % len(SHAPES) for number, method in enumerate(comparison.methods)},
         tables=_tables(comparison),
         notes=notes(replace(comparison, differences={})),  # a table of the page has them
         settings=settings_rows(comparison),
-        charts=[(chart, inline_svg(chart)) for chart in draw_charts(comparison)],
-        pairs={test: pairs for test in tests if (pairs := paired_counts(comparison, test))},
+        charts=[drawn for drawn in charts if drawn not in differences],
+        pairs=list(zip(counts, differences, strict=True)),
         samples={test: sample(comparison, test, examples) for test in tests},
-        annotated=_annotated(comparison),
-        losses=LOSS_COLORS,
+        annotated=annotated,
+        losses=LOSS_COLORS if any(piece.color for line in lines for piece in line.pieces) else {},
     )
 
 

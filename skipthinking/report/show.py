@@ -13,22 +13,32 @@ __all__ = ["show"]
 _SHADES = {"bright_black": 0.1, "default": 0.3, "yellow": 0.6, "dark_orange": 0.9, "bold white on red": 1.0}
 
 
-def show(file: str, n: int = 3, start: int = 0, id: str | None = None) -> None:
+def show(*runs: str, file: str | None = None, n: int = 3, start: int = 0, id: str | None = None) -> None:
     """Draws annotated examples.
 
     Chunks or steps with their numbers, such as the mean token NLL (in color); those that the method skips or cuts off
     are struck through. Tokens are colored by their weight, or by other values scaled to 0..1 within an example.
 
     Args:
-        file: The annotations.jsonl that ``annotate`` or KPOD's token weighter wrote.
+        runs: Run folders, with the annotations.jsonl that `annotate` or KPOD's token weighter wrote.
+        file: Such a file, in any place.
         n: Number of examples.
         start: Index of the first example.
         id: Id of the only example to draw.
 
     Raises:
-        UserError: The file is missing or damaged, or no example is left to show.
+        UserError: A file is missing or damaged, or no example is left to show.
     """
-    rows = read_annotations(Path(file))
+    files = [Path(run) / "annotations.jsonl" if Path(run).is_dir() else Path(run) for run in runs]
+    files += [Path(file)] if file is not None else []
+    if not files:
+        raise UserError("Expected a run folder, got none. Name one: python -m skipthinking show runs/NAME")
+    for path in files:
+        _show(path, n, start, id)
+
+
+def _show(file: Path, n: int, start: int, id: str | None) -> None:
+    rows = read_annotations(file)
     chosen = [row for row in rows if row["id"] == id] if id is not None else rows[start : start + max(0, n)]
     if not chosen:
         raise UserError(f"Expected an example to show, got none of {len(rows)} ({file}). Fix --id, --start or --n.")

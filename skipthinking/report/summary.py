@@ -91,11 +91,19 @@ def _print_answer(console: Any, path: Path) -> None:
     console.print(f"gold {row['gold']}, {'right' if row['correct'] else 'wrong'}, {size}\n")
 
 
-def summary(run: str) -> None:
-    """Prints the summary of a finished run.
+def summary(*runs: str, run: str | None = None) -> None:
+    """Prints the summaries of finished runs.
 
     Args:
-        run: Run folder, or the name of a run under runs.
+        runs: Run folders, or names of runs under runs.
+        run: One more of them.
+
+    Raises:
+        UserError: No run is named, or one is not finished.
     """
-    folder = Path(run)
-    print_summary(folder if folder.exists() else Path("runs") / run)
+    named = [*runs, *([run] if run is not None else [])]
+    if not named:
+        raise UserError("Expected a run folder, got none. Name one: python -m skipthinking summary runs/NAME")
+    for name in named:
+        folder = Path(name)
+        print_summary(folder if folder.exists() else Path("runs") / name)

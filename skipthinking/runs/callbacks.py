@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import time
 from collections.abc import Mapping, Sequence
@@ -26,6 +27,9 @@ from skipthinking.runs.log import RunLogger
 __all__ = ["Annotations", "Answers", "Results", "SearchLog", "StartReport"]
 
 
+_TIMES: dict[str, type | tuple[type, ...]] = {"fit_seconds": (int, float), "latency_seconds": float, "device": str}
+
+
 class StartReport(Callback):
     """Prints at the start what the run trains on, and one instance with its targets marked."""
 
@@ -41,6 +45,8 @@ class StartReport(Callback):
         trained = sum(p.numel() for p in method.student.parameters() if p.requires_grad)
         console.print(f"[bold]{type(method).__name__}[/] in {trainer.default_root_dir}")
         console.print(f"student: {total:,} parameters, {trained:,} trained, {len(method.student.tokenizer):,} tokens")
+        if method.student.lora is not None:
+            console.print(method.student.lora.describe())
         for line in [*data.report, *data.template.describe(method.student.tokenizer)]:
             console.print(line, markup=False)
         if trainer.global_step:
@@ -86,6 +92,8 @@ class SearchLog(Callback):
 
 class Results(Callback):
     """Writes predictions.jsonl and summary.json after a test, and measures the wall time of training.
+
+    Times are those of the first test of a student: a test on another machine, or from Python, does not change them.
 
     Args:
         folder: The run folder, or the folder in it for other answer settings.
@@ -136,7 +144,7 @@ class Results(Callback):
         rows = ({"set": set_of[p.id], **asdict(p), "rationale": teacher[p.id]} for p in predictions)
         write_jsonl(self.folder / "predictions.jsonl", rows)
         sets = by_group(predictions, set_of)
-        write_json(self.folder / "summary.json", {
+        summary = {
             "method": type(method).__name__,
             "seed": int(os.environ.get("PL_GLOBAL_SEED", 0)),
             "tested": datetime.now(timezone.utc).date().isoformat(),
@@ -147,9 +155,28 @@ class Results(Callback):
             "fit_seconds": round(self.seconds, 1),
             "latency_seconds": method.latency,
             "device": _device_name(method.device),
+            "max_new_tokens": method.max_new_tokens,
+            "prompt": data.sample_prompt(),
             "settings": self.settings,
             "test": {name: self._scores(data, name, rows) for name, rows in sets.items()},
-        })  # fmt: skip
+        }  # fmt: skip
+        write_json(self.folder / "summary.json", summary | self._first_times(summary))
+
+    def _first_times(self, summary: Mapping[str, Any]) -> dict[str, Any]:
+        """Times in the summary of an earlier test of the same student, with the device that they were measured on."""
+        path = self.folder / "summary.json"
+        try:
+            earlier = json.loads(path.read_text(encoding="utf-8"))
+            same = all(earlier[name] == summary[name] for name in ("method", "seed", "steps", "settings"))
+            times = {name: earlier[name] for name in _TIMES}
+        except (OSError, ValueError, TypeError, KeyError):  # none, or one that no command can read
+            return {}
+        if not (same and all(isinstance(times[name], kind) for name, kind in _TIMES.items())):
+            return {}
+        if summary["latency_seconds"] is not None:
+            now, then = (f"{t['latency_seconds'] * 1000:.0f} ms ({t['device']})" for t in (summary, times))
+            print(f"note: latency is {now} now; {path} keeps {then} of the first test. Remove it to measure again.")
+        return times
 
     @staticmethod
     def _scores(data: Any, name: str, predictions: Sequence[Prediction]) -> dict[str, Any]:
@@ -191,7 +218,17 @@ class Answers(Callback):
                 console.print(f"  {name:>9}  {text}", markup=False)
             size = f"{row.new_tokens} new tokens{'' if row.finished else ', unfinished'}"
             size = size if row.new_tokens else "the question fills the student's context"
-            console.print(f"  {'answer':>9}  {row.extracted or row.extracted_lenient or 'none'} ({size})\n")
+            answer = row.extracted or row.extracted_lenient or "none can be read"
+            how = "" if row.extracted or not row.extracted_lenient else ", not in the form of training"
+            console.print(f"  {'answer':>9}  {answer}{how} ({size})\n", markup=False)
+        odd = {
+            "unfinished": sum(not row.finished for row in rows),
+            "without an answer that can be read": sum(not (row.extracted or row.extracted_lenient) for row in rows),
+            "not in the form of training": sum(bool(not row.extracted and row.extracted_lenient) for row in rows),
+        }
+        for what, n in odd.items():
+            if n and len(rows) > 1:
+                console.print(f"{n} of {len(rows)} answers {what}", markup=False)
         if data.splits.questions:
             path = self.folder / "answers.jsonl"
             write_jsonl(path, map(asdict, rows))
@@ -218,7 +255,7 @@ class Annotations(Callback):
         if trainer.is_global_zero:
             path = self.folder / "annotations.jsonl"
             write_jsonl(path, rows)
-            print(f"{len(rows)} annotated examples in {path}\nlook at some: python -m skipthinking show --file {path}")
+            print(f"{len(rows)} annotated examples in {path}\nlook at some: python -m skipthinking show {self.folder}")
 
 
 def _device_name(device: torch.device) -> str:

@@ -17,12 +17,12 @@ from skipthinking.files import write_text
 from skipthinking.records import UserError
 from skipthinking.runs.log import RunLogger
 
-__all__ = ["LastCheckpoint", "RunConfig", "last_checkpoint", "release_folders"]
+__all__ = ["LastCheckpoint", "RunConfig", "hold_folder", "last_checkpoint", "release_folders"]
 
 _HELD: list[FileLock] = []
 
 
-def _hold(folder: Path) -> None:
+def hold_folder(folder: Path) -> None:
     """Locks the run folder for this process until :func:`release_folders`, or until the process ends in any way."""
     folder.mkdir(parents=True, exist_ok=True)
     lock = FileLock(folder / ".lock")
@@ -59,7 +59,7 @@ class RunConfig(SaveConfigCallback):
     def save_config(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
         """Locks the folder for ``fit``; other commands do not change the config of a run."""
         if stage == "fit":
-            _hold(Path(trainer.default_root_dir))
+            hold_folder(Path(trainer.default_root_dir))
 
     @rank_zero_only
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:

@@ -19,12 +19,14 @@ from skipthinking.data.batches import Batch
 from skipthinking.data.packing import Layout
 from skipthinking.files import replacing_folder
 from skipthinking.records import UserError
+from skipthinking.settings import Configurable
 from skipthinking.students.compiling import compile_layers, uncompiled
 from skipthinking.students.completions import NO_PREFIX, Choose, Completions
 from skipthinking.students.heads import measure_targets
 from skipthinking.students.measures import Measure, nll
 from skipthinking.students.memory import pass_tokens, search_tokens
 from skipthinking.students.merging import merged
+from skipthinking.students.origin import Origin
 from skipthinking.students.packing import layout_of, packing_known, share_rows
 from skipthinking.students.sharding import gathered
 from skipthinking.students.tokenizing import leave_open, save_without_class
@@ -40,18 +42,28 @@ class LoRA:
 
     Attributes:
         r: Rank.
-        alpha: Scale; updates are multiplied by alpha / r.
+        alpha: Scale; updates are multiplied by alpha / r. By default 2 r, so that this factor does not depend on r.
         dropout: Dropout before the adapter.
         target_modules: Names of the layers to adapt, or "all-linear".
     """
 
     r: int = 16
-    alpha: int = 32
+    alpha: int | None = None
     dropout: float = 0.0
     target_modules: str | list[str] = "all-linear"
 
+    @property
+    def alpha_or_default(self) -> int:
+        """Alpha, if it is set, else 2 r."""
+        return 2 * self.r if self.alpha is None else self.alpha
 
-class Student(nn.Module, ABC):
+    def describe(self) -> str:
+        """A line for the start report: a config may set the rank on top of another config's alpha."""
+        alpha = self.alpha_or_default
+        return f"LoRA of rank {self.r}, alpha {alpha}: updates are multiplied by {alpha / self.r:g}"
+
+
+class Student(Configurable, nn.Module, ABC):
     """A model, initially its settings only; :meth:`prepare` creates the tokenizer, and :meth:`build` the weights."""
 
     model: Any
@@ -78,6 +90,10 @@ class Student(nn.Module, ABC):
     @abstractmethod
     def make_model(self, trained: bool) -> Any:
         """Creates the model with initial weights; if all weights are trained, in float32."""
+
+    def origin(self) -> Origin:
+        """Where the initial weights come from, for the model card."""
+        return Origin()
 
     def make_outline(self, trained: bool) -> Any:
         """Creates the model as :meth:`make_model` does, with random weights."""
@@ -308,13 +324,23 @@ class Student(nn.Module, ABC):
         """A queue of prompts, of which so many at most are completed together."""
         return Completions(self, at_once)
 
-    def export(self, folder: Path, state: Mapping[str, Tensor] | None = None, marks: str | None = None) -> None:
+    def export(
+        self,
+        folder: Path,
+        state: Mapping[str, Tensor] | None = None,
+        marks: str | None = None,
+        *,
+        chat_template: str | None = None,
+        max_new_tokens: int | None = None,
+    ) -> None:
         """Writes model and tokenizer in the format of transformers' ``from_pretrained``; merges LoRA.
 
         Args:
             folder: The output folder.
             state: Full weights, if those of the model are sharded.
             marks: Regular expression for non-text parts of completions, written to config.json as completion_marks.
+            chat_template: The tokenizer's chat template, "" for none; by default the one that it has.
+            max_new_tokens: What ``generate`` writes at most by default.
         """
         if state is not None:
             self.model = None
@@ -322,9 +348,13 @@ class Student(nn.Module, ABC):
             self.model.load_state_dict(state)
         model = copy.deepcopy(self.model).merge_and_unload() if self.lora else self.model
         model.config.completion_marks = marks  # overwrites the marks of the initial model
+        tokenizer, generation = copy.copy(self.tokenizer), copy.deepcopy(model.generation_config)
+        tokenizer.chat_template = self.tokenizer.chat_template if chat_template is None else chat_template or None
+        generation.max_new_tokens = max_new_tokens
         with replacing_folder(folder) as partial, without_progress():
             model.save_pretrained(partial)
-            self.tokenizer.save_pretrained(partial)
+            generation.save_pretrained(partial)
+            tokenizer.save_pretrained(partial)
             if self._reopened:
                 save_without_class(partial)
 
@@ -352,7 +382,7 @@ def _adapt(model: Any, lora: LoRA, encoder_decoder: bool) -> Any:
             model,
             LoraConfig(
                 r=lora.r,
-                lora_alpha=lora.alpha,
+                lora_alpha=lora.alpha_or_default,
                 lora_dropout=lora.dropout,
                 target_modules=lora.target_modules,
                 task_type=task,

@@ -53,7 +53,7 @@ class GGUF:
         from transformers import PreTrainedTokenizerFast
 
         tokenizer = self._load(PreTrainedTokenizerFast, name_or_path=str(self.path.parent))
-        if self._metadata().get("tokenizer.ggml.pre") in _SINGLE_DIGITS:
+        if self.metadata().get("tokenizer.ggml.pre") in _SINGLE_DIGITS:
             backend = tokenizer.backend_tokenizer
             digits = pre_tokenizers.Digits(individual_digits=True)
             backend.pre_tokenizer = pre_tokenizers.Sequence([digits, backend.pre_tokenizer])
@@ -75,10 +75,11 @@ class GGUF:
         generation = model.generation_config
         ends = generation.eos_token_id if isinstance(generation.eos_token_id, list) else [generation.eos_token_id]
         # The end of a turn, which differs from EOS in Gemma 2 for one: 107 and 1.
-        generation.eos_token_id = [*ends, self._metadata().get("tokenizer.ggml.eot_token_id")]
+        generation.eos_token_id = [*ends, self.metadata().get("tokenizer.ggml.eot_token_id")]
         return model, report
 
-    def _metadata(self) -> dict[str, Any]:
+    def metadata(self) -> dict[str, Any]:
+        """Its key-value pairs, such as general.license."""
         from transformers.integrations.gguf import read_gguf_metadata
 
         return dict(read_gguf_metadata(str(self.path))[0])

@@ -14,6 +14,7 @@ from safetensors import SafetensorError
 from skipthinking.records import UserError
 from skipthinking.students.base import LoRA, Student, without_progress
 from skipthinking.students.gguf_files import GGUF, find_gguf
+from skipthinking.students.origin import Origin, origin_of
 
 __all__ = ["Pretrained"]
 
@@ -107,6 +108,11 @@ class Pretrained(Student):
                 f"{len(missing)} of them ({missing[0]}). Fix model.student.name."
             )
         return model
+
+    def origin(self) -> Origin:
+        """The model at ``name``."""
+        gguf = (self._gguf.path, self._gguf.metadata()) if self._gguf else None
+        return origin_of(self.name, self._hub["revision"], gguf)
 
     def make_outline(self, trained: bool) -> Any:
         """Creates the model from its config. Attention that needs a GPU is replaced by sdpa, which keeps as much."""

@@ -65,16 +65,6 @@ def _number_merges(numbers: int) -> list[list[str]]:
     return [[*cut] for cut in cuts if known.issuperset(cut)] + [["\u0120", name] for name in names]
 
 
-def _read_back(tokenizer: Any, architecture: str) -> Any:
-    """Loads an exported tokenizer as transformers does; some architectures replace the pre-tokenizer."""
-    from transformers import AutoConfig, AutoTokenizer
-
-    with tempfile.TemporaryDirectory() as folder:
-        AutoConfig.for_model(architecture).save_pretrained(folder)
-        tokenizer.save_pretrained(folder)
-        return AutoTokenizer.from_pretrained(folder)
-
-
 class FromScratch(Student):
     """A randomly initialized model of any transformers architecture.
 
@@ -139,16 +129,30 @@ class FromScratch(Student):
     def make_tokenizer(self, texts: Sequence[str], words: Sequence[str] = ()) -> Any:
         """Loads the tokenizer by name, or trains one on the texts, with ``words`` as added tokens."""
         if self.tokenizer_name is not None:
-            return Pretrained(self.tokenizer_name).make_tokenizer()
+            named = Pretrained(self.tokenizer_name).make_tokenizer()
+            if not named.is_fast:
+                return named
+            loaded = self._read_back(named)
+            same = _splitting(loaded.backend_tokenizer) == _splitting(named.backend_tokenizer)
+            return named if same else loaded  # as users of the exported student load it
         trained = train_tokenizer(texts, self.vocab_size, self.numbers)
-        try:
-            loaded = _read_back(trained, self.architecture).backend_tokenizer
-        except _MISFITS as error:
-            raise self._misfit(str(error)) from error
+        loaded = self._read_back(trained).backend_tokenizer
         if _splitting(loaded) != _splitting(trained.backend_tokenizer):
             trained = train_tokenizer(texts, self.vocab_size, self.numbers, like=loaded)
         trained.add_tokens(list(words))
         return trained
+
+    def _read_back(self, tokenizer: Any) -> Any:
+        """Loads an exported tokenizer as transformers does; some architectures replace the pre-tokenizer."""
+        from transformers import AutoConfig, AutoTokenizer
+
+        with tempfile.TemporaryDirectory() as folder:
+            try:
+                AutoConfig.for_model(self.architecture).save_pretrained(folder)
+                tokenizer.save_pretrained(folder)
+                return AutoTokenizer.from_pretrained(folder)
+            except _MISFITS as error:
+                raise self._misfit(str(error)) from error
 
     def make_model(self, trained: bool) -> Any:
         """Initializes the weights from the global seed."""

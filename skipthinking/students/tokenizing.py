@@ -9,7 +9,7 @@ from typing import Any
 from skipthinking.files import parse_json, read_text, write_json
 from skipthinking.records import UserError
 
-__all__ = ["leave_open", "save_without_class"]
+__all__ = ["leave_open", "same_tokens", "save_without_class"]
 
 
 def leave_open(tokenizer: Any) -> bool:
@@ -49,6 +49,12 @@ def save_without_class(folder: Path) -> None:
     """Makes a saved tokenizer load from tokenizer.json alone; T5Tokenizer, for one, has a post-processor of its own."""
     path = folder / "tokenizer_config.json"
     write_json(path, {**parse_json(read_text(path)), "tokenizer_class": "PreTrainedTokenizerFast"})
+
+
+def same_tokens(one: str, other: str | None) -> bool:
+    """Whether two tokenizers, as JSON, have the same vocabulary and merges."""
+    states = [json.loads(state) for state in (one, other or "{}")]
+    return len({json.dumps([state.get(name) for name in ("model", "added_tokens")]) for state in states}) == 1
 
 
 def _tokens_after(tokenizer: Any) -> list[int]:

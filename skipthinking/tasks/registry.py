@@ -39,8 +39,9 @@ def get_task(name: str) -> Task:
 
 
 def generate(
-    task: str | Task, *, split: Split, size: int, seed: int = 0, levels: Sequence[int] | None = None
-) -> list[Example]:
+    task: str | Task, *, split: Split, size: int, seed: int = 0, levels: Sequence[int] | None = None,
+    limit: int | None = None,
+) -> list[Example]:  # fmt: skip
     """Generates examples of a built-in task, the same ones on every platform.
 
     No problem is in two splits, whatever the seeds, sizes and levels.
@@ -48,9 +49,11 @@ def generate(
     Args:
         task: The task or its name.
         split: "train", "test", or "ood" with longer problems than the other two.
-        size: Number of examples.
+        size: Number of examples. Another size gives the same problems in other words, because all problems are drawn
+            before the first is put into words.
         seed: Another seed gives other examples of the same split.
         levels: Lowest and highest number of operations; by default those of the task, with larger ones for "ood".
+        limit: Number of examples to return, from the first; all by default.
 
     Raises:
         UserError: The task has no generator, or an argument is invalid.
@@ -63,4 +66,6 @@ def generate(
             f"Expected a task that can be generated, got {task.name} (task). "
             f"Choose one of {built_in}, or read {task.name} from a file or the hub."
         )
-    return draw_examples(task.name, task.generator, split=split, size=size, seed=seed, levels=levels)
+    if limit is not None and not 1 <= limit <= size:
+        raise UserError(f"Expected a limit from 1 to the size, got limit={limit}, size={size}. Set limit: {size}.")
+    return draw_examples(task.name, task.generator, split=split, size=size, seed=seed, levels=levels)[:limit]

@@ -29,9 +29,10 @@ class Local(Client):
     its batch, up to rounding. Tokens are drawn by Gumbel-max: the argmax of logits / temperature + Gumbel noise is a
     sample from the softmax.
 
-    A model with a chat template gets the chat; a model without one, such as a student of the Plain template, gets the
-    bare texts. Only the end token ends a completion: a base model that never writes it runs into the token limit. Stage
-    markers of a student (CWT, STT) are removed, since they are not part of a rationale.
+    A model with a chat template gets the chat; a model without one gets the bare texts. The chat template of an
+    exported student makes its prompt from a question alone: use ZeroShot with the text "{question}". Only the end token
+    ends a completion: a base model that never writes it runs into the token limit. Stage markers of a student (CWT,
+    STT) are removed, since they are not part of a rationale.
 
     Args:
         name: Hub name or local folder, for example runs/NAME/student.
@@ -156,11 +157,14 @@ class Local(Client):
 
     def _encode(self, messages: list[Message]) -> list[int]:
         tokenizer = self._student.tokenizer
+        exported = hasattr(self._student.model.config, "completion_marks")
         if getattr(tokenizer, "chat_template", None):
             try:
-                text = render_chat(messages, tokenizer)
+                # Prompts have the wording of their task, which the chat template of a student would add once more.
+                text = render_chat(messages, tokenizer, {"task": ""} if exported else {})
             except FAULTS as error:
-                remedy = "Leave prompt.system out" if messages[0]["role"] == "system" else "Use --prompt ZeroShot"
+                remedy = "Use --prompt ZeroShot" + (" --prompt.text '{question}'" if exported else "")
+                remedy = "Leave prompt.system out" if messages[0]["role"] == "system" else remedy
                 raise UserError(
                     "Expected a chat template that takes the messages of the prompt, got: "
                     f"{' '.join(str(error).split())} (client.name). {remedy}, or give another model."

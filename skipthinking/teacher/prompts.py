@@ -76,7 +76,7 @@ class Prompt(ABC):
 class ZeroShot(Prompt):
     """The question alone, with the request to think step by step (Kojima et al., 2022, arXiv 2205.11916).
 
-    For a student that was trained on the Plain template, give the template that it was trained on, as
+    For an exported student, whose chat template makes its prompt, give the text "{question}", as
     experiments/teach/student.yaml does.
 
     Args:

@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 import yaml
+from conftest import TINY
 from filelock import FileLock
 
 GOOD = {"id": "a", "question": "What is 1 + 1?", "rationale": "One and one. That makes 2.", "answer": "2"}
@@ -33,6 +34,25 @@ def _untouched(tmp_path: Path) -> None:
 
 
 # ------------------------------------------------------------------------------------------------ options
+
+
+ALONE = {"class_path": "Generated", "init_args": {"task": "coin_flip", "split": "test", "size": 3}}
+
+
+@pytest.mark.parametrize("wrong", [ALONE, [ALONE]], ids=["source", "list"])
+def test_a_test_set_without_a_name_is_refused_with_what_to_write(
+    wrong: Any, run: Callable[..., int], capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    def config(test: Any) -> Path:
+        path = tmp_path / "own.yaml"
+        path.write_text(yaml.safe_dump({"config": str(TINY), "data": {"init_args": {"test": test}}}))
+        return path
+
+    assert run("fit", config=config(wrong)) == 2
+    error = capsys.readouterr().err
+    assert "Give it a name: data.test: {mine: {class_path: ..., init_args: ...}}." in error
+    _untouched(tmp_path)
+    assert run("fit", "--print_config", config=config({"mine": ALONE})) == 0  # as the message says
 
 
 @pytest.mark.parametrize(

@@ -12,6 +12,8 @@ import torch
 import yaml
 from conftest import TINY
 
+from skipthinking.__main__ import main
+
 Run = Callable[..., int]
 
 
@@ -83,11 +85,15 @@ def test_predict_shows_the_stages_of_an_answer(trained: Path, run: Run, capsys: 
 def test_a_question_that_fills_the_context_is_reported(
     trained: Path, run: Run, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert run("predict", "--question", "very " * 600, config=trained / "config.yaml") == 0
-    assert "the question fills the student's context" in " ".join(capsys.readouterr().out.split())
+    words = ["--question", "very " * 600, "--data.task", "last_letter"]
+    assert run("predict", *words, config=trained / "config.yaml") == 0
+    said = " ".join(capsys.readouterr().out.split())
+    assert "the question fills the student's context" in said
+    assert "none can be read" in said
+    assert "note: the questions are of task last_letter; the student was trained on coin_flip" in said
 
 
-def test_predict_answers_a_file(trained: Path, run: Run, tmp_path: Path) -> None:
+def test_predict_answers_a_file(trained: Path, run: Run, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     asked = _rows(trained / "predictions.jsonl")
     (tmp_path / "asked.jsonl").write_text(
         "".join(json.dumps({"id": r["id"], "question": r["question"]}) + "\n" for r in asked)
@@ -95,6 +101,9 @@ def test_predict_answers_a_file(trained: Path, run: Run, tmp_path: Path) -> None
     assert run("predict", "--questions", tmp_path / "asked.jsonl", config=trained / "config.yaml") == 0
     answers = _rows(trained / "answers.jsonl")
     assert [(r["id"], r["completion"]) for r in answers] == [(r["id"], r["completion"]) for r in asked]
+    said = capsys.readouterr().out
+    assert "5 of 5 answers unfinished" in said  # after 8 tokens
+    assert "note: the questions are of task" not in said
 
 
 def test_an_exported_student_gives_the_same_answers(trained: Path) -> None:
@@ -108,11 +117,14 @@ def test_an_exported_student_gives_the_same_answers(trained: Path) -> None:
         assert tokenizer.decode(made, skip_special_tokens=True).strip() == row["completion"]
 
 
-def test_lora_checkpoints_hold_the_adapter_alone_and_the_export_is_merged(run: Run, tmp_path: Path) -> None:
+def test_lora_checkpoints_hold_the_adapter_alone_and_the_export_is_merged(
+    run: Run, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
     lora = ["--model.student.lora", "{r: 4, dropout: 0.1}", "--trainer.max_epochs", 2, "--checkpoint_every", 3]
     assert run("fit", *lora) == 0
+    assert "LoRA of rank 4, alpha 8: updates are multiplied by 2\n" in capsys.readouterr().out
     folder = tmp_path / "tiny"
     state = torch.load(folder / "checkpoints" / "last.ckpt", weights_only=True)["state_dict"]
     assert state
@@ -133,11 +145,37 @@ def test_lora_checkpoints_hold_the_adapter_alone_and_the_export_is_merged(run: R
 def test_the_command_line_beats_the_checkpoint_and_says_so(
     trained: Path, run: Run, capsys: pytest.CaptureFixture[str]
 ) -> None:
+    own = (trained / "predictions.jsonl").read_text(), (trained / "summary.json").read_text()
     assert run("test", "--model.max_new_tokens", 5, config=trained / "config.yaml") == 0
     assert "model.init_args.max_new_tokens is 5 here and 8 in" in capsys.readouterr().out
-    assert all(row["new_tokens"] == 5 for row in _rows(trained / "predictions.jsonl"))
+    beside = trained / "max_new_tokens=5"
+    assert all(row["new_tokens"] == 5 for row in _rows(beside / "predictions.jsonl"))
+    assert ((trained / "predictions.jsonl").read_text(), (trained / "summary.json").read_text()) == own
     assert run("test", config=trained / "config.yaml") == 0
-    assert "note:" not in capsys.readouterr().out
+    assert "the command line wins" not in capsys.readouterr().out
+    assert main(["compare", str(trained), "--format", "csv"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.split(",")[1] for line in lines[1:]] == ["CWT", '"CWT']  # the second one's limit follows in quotes
+    assert "max_new_tokens=5" in lines[2]
+
+
+@pytest.mark.parametrize("command", ["test", "validate", "predict"])
+def test_no_later_command_changes_the_times_of_a_finished_run(
+    command: str, trained: Path, run: Run, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """As on another machine: the summary keeps the latency of the first test beside the device of that test."""
+    path = trained / "summary.json"
+    first = json.loads(path.read_text()) | {"device": "NVIDIA H100", "latency_seconds": 0.0625, "fit_seconds": 7.5}
+    path.write_text(json.dumps(first))
+    words = {"predict": ["--question", "Heads or tails?"]}.get(command, [])
+    assert run(command, *words, config=trained / "config.yaml") == 0
+    assert json.loads(path.read_text()) == first
+    said = " ".join(capsys.readouterr().out.split())
+    assert ("keeps 62 ms (NVIDIA H100) of the first test. Remove it to measure again" in said) == (command == "test")
+    if command == "test":  # as the note says
+        path.unlink()
+        assert run("test", config=trained / "config.yaml") == 0
+        assert json.loads(path.read_text())["device"].startswith("cpu")
 
 
 def test_a_run_says_once_what_it_trains_on(run: Run, capsys: pytest.CaptureFixture[str]) -> None:
@@ -211,8 +249,6 @@ def test_an_end_token_that_stands_for_unknown_ones_too_is_not_unknown(
 def test_a_runs_config_means_that_run_wherever_it_lies(
     trained: Path, run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from skipthinking.__main__ import main
-
     before = (trained / "predictions.jsonl").read_text()
     moved = tmp_path / "mo ved"
     trained.rename(moved)

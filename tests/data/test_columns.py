@@ -149,9 +149,9 @@ def test_every_format_takes_its_rationale_from_another_column(name: str, row: di
     assert (other.question, other.answer, other.rationale) == (plain.question, plain.answer, TEACHER)
 
 
-def test_help_and_readme_list_every_key() -> None:
+def test_help_and_docs_list_every_key() -> None:
     words = set(re.findall(r"\w+", Files.__doc__ or ""))
     assert {key for keys in KEYS.values() for key in keys} <= words
-    lines = (ROOT / "README.md").read_text().splitlines()
+    lines = (ROOT / "docs" / "formats.md").read_text().splitlines()
     for role, keys in KEYS.items():
         assert f"| {role} | {', '.join(keys)} |" in lines

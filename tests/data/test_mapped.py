@@ -29,7 +29,7 @@ from skipthinking.data.encoded_store import EncodedStore
 from skipthinking.data.encoding import Codec, Plain
 from skipthinking.data.importing import Loaded
 from skipthinking.data.sources import Files, Hub
-from skipthinking.data.splits import join, split_validation
+from skipthinking.data.splits import join, split_off
 from skipthinking.data.steps import Pattern, Sentences
 from skipthinking.data.store import ExampleStore, cache_report, complete, key_of
 from skipthinking.records import DataError, Encoded, Example
@@ -124,7 +124,7 @@ def test_splits_of_files_are_those_of_lists() -> None:
     loaded = [Loaded(examples=part, description="x") for part in parts]
     mapped = [replace(loaded[0], examples=ExampleStore.of(parts[0])), loaded[1]]
     assert list(join(mapped)) == list(join(loaded)) == EXAMPLES
-    ours, theirs = (split_validation(join(one), 9, 1) for one in (mapped, loaded))
+    ours, theirs = (split_off(join(one), 9, 1) for one in (mapped, loaded))
     assert isinstance(ours[0], ExampleStore)
     assert [list(side) for side in ours] == [list(side) for side in theirs]
 

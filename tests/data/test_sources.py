@@ -15,7 +15,7 @@ import pytest
 from skipthinking.data.formats import detect_format
 from skipthinking.data.importing import Loaded
 from skipthinking.data.sources import Files, Generated, Hub
-from skipthinking.data.splits import Splits, drop_overlap, join, split_validation
+from skipthinking.data.splits import Splits, drop_overlap, join, split_off
 from skipthinking.records import DataError, Example, UserError
 
 SHARED = Path(__file__).parents[2].parent / "shared" / "data"
@@ -221,7 +221,7 @@ MANY = [example(f"{n}-{k}", f"Question {n}?") for n in range(100) for k in range
 
 def test_validation_partitions_examples_and_keeps_questions_together() -> None:
     for size in (1, 20, 0.1, 0.5):
-        train, validation = split_validation(MANY, size, seed=0)
+        train, validation = split_off(MANY, size, seed=0)
         assert sorted(row.id for row in [*train, *validation]) == sorted(row.id for row in MANY)
         assert not {row.question for row in train} & {row.question for row in validation}
         wanted = size if isinstance(size, int) else round(size * len(MANY))
@@ -230,31 +230,63 @@ def test_validation_partitions_examples_and_keeps_questions_together() -> None:
 
 def test_validation_size_is_exact_for_single_rationales() -> None:
     rows = [example(str(n), f"{n}?") for n in range(50)]
-    assert len(split_validation(rows, 7, seed=0)[1]) == 7
-    assert len(split_validation(rows, 0.2, seed=0)[1]) == 10
+    assert len(split_off(rows, 7, seed=0)[1]) == 7
+    assert len(split_off(rows, 0.2, seed=0)[1]) == 10
 
 
 def test_validation_does_not_depend_on_order_case_or_white_space() -> None:
-    chosen = {row.id for row in split_validation(MANY, 30, seed=1)[1]}
+    chosen = {row.id for row in split_off(MANY, 30, seed=1)[1]}
     mixed = [example(row.id, f"  {row.question.upper()} ") for row in random.Random(0).sample(MANY, len(MANY))]
-    assert {row.id for row in split_validation(mixed, 30, seed=1)[1]} == chosen
-    assert {row.id for row in split_validation(MANY, 30, seed=2)[1]} != chosen
+    assert {row.id for row in split_off(mixed, 30, seed=1)[1]} == chosen
+    assert {row.id for row in split_off(MANY, 30, seed=2)[1]} != chosen
 
 
 def test_validation_grows_with_its_size() -> None:
-    small = {row.id for row in split_validation(MANY, 20, seed=0)[1]}
-    assert small < {row.id for row in split_validation(MANY, 60, seed=0)[1]}
+    small = {row.id for row in split_off(MANY, 20, seed=0)[1]}
+    assert small < {row.id for row in split_off(MANY, 60, seed=0)[1]}
 
 
 def test_validation_size_zero_takes_nothing() -> None:
-    assert split_validation(MANY, 0, seed=0) == (MANY, [])
-    assert split_validation(MANY, 0.0, seed=0) == (MANY, [])
+    assert split_off(MANY, 0, seed=0) == (MANY, [])
+    assert split_off(MANY, 0.0, seed=0) == (MANY, [])
 
 
 @pytest.mark.parametrize("size", [-1, -0.1, 1.0, 1.5, float("nan"), len(MANY), 10_000, 0.999])
 def test_validation_that_leaves_a_side_empty_is_refused(size: int | float) -> None:
     with pytest.raises(UserError, match=r"data\.val_size"):
-        split_validation(MANY if size != 0.999 else MANY[:1], size, seed=0)
+        split_off(MANY if size != 0.999 else MANY[:1], size, seed=0)
+
+
+@pytest.mark.parametrize("size", [1, 7, 0.2])
+@pytest.mark.parametrize("order", ["fit", "test"])
+def test_a_held_out_test_set_shares_no_question_and_is_the_same_for_every_seed(order: str, size: float) -> None:
+    sources = [Generated("coin_flip", size=40), Generated("coin_flip", "train", size=20, seed=1)]
+    given = {example.id for source in sources for example in source.load().examples}
+    held, validated = [], []
+    for seed, val_size in ((0, 5), (1, 5), (1, 0)):
+        splits = Splits(
+            sources, {"flips": Generated("coin_flip", "test", size=3)}, val_size=val_size, test_size=size, seed=seed,
+            question=None, questions=None, task=None,
+        )  # fmt: skip
+        splits.load(order)
+        splits.load("fit")
+        parts = [splits.test_sets["held_out"], splits.examples["train"], splits.examples["val"]]
+        questions = [{example.question for example in part} for part in parts]
+        assert not any(one & other for n, one in enumerate(questions) for other in questions[:n])
+        assert {example.id for part in parts for example in part} == given
+        assert len(parts[0]) == (size if size >= 1 else round(size * len(given)))
+        (line,) = (line for line in splits.report if "data.test_size" in line)
+        assert f"held_out, {len(parts[0])} example" in line
+        held.append([example.id for example in parts[0]])
+        validated.append({example.id for example in parts[2]})
+    assert held[0] == held[1] == held[2]
+    assert validated[0] != validated[1]
+
+
+def test_a_held_out_test_set_has_a_name_of_its_own() -> None:
+    with pytest.raises(UserError, match=r"got data\.test\.held_out\. Rename it"):
+        Splits([], {"held_out": Generated("coin_flip")}, val_size=0, test_size=3, seed=0, question=None,
+               questions=None, task=None)  # fmt: skip
 
 
 def test_overlap_ignores_case_and_white_space() -> None:

@@ -36,7 +36,10 @@ def _shown(row: dict[str, Any], tmp_path: Path, capsys: pytest.CaptureFixture[st
     path = tmp_path / "annotations.jsonl"
     path.write_text(json.dumps(row) + "\n")
     assert main(["show", "--file", str(path)]) == 0
-    return capsys.readouterr().out.splitlines()
+    shown = capsys.readouterr().out
+    assert main(["show", str(tmp_path)]) == 0  # its folder
+    assert capsys.readouterr().out == shown
+    return shown.splitlines()
 
 
 def _on_page(row: dict[str, Any], tmp_path: Path) -> str:

@@ -120,10 +120,33 @@ def test_training_examples_stand_side_by_side(tmp_path: Path) -> None:
     runs = [write_run(tmp_path / method, method) for method in more]
     for run in runs:
         (run / "annotations.jsonl").write_text("".join(json.dumps(row) + "\n" for row in more[run.name]))
-    cards = re.findall("<details.*?</details>", page(compare_runs(list(map(str, runs))), 0), re.S)
+    text = page(compare_runs(list(map(str, runs))), 0)
+    legend = text[text.index('<ul class="legend"') : text.index("<details")]
+    words = ("chunk or step, numbered", ">skipped<", ">cut off<", "weight of a token", "mean loss per token")
+    assert [word in legend for word in words] == [True, True, True, True, False]  # no losses here
+    cards = re.findall("<details.*?</details>", text, re.S)
     assert len(cards) == 12
     assert all(word in cards[0] for word in ("1 skipped", "mean weight 0.75", "the first 1 kept"))
     counts = [card.count("<header>") for card in cards]
     assert counts == sorted(counts, reverse=True)
     shown = [int(number) for number in re.findall(r"<summary>(\d+) \+", "".join(cards))]
     assert sorted(shown) != list(range(12))  # not the first of the file
+
+
+@pytest.mark.parametrize(
+    ("methods", "baseline", "shown"),
+    [
+        (["CWT"], None, "none"),
+        (["CWT", "STT"], None, "hint"),
+        (["CWT", "STT"], "CWT", "counts"),
+        (["CWT"], "CWT", "none"),
+    ],
+)
+def test_differences_are_shown_or_asked_for(
+    methods: list[str], baseline: str | None, shown: str, tmp_path: Path
+) -> None:
+    runs = [str(write_run(tmp_path / method, method)) for method in methods]
+    text = page(compare_runs(runs, baseline), 0)
+    assert ("Paired differences" in text) is (shown != "none")
+    assert ("--baseline" in text) is (shown == "hint")
+    assert ("only CWT" in text) is (shown == "counts")

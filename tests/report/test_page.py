@@ -9,10 +9,11 @@ from html.parser import HTMLParser
 from pathlib import Path
 
 import pytest
-from run_folders import EVIL, write_comparison
+from run_folders import EVIL, write_comparison, write_run
 
 from skipthinking.__main__ import main
-from skipthinking.report.charts import Chart, draw_charts
+from skipthinking.report.canvas import COLORS, SHAPES, Chart
+from skipthinking.report.charts import draw_charts
 from skipthinking.report.comparing import compare_runs
 from skipthinking.report.page import page
 from skipthinking.report.tables import cells
@@ -231,3 +232,17 @@ def test_command_writes_page_and_figures(folders: list[str], tmp_path: Path) -> 
     assert b"<svg" in made["accuracy_sums.svg"]
     assert main(["compare", *folders, *words]) == 0
     assert {path.name: path.read_bytes() for path in out.iterdir()} == made
+
+
+def test_no_two_methods_look_alike_in_charts_or_names(tmp_path: Path) -> None:
+    names = [f"m{number:02}" for number in range(20)]
+    comparison = compare_runs([str(write_run(tmp_path / name, name)) for name in names])
+    text = page(comparison, 0)
+    chips = {name: set(re.findall(rf'<span class="chip (k\d s\d)">{name}</span>', text)) for name in names}
+    assert all(len(looks) == 1 for looks in chips.values())
+    assert len({look for looks in chips.values() for look in looks}) == 20
+    lines = {line.get_label()[:3]: line for line in draw_charts(comparison)[0].figure.axes[0].lines}
+    for name in names:
+        look = f"k{COLORS.index(lines[name].get_color())} s{SHAPES.index(lines[name].get_marker())}"
+        assert chips[name] == {look}
+    assert text.index('<p class="methods">') < text.index("<svg")  # the legend of all charts

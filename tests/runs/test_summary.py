@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 
+from skipthinking.__main__ import main
 from skipthinking.files import write_json, write_jsonl, write_text
 from skipthinking.records import UserError
 from skipthinking.report.run_folders import read_summary
@@ -206,6 +207,21 @@ def test_summary_prints_its_numbers(
     assert "42 ms per answer (cpu)" in text
     assert "1,234,567 target and 89,012 context tokens in 61 s" in text
     assert "\n[b]2+1?\n[i] 2+1=3.\ngold 3, right, 12 new tokens" in text  # brackets are text, not markup
+
+
+def test_folders_are_named_as_for_compare(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    one, two = (finished(tmp_path / "runs" / name, method=name) for name in ("one", "two"))
+    monkeypatch.chdir(tmp_path)
+    assert main(["summary", "runs/one", "runs/two"]) == 0
+    both = capsys.readouterr().out
+    for words in (["--run", str(one)], ["one"], ["runs/one"]):
+        assert main(["summary", *words]) == 0
+        assert capsys.readouterr().out.splitlines()[2:] == both.splitlines()[2 : len(both.splitlines()) // 2]
+    assert f"two in {two.relative_to(tmp_path)}" in both
+    assert main(["summary"]) == 2
+    assert main(["show"]) == 2
 
 
 def test_unmeasured_latency_is_left_out(

@@ -44,6 +44,18 @@ def test_two_ranks_make_one_run_with_a_table_of_every_answer(spawn: Callable[...
     assert len({row["id"] for row in _chunks(tmp_path)}) == 20  # each rank has scored half of them
 
 
+@pytest.mark.parametrize("mode", ["offline", None])
+def test_a_run_of_a_sweep_is_refused_without_a_server(
+    mode: str | None, run: Callable[..., int], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("WANDB_SWEEP_ID", "abc")
+    monkeypatch.setattr("skipthinking.command_line.cli._wandb_key", lambda: mode is not None)
+    if mode is None:
+        monkeypatch.delenv("WANDB_MODE")
+    assert run("fit", "--config", WANDB) == 2
+    assert "Run `wandb login`" in capsys.readouterr().err
+
+
 def test_rows_of_the_table_are_limited(run: Callable[..., int], tmp_path: Path) -> None:
     import wandb
 

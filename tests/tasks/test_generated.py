@@ -129,6 +129,17 @@ def test_same_seed_same_examples_another_seed_others(name: str) -> None:
     assert generate(name, split="train", size=30, seed=3) != generate(name, split="train", size=30, seed=4)
 
 
+@each_task
+def test_a_limit_takes_the_first_examples_and_another_size_the_same_problems(name: str) -> None:
+    full = drawn(name, "test", 60)
+    for limit in (1, 20, 60):
+        assert tuple(generate(name, split="test", size=60, limit=limit)) == full[:limit]
+    fewer = generate(name, split="test", size=20)
+    assert [(row.answer, row.meta["level"]) for row in fewer] == [(row.answer, row.meta["level"]) for row in full[:20]]
+    with pytest.raises(UserError, match="limit from 1 to the size, got limit=61, size=60"):
+        generate(name, split="test", size=60, limit=61)
+
+
 def test_examples_are_the_same_on_every_platform() -> None:
     # Written down once; a change of a word list or of the drawing order changes it, and with it everybody's data.
     first = {name: drawn(name, "train")[0].id for name in NAMES}

@@ -155,7 +155,7 @@ def _teach(path: Path, model: Path, out: Path, *words: str) -> int:
 def _teach_student(model: Path, out: Path, size: int, *words: str) -> int:
     source = {"class_path": "Generated", "init_args": {"task": "coin_flip", "size": size}}
     client = {"class_path": "Local", "init_args": {"name": str(model)}}
-    prompt = {"class_path": "ZeroShot", "init_args": {"text": PLAIN}}
+    prompt = {"class_path": "ZeroShot", "init_args": {"text": "{question}"}}
     return main(["teach", "--questions", json.dumps(source), "--client", json.dumps(client), "--prompt",
                  json.dumps(prompt), "--out", str(out / "own.jsonl"), "--max_tokens", "12", "--temperature", "0",
                  "--keep", "Everything", *words])  # fmt: skip

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from skipthinking.evaluation.answers import SearchContext
 from skipthinking.ranks import by_length
 from skipthinking.records import UserError
+from skipthinking.settings import Configurable
 from skipthinking.students.engine import Engine
 
 __all__ = ["BinaryCut", "Cutter", "FirstAnswer", "FullTrace", "RandomCut", "Trace", "shortest_prefixes"]
@@ -112,7 +113,7 @@ def shortest_prefixes(
     return result, validations
 
 
-class Cutter(ABC):
+class Cutter(Configurable, ABC):
     """Chooses how many steps of every trace are kept."""
 
     block_tokens: int = 2**20

@@ -95,7 +95,7 @@ class STT(CWT):
         self.verifier, self.cumulative, self.gate = verifier or Likelihood(), cumulative, gate
         self.replay, self.control = replay, control
         if replay and control != "no_skip":
-            self.prompt_prefixes = (SKIP, "") if mode == "skip" else ("", SKIP)
+            self.choose_prompt("mode", {"skip": SKIP, "full": ""}, mode)
         self.skips: Skips | None = None
 
     # ----------------------------------------------------------------------------------- checkpoints
@@ -109,7 +109,7 @@ class STT(CWT):
         """Raises UserError if a student with one mode is to answer in two."""
         super().on_load_checkpoint(checkpoint)
         two = len(self.prompt_prefixes) > 1
-        if two and not self.trainer.training and not checkpoint["skipthinking"].get("two_modes", True):
+        if two and not self.fitting and not checkpoint["skipthinking"].get("two_modes", True):
             raise UserError(
                 f"Expected a student with two modes, got model.replay={self.replay} for one that was trained without: "
                 "it does not know the control text. Leave out model.replay and model.mode."

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from skipthinking.evaluation.answers import SearchContext
 from skipthinking.records import Encoded, UserError
+from skipthinking.settings import Configurable
 from skipthinking.students.engine import Engine
 
 __all__ = ["Answer", "Likelihood", "Rationale", "Rollout", "ScoringVerifier", "Trial", "Verifier", "answered_right"]
@@ -97,7 +98,7 @@ class Trial:
         return self.row.openings[self.after[0]]
 
 
-class Verifier(ABC):
+class Verifier(Configurable, ABC):
     """Judges which chunks the student needs, for a block of rationales at a time."""
 
     block_tokens: int = 2**20

@@ -1,0 +1,132 @@
+"""The run folder of a run from Python."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+from typing import Any, cast
+
+import lightning as L
+import yaml
+from lightning.pytorch.callbacks import Callback, Checkpoint
+
+from skipthinking.annotate.runner import say
+from skipthinking.files import write_text
+from skipthinking.methods.base import Distiller
+from skipthinking.records import UserError
+from skipthinking.runs.callbacks import Answers, Results, SearchLog, StartReport
+from skipthinking.runs.folder import LastCheckpoint, hold_folder, last_checkpoint, release_folders
+from skipthinking.runs.log import RunLogger
+from skipthinking.runs.throughput import Throughput
+from skipthinking.settings import run_config
+from skipthinking.students.sharding import WholeWeights, whole_state
+
+__all__ = ["RunFolder"]
+
+_TRAINER = ("max_epochs", "max_steps", "accumulate_grad_batches", "gradient_clip_val", "precision", "log_every_n_steps")
+
+
+class RunFolder(Checkpoint):
+    """Writes what a run of the command line writes, to the trainer's ``default_root_dir``.
+
+    ``fit`` writes config.yaml, metrics.csv, checkpoints/last.ckpt and student/, ``test`` predictions.jsonl and
+    summary.json, ``validate`` predictions_val.jsonl, and ``predict`` answers.jsonl, if the questions come from a file.
+    The command line takes the folder as one of its own: ``compare``, ``summary``, and ``test --config``. ::
+
+        L.seed_everything(0)
+        method = CWT(student=FromScratch(), optimizer=partial(torch.optim.AdamW, lr=1e-3))
+        data = RationaleDataModule(
+            train=[Generated("arithmetic")], test={"arithmetic": Generated("arithmetic", "test", size=200)}
+        )
+        trainer = L.Trainer(max_epochs=5, default_root_dir="runs/mine", logger=False, callbacks=[RunFolder()])
+        trainer.fit(method, datamodule=data)
+        trainer.test(method, datamodule=data)
+
+    Departures from the command line: signals are handled as Lightning does it; of the trainer's settings, config.yaml
+    has those that change what is learned; no other run is trained first, as KPOD's token weighter.
+
+    Args:
+        every: Optimizer steps between two checkpoints.
+        export: Whether ``fit`` ends with an export of the student.
+    """
+
+    def __init__(self, every: int = 500, export: bool = True) -> None:
+        self.every, self.export = every, export
+        self._begun: Path | None = None  # the folder whose run this object has written
+        self._config: dict[str, Any] = {}
+
+    def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
+        """Adds the callbacks and the log of a run; for ``fit``, locks the folder.
+
+        Raises:
+            UserError: The trainer has no folder for the run, or one with another run.
+        """
+        folder = Path(trainer.default_root_dir)
+        if folder.resolve() == Path.cwd():
+            raise UserError(
+                "Expected a run folder, got the current one. Give it to the trainer: "
+                'Trainer(default_root_dir="runs/NAME", ...).'
+            )
+        callbacks: list[Callback] = cast("Any", trainer).callbacks
+        if not any(isinstance(callback, LastCheckpoint) for callback in callbacks):
+            callbacks += [
+                WholeWeights(), Results(folder), Answers(folder), StartReport(), SearchLog(), Throughput(),
+                LastCheckpoint(folder, self.every),
+            ]  # fmt: skip
+        if stage == "fit":
+            self._begin(trainer, cast("Distiller", pl_module), folder)
+
+    def _begin(self, trainer: L.Trainer, method: Distiller, folder: Path) -> None:
+        if "PL_GLOBAL_SEED" not in os.environ or not method.student.built:
+            # Initial weights depend on the seed of the generator, which an earlier run in this process has changed.
+            L.seed_everything(int(os.environ.get("PL_GLOBAL_SEED", 0)), verbose=False)
+        if trainer.is_global_zero:
+            hold_folder(folder)
+        if not any(isinstance(logger, RunLogger) for logger in trainer.loggers):
+            trainer.loggers = [RunLogger(folder), *trainer.loggers]
+        config, missing = run_config(method, method.data)
+        self._config = {
+            "run": folder.name, "runs_dir": str(folder.parent), **config,
+            "trainer": {name: getattr(trainer, name) for name in _TRAINER},
+        }  # fmt: skip
+        for key in missing:
+            say(
+                f"note: {folder / 'config.yaml'} lacks {key}, which has no import path; functools.partial of a class "
+                "would have one"
+            )
+
+    def on_fit_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Raises UserError if the folder holds a run that this one does not continue."""
+        folder = Path(trainer.default_root_dir)
+        holds_one = any((folder / name).exists() for name in ("metrics.csv", "checkpoints"))
+        if holds_one and trainer.ckpt_path is None and self._begun != folder:
+            raise UserError(
+                f"Expected a new run, got default_root_dir={str(folder)!r}, which holds one. Go on with it by "
+                f"fit(..., ckpt_path={str(last_checkpoint(folder))!r}), or give another folder."
+            )
+        self._begun = folder
+
+    def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Writes the config once checkpoint and optimizer are loaded."""
+        if trainer.is_global_zero:
+            text = yaml.safe_dump(self._config, sort_keys=False)
+            write_text(Path(trainer.default_root_dir) / "config.yaml", f"# written by RunFolder, from Python\n{text}")
+
+    def on_save_checkpoint(self, trainer: L.Trainer, pl_module: L.LightningModule, checkpoint: dict[str, Any]) -> None:
+        """Keeps the config in the checkpoint."""
+        checkpoint.setdefault("skipthinking", {})["config"] = json.dumps(self._config)
+
+    def on_fit_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Exports the student, and unlocks the folder."""
+        method = cast("Distiller", pl_module)
+        state = whole_state(method.student.model) if self.export else None
+        if trainer.is_global_zero:
+            if self.export:
+                folder = Path(trainer.default_root_dir) / "student"
+                method.student.export(folder, state, method.completion_marks)
+            release_folders()
+
+    def on_exception(self, trainer: L.Trainer, pl_module: L.LightningModule, exception: BaseException) -> None:
+        """Unlocks the folder."""
+        release_folders()
