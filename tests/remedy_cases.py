@@ -523,6 +523,7 @@ OTHERS = {  # words of a message: why it has no case here
     "Expected a run folder, got the current one": "tests/runs/test_run_folder.py",
     "Expected test sets by name": "tests/command_line/test_bad_input.py follows it",
     "Expected a W&B server for a sweep": "needs that server",
+    "set student.turns = ": "a line of a chat template, no message",
     "look at some: python -m skipthinking show": "no fault",
     "log-likelihood under the reference": "a drawing, no fault",
     "in other batches; the rest has": "no fault",

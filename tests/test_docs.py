@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import importlib
+import inspect
 import re
 from collections.abc import Callable
 from pathlib import Path
@@ -19,7 +21,7 @@ from skipthinking.tasks import task_names
 
 DOCS = ROOT / "docs"
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", ROOT / "experiments" / "README.md", *sorted(DOCS.glob("*.md"))]
-COMMAND = re.compile(r"python -m skipthinking (\S+)(.*)")
+COMMAND = re.compile(r"python -m skipthinking ([\w-]+)(.*)")
 YAML = re.compile(r"^( *)```yaml\n(.*?)```", re.DOTALL | re.MULTILINE)
 LINK = re.compile(r"\]\(([^)\s]+)\)")
 
@@ -43,6 +45,15 @@ def test_what_a_page_names_exists(page: Path) -> None:
     )
     for name in re.findall(files, text):
         assert (ROOT / name).is_file(), name
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+def test_the_options_of_tools_exist(page: Path) -> None:
+    for name, words in COMMAND.findall(page.read_text()):
+        module, _, function = TOOLS.get(name, "").partition(":")
+        if module and name != "teach":  # its options are those of classes
+            known = inspect.signature(getattr(importlib.import_module(module), function)).parameters
+            assert set(re.findall(r"--(\w+)", words.split("`")[0])) <= {*known, "help"}, (name, words)
 
 
 @pytest.mark.parametrize("page", PAGES[:3], ids=lambda page: str(page.relative_to(ROOT)))

@@ -15,7 +15,7 @@ from conftest import ROOT
 
 import skipthinking
 
-PARTS = ("skipthinking", "experiments", "docs")
+PARTS = ("skipthinking", "experiments", "docs", "notebooks")
 BUILD = "from setuptools import build_meta as b; b.build_wheel('dist'); b.build_sdist('dist')"
 
 

@@ -294,6 +294,35 @@ def test_a_signal_while_an_epoch_is_validated_ends_the_run_after_that_epoch(
     assert torch.load(tmp_path / "tiny" / "checkpoints" / "last.ckpt", weights_only=True)["global_step"] == 5
 
 
+@pytest.mark.parametrize(("name", "code"), [("SIGTERM", 143), ("SIGINT", 130)])
+def test_a_signal_while_a_validation_within_an_epoch_runs_loses_no_step(
+    name: str, code: int, run: Callable[..., int], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Validations follow steps 2 and 4 of 5, and have 4 batches each: the signal comes in the first batch."""
+    monkeypatch.delenv("SLURM_JOB_ID", raising=False)
+    words = ["--trainer.max_epochs", 1, "--trainer.val_check_interval", 2, "--data.eval_batch_size", 1,
+             "--evaluate", "false"]  # fmt: skip
+    validate, answered = AnsweringModule.validation_step, []
+
+    def interrupted(*args: Any) -> None:
+        if not answered:
+            os.kill(os.getpid(), getattr(signal, name))
+        answered.append(args)
+        validate(*args)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(AnsweringModule, "validation_step", interrupted)
+        assert run("fit", *words) == code
+    assert len(answered) == 4
+    last = tmp_path / "tiny" / "checkpoints" / "last.ckpt"
+    assert torch.load(last, weights_only=True)["global_step"] == 3
+    assert run("fit", *words, "--ckpt_path", "last") == 0
+    assert run("fit", *words, "--run", "whole") == 0
+    resumed, whole = (torch.load(path, weights_only=True) for path in (last, tmp_path / "whole/checkpoints/last.ckpt"))
+    assert all(torch.equal(resumed["state_dict"][key], value) for key, value in whole["state_dict"].items())
+    assert resumed["global_step"] == whole["global_step"] == 5
+
+
 @pytest.fixture
 def scontrol(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A stand-in for SLURM's scontrol; returns the file that records its arguments."""

@@ -45,9 +45,15 @@ class Journal:
         """The file for values that are too large for ``path``."""
         return values_path(self._annotations, self.key)
 
-    def read(self) -> dict[str, NDArray[Any]]:
-        """The values that all processes have kept, by example id."""
-        parts = self._annotations.parent.glob(_PARTS.format(self._annotations.stem, "*"))
+    def read(self, ranks: int = 0) -> dict[str, NDArray[Any]]:
+        """The values that all processes have kept, by example id.
+
+        Args:
+            ranks: Number of processes whose files are looked up by name: NFS may list a folder as it was.
+        """
+        listed = self._annotations.parent.glob(_PARTS.format(self._annotations.stem, "*"))
+        named = (self._annotations.with_name(_PARTS.format(self._annotations.stem, rank)) for rank in range(ranks))
+        parts = {*listed, *filter(Path.is_file, named)}
         columns = [Column.mapped(part, self.key, self._dtype) for part in sorted(parts)]
         return {id: column[id] for column in columns for id in column}
 

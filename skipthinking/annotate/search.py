@@ -48,7 +48,7 @@ def find(annotator: Annotator[Any], rows: Rows, context: Context, journal: Journ
     arrays, size = _search(annotator, rows, context, journal)
     mapped = journal is not None and is_large(total(size))
     if journal and mapped:  # all processes have kept their values, because all have told their size
-        arrays = journal.read()
+        arrays = journal.read(ranks())
     elif annotator.uses_student:
         arrays = gather(arrays)  # every process makes instances of any example, so it needs all values
     # In the order of rows, so that ``finish`` sees the same order on every process.

@@ -104,7 +104,8 @@ def remembered(path: Path, key: str, dtype: str, rows: int, make: Callable[[], C
         The annotations, and whether they were read.
     """
     large = values_path(path, key)
-    if smallest(large.is_file()):
+    # Only rank 0 asks for the file: NFS remembers for a while that there was none.
+    if broadcast(large.is_file() if rank() == 0 else None):
         column = Column.mapped(large, key, dtype)
         if smallest(len(column) == rows):
             return column, True

@@ -9,7 +9,7 @@ import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import lightning as L
 from lightning.pytorch.callbacks import Checkpoint
@@ -28,6 +28,9 @@ class Interrupts(Checkpoint):
     resumes by ``--ckpt_path last``. Lightning's own handler, replaced by this one, saves in the middle of a step.
     SLURM sends SIGTERM when it takes nodes away from a job; it requeues the job itself, unless the job was canceled.
 
+    A validation within an epoch is not interrupted: the step that follows it is saved. A run that is killed before that
+    loses the steps since its last checkpoint.
+
     Several processes must save the same step. In a SLURM job all of them get the signal, and they agree on the step by
     one all-reduce of a flag per step. Outside of a job, and for Ctrl-C, they do not, and the last regular checkpoint
     counts. Between epochs, where searches run, a run stops at once: the previous epoch ended with a checkpoint. So do
@@ -41,7 +44,7 @@ class Interrupts(Checkpoint):
 
     def __init__(self, folder: Path) -> None:
         self.path = last_checkpoint(folder)
-        self.asked = self.saved = self.requeue = False
+        self.asked = self.saved = self.requeue = self.terminated = False
         self.within = False  # an epoch
         self._outer: dict[int, Any] = {}  # handlers before the command, and before training
         self._inner: dict[int, Any] = {}
@@ -63,8 +66,12 @@ class Interrupts(Checkpoint):
             raise KeyboardInterrupt
 
         def end(number: int, frame: Any) -> None:
-            if not self.within:  # else Lightning's handler, which runs before this one, has noted it
+            if not self.within:
                 raise SIGTERMException
+            if trainer.world_size == 1:
+                self.asked = self.terminated = True
+                # Lightning's handler, which runs before this one, has noted it, and would end a validation, unsaved.
+                trainer._signal_connector.received_sigterm = False
 
         _handle(self._outer, signal.SIGUSR1, ask)
         _handle(self._outer, signal.SIGTERM, end)
@@ -116,7 +123,10 @@ class Interrupts(Checkpoint):
         if not self.saved:
             self._settle(trainer)
         if self.saved:
-            raise SIGTERMException if trainer.received_sigterm else KeyboardInterrupt
+            self._stop(trainer)
+
+    def _stop(self, trainer: L.Trainer) -> NoReturn:
+        raise SIGTERMException if self.terminated or trainer.received_sigterm else KeyboardInterrupt
 
     def _settle(self, trainer: L.Trainer) -> None:
         if trainer.world_size > 1:
@@ -124,19 +134,17 @@ class Interrupts(Checkpoint):
                 return
             self.asked = trainer.strategy.reduce_boolean_decision(self.asked, all=False)
             self.requeue = self.asked and trainer.strategy.reduce_boolean_decision(self.requeue, all=False)
-        elif trainer.received_sigterm:
-            self.asked = True
         if self.asked:
             trainer.save_checkpoint(self.path)
             self.saved = True
             if self.requeue and trainer.is_global_zero:
                 requeue()
 
-    def on_train_batch_start(self, *args: Any) -> None:
+    def on_train_batch_start(self, trainer: L.Trainer, *args: Any) -> None:
         """Stops before the next micro-batch, once the saved step is logged."""
         self.within = True
         if self.saved:
-            raise KeyboardInterrupt
+            self._stop(trainer)
 
     def on_exception(self, trainer: L.Trainer, pl_module: L.LightningModule, exception: BaseException) -> None:
         """Prints how to go on."""
