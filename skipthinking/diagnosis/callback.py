@@ -180,7 +180,6 @@ def _sharpness(settings: Sharpness, method: Distiller, epoch: int) -> dict[str, 
     tests = {(row.id, row.question) for rows in data.test_sets.values() for row in rows}
     splits = {"train": data.encoded, "test": [row for key, row in data.teacher.items() if key in tests]}
     found: dict[str, Any] = asdict(settings)
-    vector = None
     for split, rows in splits.items():
         instances: list[Instance] = []
         missing: set[str] = set()
@@ -195,7 +194,7 @@ def _sharpness(settings: Sharpness, method: Distiller, epoch: int) -> dict[str, 
                 break
         if instances:
             objective = Objective(method, instances, data.batch_size * max(map(instance_length, instances)))
-            found[split], vector = settings.measure(objective, data.seed, vector)
+            found[split] = settings.measure(objective, data.seed)
         elif missing:
             found[split] = f"not measured: the method needs {', '.join(sorted(missing))}, known for training only"
     return found

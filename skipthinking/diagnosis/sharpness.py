@@ -58,8 +58,8 @@ class Sharpness:
                 f"iterations, got {self}. Leave out what is outside of its range, for its default."
             )
 
-    def measure(self, objective: Objective, seed: int, start: Vector | None = None) -> tuple[dict[str, Any], Vector]:
-        """Sharpness of one loss, and the eigenvector, from which a search for that of a similar loss may start.
+    def measure(self, objective: Objective, seed: int) -> dict[str, Any]:
+        """Sharpness of one loss.
 
         Raises:
             UserError: The attention has no second derivative.
@@ -73,9 +73,9 @@ class Sharpness:
             )
         loss = objective.loss()
         found: dict[str, Any] = {"instances": objective.instances, "loss": loss}
-        vector = start or _gaussian(objective.trained, seed)
         if self.iterations:
-            eigen, vector = top_eigenvalue(objective.product, vector, self.tolerance, self.iterations)
+            start = _gaussian(objective.trained, seed)
+            eigen, _ = top_eigenvalue(objective.product, start, self.tolerance, self.iterations)
             found |= {"eigenvalue": eigen.value, "residual": eigen.residual, "products": eigen.products}
         noise: dict[str, list[float]] = {str(radius): [] for radius in self.radii}
         for number in range(self.noise):
@@ -87,7 +87,7 @@ class Sharpness:
             radius: {"increase": float(np.mean(rises)), "sd": float(np.std(rises, ddof=1)) if self.noise > 1 else None}
             for radius, rises in noise.items()
         }
-        return found, vector
+        return found
 
 
 class Objective:
@@ -135,7 +135,8 @@ class Eigen(NamedTuple):
 
     Attributes:
         value: The Rayleigh quotient of the last vector v.
-        residual: ||Hv - value v|| / |value|; some eigenvalue is no farther than this share from the value.
+        residual: ||Hv - value v|| / |value|; some eigenvalue is no farther than this share from the value. That it is
+            the largest one is not certain: from a random start, it is where the largest stands out.
         products: Matrix-vector products that it took.
     """
 

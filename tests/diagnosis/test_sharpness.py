@@ -180,7 +180,7 @@ def test_sharpness_depends_on_its_seed_alone(method: Any) -> None:
     settings = Sharpness(iterations=3, noise=2, radii=(0.1,))
     objective = Objective(method, _instances(5, 9), 100)
     torch.manual_seed(1)
-    (one, _), (two, _), (other, _) = (settings.measure(objective, seed) for seed in (0, 0, 1))
+    one, two, other = (settings.measure(objective, seed) for seed in (0, 0, 1))
     assert one == two
     assert one["noise"] != other["noise"]
     assert one["loss"] == objective.loss()
