@@ -513,6 +513,7 @@ OTHERS = {  # words of a message: why it has no case here
     "Give token weights by --gradients.weights FILE": "tests/diagnosis/test_diagnose.py",
     "Expected attention with a second derivative": "needs flash attention, so a GPU",
     "usage: python -m skipthinking": "help, no fault",
+    "usage: skipthinking": "help, no fault",
     "Name of the run: its folder is": "help, no fault",
     "Suite {name}: {count} runs": "a script of SLURM, no fault",
     "nothing is kept": "no fault",

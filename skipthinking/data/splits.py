@@ -133,7 +133,7 @@ class Splits:
             )
         self.examples[f"test/{HELD_OUT}"] = held_out
         self.report.append(
-            f"test: {HELD_OUT}, {count(len(held_out), 'example')} of the training sources (data.test_size), chosen by "
+            f"test/{HELD_OUT}: {count(len(held_out), 'example')} of the training sources (data.test_size), chosen by "
             "a hash of the question, the same for every seed; none of their questions is in training or validation"
         )
         return rest

@@ -16,6 +16,7 @@ from skipthinking.files import write_text
 from skipthinking.methods.base import Distiller
 from skipthinking.records import UserError
 from skipthinking.runs.callbacks import Answers, Results, SearchLog, StartReport
+from skipthinking.runs.export import export_run, update_results
 from skipthinking.runs.folder import LastCheckpoint, hold_folder, last_checkpoint, release_folders
 from skipthinking.runs.log import RunLogger
 from skipthinking.runs.throughput import Throughput
@@ -123,9 +124,13 @@ class RunFolder(Checkpoint):
         state = whole_state(method.student.model) if self.export else None
         if trainer.is_global_zero:
             if self.export:
-                folder = Path(trainer.default_root_dir) / "student"
-                method.student.export(folder, state, method.completion_marks)
+                export_run(Path(trainer.default_root_dir), method, method.data, state, None)
             release_folders()
+
+    def teardown(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
+        """Writes the results of a test, which are in the folder by now, into the card of the exported student."""
+        if stage == "test" and trainer.is_global_zero:
+            update_results(Path(trainer.default_root_dir), cast("Distiller", pl_module).data)
 
     def on_exception(self, trainer: L.Trainer, pl_module: L.LightningModule, exception: BaseException) -> None:
         """Unlocks the folder."""

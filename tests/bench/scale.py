@@ -9,10 +9,10 @@ share, are in a column of their own. Times are processor seconds, of all process
 because they do not depend on what else runs. The last lines extrapolate to 220,000 traces by a linear fit over the
 sizes; take 800 and more, because memory that does not grow (64 examples that are encoded at once) is filled first.
 
-Methods can be compared on the same traces: ``--methods FullCoT CWT TokenSkip``. CWT has a chunking of every trace.
-TokenSkip has a number per rationale token, drawn at random in place of the student's, so that its start is that of the
-storage; its files are in the column ``values``. STT adds the kept chunks to what CWT has. A checkpoint is measured
-without weights: annotations, plan and position.
+Methods can be compared on the same traces: ``--methods FullCoT CWT TokenSkip``. CWT has average chunks, which are not
+stored. TokenSkip has a number per rationale token, drawn at random in place of the student's, so that its start is that
+of the storage; its files are in the column ``values``. A checkpoint is measured without weights: annotations, plan and
+position.
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ import json
 import os
 import random
 import re
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -113,6 +114,7 @@ def measure(path: Path, method: str, in_memory: bool) -> dict[str, Any]:
     if method == "TokenSkip":
         columns._IN_MEMORY = store._IN_MEMORY
     config = {"hidden_size": 8, "intermediate_size": 8, "num_hidden_layers": 1, "num_attention_heads": 1}
+    L.seed_everything(0, verbose=False)  # the second start finds the annotations of the first one
     student = FromScratch("llama", {**config, "max_position_embeddings": 3 * TOKENS}, vocab_size=2048)
     student.prepare([row.rationale for row in generate("long_arithmetic", split="train", size=300)])
     model = getattr(methods, method)(student=student, **({"importance": Drawn()} if method == "TokenSkip" else {}))
@@ -197,6 +199,7 @@ def main() -> None:
 
 def compare(path: Path, method: str, size: int, *, lists: bool) -> list[float]:
     """Prints and returns the numbers of a method's first and second start."""
+    shutil.rmtree(path.parent / "annotations", ignore_errors=True)  # of another method
     first, second = start(path, method), start(path, method)
     beside = start(path, method, in_memory=True) if lists else None
     assert first["inodes"] == second["inodes"] != [], "every process maps the same files"

@@ -276,7 +276,7 @@ def test_a_held_out_test_set_shares_no_question_and_is_the_same_for_every_seed(o
         assert {example.id for part in parts for example in part} == given
         assert len(parts[0]) == (size if size >= 1 else round(size * len(given)))
         (line,) = (line for line in splits.report if "data.test_size" in line)
-        assert f"held_out, {len(parts[0])} example" in line
+        assert line.startswith(f"test/held_out: {len(parts[0])} example")
         held.append([example.id for example in parts[0]])
         validated.append({example.id for example in parts[2]})
     assert held[0] == held[1] == held[2]

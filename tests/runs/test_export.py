@@ -219,7 +219,7 @@ def test_a_card_is_true_after_every_test(
     assert run("test", "--model.max_new_tokens", 5, config=config) == 0
     assert path.read_text() == before
     capsys.readouterr()
-    assert run("test", "--data.template.prompt", "Q: {question}", config=config) == 0
+    assert run("test", "--data.template", "Plain", "--data.template.prompt", "Q {question}", config=config) == 0
     assert path.read_text() == before
     assert "stays as it is" in " ".join(capsys.readouterr().out.split())
 

@@ -71,6 +71,10 @@ def test_a_run_from_python_is_the_run_of_its_config(mine: Path, tmp_path: Path) 
     cli = tmp_path / "cli"
     names = [{p.relative_to(home) for p in home.rglob("*") if p.suffix != ".lock"} for home in (mine, cli)]
     assert names[0] == names[1]
+    # The README names the run folder, where the student is.
+    cards = [(home / "student" / "README.md").read_text().replace(str(home), "RUN") for home in (mine, cli)]
+    assert "flips" in cards[0]
+    assert cards[0].splitlines()[:5] == cards[1].splitlines()[:5]
     weights, others = _weights(mine), _weights(cli)
     assert weights.keys() == others.keys()
     assert all(torch.equal(value, others[name]) for name, value in weights.items())
