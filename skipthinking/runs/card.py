@@ -84,7 +84,7 @@ def write_card(folder: Path, facts: CardFacts, conditions: Conditions) -> None:
     parts = [
         f"# {folder.name}",
         f"A student of {method}: {facts.origin.text} ({facts.architecture}), trained by "
-        f"[skipthinking](https://pypi.org/project/skipthinking/) {_version('skipthinking')} on a teacher's rationales.",
+        f"skipthinking {_version('skipthinking')} on a teacher's rationales.",
         *_use(facts),
         *_prompt(facts),
         *_answers(facts, conditions.max_new_tokens),
