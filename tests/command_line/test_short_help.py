@@ -10,6 +10,8 @@ import pytest
 from skipthinking.__main__ import HELP, TRAINING, main
 from skipthinking.command_line.class_paths import find_class, public_classes
 from skipthinking.data.module import RationaleDataModule
+from skipthinking.diagnosis.gradients import GradientShares
+from skipthinking.diagnosis.sharpness import Sharpness
 from skipthinking.methods import Distiller
 from skipthinking.settings import parameters
 from skipthinking.students import LoRA, Student
@@ -33,7 +35,8 @@ def test_every_option_of_the_short_help_exists(command: str, capsys: pytest.Capt
     assert "__main__" not in full
     assert full.startswith("usage: skipthinking ")
     heads = [("model.student.lora.", LoRA), ("model.student.", Student), ("model.", Distiller),
-             ("data.", RationaleDataModule), ("trainer.", L.Trainer)]  # fmt: skip
+             ("data.", RationaleDataModule), ("trainer.", L.Trainer),
+             ("gradients.", GradientShares), ("sharpness.", Sharpness)]  # fmt: skip
     names = set(re.findall(r"--([a-z_.]+)", short))
     assert len(names) > 20
     for name in names - {"help", "model.optimizer.lr"}:
