@@ -169,12 +169,10 @@ def test_a_wrong_option_is_reported(words: list[str], tmp_path: Path, capsys: py
     assert capsys.readouterr().err.count("\n") == 1
 
 
-def test_every_suite_of_the_repository_is_read(capsys: pytest.CaptureFixture[str]) -> None:
-    paths = sorted((ROOT / "experiments" / "suites").glob("*.yaml"))
-    assert paths
-    for path in paths:
-        assert main(["suite", "--config", str(path), "--dry_run", "--runs_dir", "nowhere"]) == 0
-        lines = capsys.readouterr().out.splitlines()
-        assert lines
-        assert all(shlex.split(line)[:4] == ["python", "-m", "skipthinking", "fit"] for line in lines)
-        assert f"#   python -m skipthinking suite --config {path.relative_to(ROOT)}" in path.read_text().splitlines()
+@pytest.mark.parametrize("path", sorted((ROOT / "experiments" / "suites").glob("*.yaml")), ids=lambda path: path.stem)
+def test_every_suite_of_the_repository_is_read(path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["suite", "--config", str(path), "--dry_run", "--runs_dir", "nowhere"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert lines
+    assert all(shlex.split(line)[:4] == ["python", "-m", "skipthinking", "fit"] for line in lines)
+    assert f"#   python -m skipthinking suite --config {path.relative_to(ROOT)}" in path.read_text().splitlines()
