@@ -139,6 +139,10 @@ class SkipCLI(LightningCLI):
     model: Distiller
     datamodule: RationaleDataModule
 
+    def __init__(self, command: str, *classes: Any, **settings: Any) -> None:
+        self._command = command
+        super().__init__(*classes, **settings)
+
     def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
         """Parses a command line with layered config files and class paths of older versions."""
         words, Parser.files = expand(sys.argv[1:] if args is None else args)
@@ -314,11 +318,9 @@ class SkipCLI(LightningCLI):
         """As ``validate``."""
         self.before_validate()
 
-    @staticmethod
-    def subcommands() -> dict[str, set[str]]:
-        """Lightning's commands, annotate and diagnose."""
-        own = {"model", "datamodule"}
-        return {**LightningCLI.subcommands(), "annotate": own, "diagnose": own}
+    def subcommands(self) -> dict[str, set[str]]:  # type: ignore[override]
+        """The command of this call alone: parsers of all would double the time to parse a command line."""
+        return {self._command: LightningCLI.subcommands().get(self._command, {"model", "datamodule"})}
 
     def _default_checkpoint(self) -> str | None:
         given = self._get(self.config_init, "ckpt_path")
@@ -437,8 +439,9 @@ def _wandb_key() -> bool:
 
 
 def _cli(args: list[str] | None) -> SkipCLI:
+    command = (sys.argv[1:] if args is None else args)[0]
     return SkipCLI(
-        Distiller, RationaleDataModule, subclass_mode_model=True, subclass_mode_data=True, args=args,
+        command, Distiller, RationaleDataModule, subclass_mode_model=True, subclass_mode_data=True, args=args,
         auto_configure_optimizers=False, load_from_checkpoint_support=False, parser_class=Parser,
         parser_kwargs={"allow_abbrev": False, "prog": "skipthinking"}, save_config_callback=RunConfig,
         seed_everything_default=0, trainer_class=SkipTrainer,
