@@ -163,11 +163,17 @@ def replacing_folder(folder: Path) -> Iterator[Path]:
     No system call replaces a folder that has files in it: the old one is set aside, and removed after the rename.
     """
     partial, aside = (folder.with_name(f".{folder.name}.{part}") for part in ("partial", "old"))
+    if aside.exists() and not folder.exists():  # killed between the two renames
+        os.replace(aside, folder)
     for leftover in (partial, aside):  # of a killed process
         shutil.rmtree(leftover, ignore_errors=True)
+    mask = os.umask(0)
+    os.umask(mask)
     try:
         yield partial
         for path in partial.rglob("*"):
+            if path.is_file():
+                path.chmod(0o666 & ~mask)  # safetensors lets only the owner read
             _sync(path)
         if folder.exists():
             os.replace(folder, aside)

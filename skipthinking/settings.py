@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import copyreg
 import functools
 import inspect
 import os
@@ -12,13 +13,13 @@ import sys
 import weakref
 from collections.abc import Mapping
 from dataclasses import fields, is_dataclass
+from enum import Enum
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 __all__ = ["Configurable", "config_of", "parameters", "run_config"]
 
 _ARGUMENTS: dict[int, tuple[tuple[Any, ...], dict[str, Any]]] = {}  # by id; attributes would be among the settings
-_PLAIN = (bool, int, float, str, type(None))
 
 
 class Configurable:
@@ -31,6 +32,17 @@ class Configurable:
         weakref.finalize(made, _ARGUMENTS.pop, id(made), None)
         return made
 
+    def __reduce_ex__(self, protocol: Any) -> Any:
+        """Copies and pickles have the arguments, too."""
+        make, args, *state = cast("tuple[Any, ...]", super().__reduce_ex__(protocol))
+        if make is copyreg.__newobj__:  # type: ignore[attr-defined]
+            make, args = _again, (type(self), *_ARGUMENTS[id(self)])
+        return (make, args, *state)
+
+
+def _again(kind: type, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    return kind.__new__(kind, *args, **kwargs)
+
 
 def config_of(value: Any, at: str = "") -> tuple[Any, list[str]]:
     """A value as a config file has it, and the settings that no config file can hold.
@@ -42,8 +54,15 @@ def config_of(value: Any, at: str = "") -> tuple[Any, list[str]]:
     Returns:
         The value, and the dotted keys of arguments such as functions without a name, which the value lacks.
     """
-    if isinstance(value, _PLAIN):
+    if value is inspect.Parameter.empty:
+        return None, [at]
+    if isinstance(value, Enum):
+        value = value.value
+    if value is None or isinstance(value, bool):
         return value, []
+    for plain in (int, float, str):
+        if isinstance(value, plain):
+            return plain(value), []  # a number of numpy as one of Python
     if isinstance(value, Path):
         return str(value), []
     if isinstance(value, Mapping):

@@ -26,6 +26,7 @@ from skipthinking.annotate.search import find, most_bytes, on_disk_if_large
 from skipthinking.annotate.store import digests, fingerprint, remembered
 from skipthinking.ranks import rank
 from skipthinking.records import Encoded, UserError
+from skipthinking.settings import Configurable
 
 __all__ = ["Runner", "say"]
 
@@ -190,7 +191,7 @@ class Runner:
         kind, device = type(annotator), self._student.device.type
         return {
             "annotator": f"{kind.__module__}.{kind.__qualname__}",
-            "source": _source(kind),  # who develops a search must not see the values of its last version
+            "sources": _sources(annotator),  # who develops a search must not see the values of its last version
             "settings": _plain(annotator.settings()),
             "seed": self._seed,
             "student": str(self._student.config),
@@ -337,6 +338,17 @@ def _report(annotator: Annotator[Any], column: Column, rows: Sequence[Encoded], 
     if line:
         say(line)
     return values
+
+
+def _sources(annotator: Annotator[Any]) -> dict[str, str]:
+    """Code of the classes of an annotator and of what it uses, such as a verifier, and of their bases elsewhere."""
+    used = [annotator, *(value for value in vars(annotator).values() if isinstance(value, Configurable))]
+    kinds = [kind for one in used for kind in type(one).__mro__ if kind is type(one) or not _is_ours(kind)]
+    return {f"{kind.__module__}.{kind.__qualname__}": _source(kind) for kind in kinds}
+
+
+def _is_ours(kind: type) -> bool:
+    return kind.__module__.partition(".")[0] in ("skipthinking", "abc", "builtins", "typing")
 
 
 def _source(kind: type) -> str:

@@ -10,6 +10,7 @@ import re
 import shlex
 import sys
 import tempfile
+import traceback
 import warnings
 from contextlib import suppress
 from functools import cached_property
@@ -438,6 +439,13 @@ def _wandb_key() -> bool:
         return False
 
 
+def _is_lightnings(error: ValueError) -> bool:
+    """Whether Lightning's trainer raised the error, as it does for settings that do not fit the data."""
+    frames = traceback.walk_tb(error.__traceback__)
+    *_, (last, _) = frames
+    return str(last.f_globals.get("__name__")).startswith("lightning.pytorch.")
+
+
 def _cli(args: list[str] | None) -> SkipCLI:
     command = (sys.argv[1:] if args is None else args)[0]
     return SkipCLI(
@@ -477,6 +485,8 @@ def main(args: list[str] | None = None) -> int:
         return _fail(f"Expected settings that Lightning can run, got: {' '.join(str(error).split())}")
     except ValueError as error:
         own = _user_error(error)
+        if own is None and _is_lightnings(error):
+            return _fail(f"Expected settings that Lightning can run, got: {' '.join(str(error).split())}")
         if own is None:
             raise
         return _fail(str(own))

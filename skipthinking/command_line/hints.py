@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import re
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, ClassVar, NoReturn
 
@@ -34,7 +34,9 @@ _SETTING = re.compile(r"NestedArg\(key='([\w.]+)', val=(.*)\)")
 class OneLineErrors:
     """Makes a parser report an error in one line and exit with code 2."""
 
-    files: ClassVar[Sequence[Path]] = ()  # config files of the command line; a class attribute, because jsonargparse
+    files: ClassVar[
+        Mapping[Path, str]
+    ] = {}  # config files of the command line; a class attribute, because jsonargparse
     # makes another parser for the settings of each class in a config
 
     def error(self, message: str, ex: Exception | None = None) -> NoReturn:

@@ -7,7 +7,7 @@ data: {init_args: {batch_size: 8}}               # wins over both
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 import yaml
@@ -19,16 +19,16 @@ __all__ = ["KEY", "expand", "layers", "line_of"]
 KEY = "config"
 
 
-def expand(words: Sequence[str]) -> tuple[list[str], list[Path]]:
+def expand(words: Sequence[str]) -> tuple[list[str], dict[Path, str]]:
     """Replaces each ``--config FILE`` of a command line by one ``--config`` per file that FILE builds on, and itself.
 
     Returns:
-        The new words, and all these files.
+        The new words, and all these files with their texts.
 
     Raises:
         UserError: See :func:`layers`; or YAML given in place of a file has the key.
     """
-    expanded, files, rest = list[str](), list[Path](), iter(words)
+    expanded, files, rest = list[str](), dict[Path, str](), iter(words)
     for word in rest:
         option, equals, value = word.partition("=")
         if option in ("--config", "-c") and not equals:
@@ -38,7 +38,7 @@ def expand(words: Sequence[str]) -> tuple[list[str], list[Path]]:
         elif os.path.isfile(value):  # not a pipe, which can be read only once
             stack = layers(Path(value))
             expanded += [f"--config={file}" for file in stack]
-            files += [file for file in stack if os.access(file, os.R_OK)]
+            files |= {file: file.read_text(encoding="utf-8") for file in stack if os.access(file, os.R_OK)}
         else:
             if any(key.value == KEY for key, _ in _items(_compose(value))):
                 raise UserError("Expected `config` in a file, got it in a text. Give these files by --config each.")
@@ -116,18 +116,18 @@ def _check_keys(node: yaml.Node | None, path: Path) -> None:
         _check_keys(value, path)
 
 
-def line_of(key: str, value: str | None, files: Sequence[Path]) -> str:
+def line_of(key: str, value: str | None, files: Mapping[Path, str]) -> str:
     """Where a key stands in config files, as " (FILE:LINE)"; empty if that is nowhere or in several places.
 
     Args:
         key: The key, or its last names, dotted.
         value: Its value, or None for any.
-        files: The files.
+        files: Their texts; a parser may have changed the folder that their names are relative to.
     """
     places = {
         f" ({file}:{line})"
-        for file in files
-        for name, text, line in _entries(_compose(file.read_text(encoding="utf-8")))
+        for file, written in files.items()
+        for name, text, line in _entries(_compose(written))
         if f".{name}".endswith(f".{key}") and value in (None, text)
     }
     return places.pop() if len(places) == 1 else ""

@@ -21,7 +21,8 @@ _NOT_LEARNING = {
     "seed_everything", "run", "runs_dir", "ckpt_path", "weights_only", "evaluate", "checkpoint_every", "untrained",
     "question", "questions", "trainer.logger", "trainer.enable_progress_bar", "trainer.default_root_dir",
     "trainer.check_val_every_n_epoch", "trainer.log_every_n_steps", "data.init_args.num_workers",
-    "data.init_args.eval_batch_size", "model.init_args.budgets",
+    "data.init_args.eval_batch_size", "model.init_args.budgets", "push_to_hub", "private", "plan",
+    "trainer.accelerator", "trainer.profiler", "trainer.enable_model_summary",
 }  # fmt: skip
 
 

@@ -10,6 +10,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
+from skipthinking import __version__
 from skipthinking.data.jinja_text import Variable
 from skipthinking.runs.card_results import Conditions, results_metadata, results_section
 from skipthinking.students.origin import Origin
@@ -98,7 +99,7 @@ def write_card(folder: Path, facts: CardFacts, conditions: Conditions) -> None:
         "## License",
         f"That of the base is {facts.origin.license}."
         if facts.origin.license
-        else "Not known here: look at the license of the base and of the data before you share the student.",
+        else "Not known here: look at the licenses of the data, and of the base if there is one, before you share it.",
     ]
     ModelCard(f"---\n{data.to_yaml()}\n---\n\n" + "\n\n".join(parts) + "\n").save(folder / "student" / "README.md")
 
@@ -212,6 +213,8 @@ def _limits(facts: CardFacts, limit: int) -> list[str]:
 
 
 def _version(package: str) -> str:
+    if package == "skipthinking":
+        return __version__  # the installed metadata may be older than an editable source tree
     try:
         return version(package)
     except PackageNotFoundError:  # run from a source tree

@@ -9,9 +9,11 @@ from typing import Any, cast
 
 import lightning as L
 import yaml
+from lightning.fabric.plugins import TorchCheckpointIO
 from lightning.pytorch.callbacks import Callback, Checkpoint
 
 from skipthinking.annotate.runner import say
+from skipthinking.checkpoints import SafeCheckpointIO
 from skipthinking.files import write_text
 from skipthinking.methods.base import Distiller
 from skipthinking.records import UserError
@@ -20,12 +22,15 @@ from skipthinking.runs.export import export_run, update_results
 from skipthinking.runs.folder import LastCheckpoint, hold_folder, last_checkpoint, release_folders
 from skipthinking.runs.log import RunLogger
 from skipthinking.runs.throughput import Throughput
-from skipthinking.settings import run_config
+from skipthinking.settings import config_of, run_config
 from skipthinking.students.sharding import WholeWeights, whole_state
 
 __all__ = ["RunFolder"]
 
-_TRAINER = ("max_epochs", "max_steps", "accumulate_grad_batches", "gradient_clip_val", "precision", "log_every_n_steps")
+_TRAINER = (
+    "max_epochs", "max_steps", "min_epochs", "min_steps", "accumulate_grad_batches", "gradient_clip_val",
+    "gradient_clip_algorithm", "limit_train_batches", "overfit_batches", "precision", "log_every_n_steps",
+)  # fmt: skip
 
 
 class RunFolder(Checkpoint):
@@ -61,7 +66,8 @@ class RunFolder(Checkpoint):
         """Adds the callbacks and the log of a run; for ``fit``, locks the folder.
 
         Raises:
-            UserError: The trainer has no folder for the run, or one with another run.
+            UserError: The trainer has no folder for the run, or one with another run; or the method does not fit the
+                run, see :meth:`Distiller.prior_run`.
         """
         folder = Path(trainer.default_root_dir)
         if folder.resolve() == Path.cwd():
@@ -75,6 +81,8 @@ class RunFolder(Checkpoint):
                 WholeWeights(), Results(folder), Answers(folder), StartReport(), SearchLog(), Throughput(),
                 LastCheckpoint(folder, self.every),
             ]  # fmt: skip
+        if type(trainer.strategy.checkpoint_io) is TorchCheckpointIO:
+            trainer.strategy.checkpoint_io = SafeCheckpointIO()
         if stage == "fit":
             self._begin(trainer, cast("Distiller", pl_module), folder)
 
@@ -89,8 +97,9 @@ class RunFolder(Checkpoint):
         config, missing = run_config(method, method.data)
         self._config = {
             "run": folder.name, "runs_dir": str(folder.parent), **config,
-            "trainer": {name: getattr(trainer, name) for name in _TRAINER},
+            "trainer": {name: _setting(trainer, name) for name in _TRAINER},
         }  # fmt: skip
+        method.prior_run({**self._config, "checkpoint_every": self.every}, folder, method.data)
         for key in missing:
             say(
                 f"note: {folder / 'config.yaml'} lacks {key}, which has no import path; functools.partial of a class "
@@ -135,3 +144,10 @@ class RunFolder(Checkpoint):
     def on_exception(self, trainer: L.Trainer, pl_module: L.LightningModule, exception: BaseException) -> None:
         """Unlocks the folder."""
         release_folders()
+
+
+def _setting(trainer: L.Trainer, name: str) -> Any:
+    """A setting of a trainer as its config has it: null for Lightning's default."""
+    usual = {"limit_train_batches": 1.0, "min_epochs": 0, "gradient_clip_algorithm": "norm"}
+    value = config_of(getattr(trainer, name))[0]
+    return None if value == usual.get(name) else value

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import importlib.util
 import io
 import json
 import re
 import shutil
+import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
@@ -675,6 +677,27 @@ def test_values_are_found_again_for_another_seed_config_or_code(change: str, att
 
     attached(annotator := (Same() if change == "code" else Sizes()), **other).update(0)
     assert len(annotator.asked) == 6
+
+
+def test_a_verifier_that_was_edited_is_asked_again(attached: Any, tmp_path: Path) -> None:
+    """What an annotator uses is part of its code, although its settings have names and numbers only."""
+
+    def judge(verdict: int) -> Any:
+        path = tmp_path / f"judge_{verdict}" / "judge.py"  # each edit as a module of the same name
+        path.parent.mkdir()
+        base = "from skipthinking.settings import Configurable\nclass Judge(Configurable):\n"
+        path.write_text(f"{base}    def verdict(self): return {verdict}\n")
+        spec = importlib.util.spec_from_file_location("judge", path)
+        assert spec is not None
+        assert spec.loader is not None
+        module = importlib.util.module_from_spec(spec)
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setitem(sys.modules, "judge", module)
+            spec.loader.exec_module(module)
+            attached(annotator := Sizes(judge=module.Judge())).update(0)
+        return annotator.asked
+
+    assert [len(judge(verdict)) for verdict in (0, 1)] == [6, 6]
 
 
 def test_values_from_the_disk_are_announced(attached: Any, capsys: pytest.CaptureFixture[str]) -> None:

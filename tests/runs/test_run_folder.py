@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import copy
 import json
+import pickle
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -195,3 +197,29 @@ def test_the_config_of_an_object_makes_an_equal_one() -> None:
     own = config["init_args"].pop("optimizer")
     assert complete["init_args"] | own["init_args"] == complete["init_args"]
     assert theirs == config
+
+
+@pytest.mark.parametrize("copied", [copy.copy, copy.deepcopy, lambda made: pickle.loads(pickle.dumps(made))])
+def test_copies_have_the_config_of_the_original(copied: Any) -> None:
+    source = Generated("coin_flip", "test", size=7, seed=3)
+    assert config_of(copied(source)) == config_of(source)
+    if copied not in (copy.copy, copy.deepcopy):
+        return  # methods cannot be pickled
+    method = _method(lora=LoRA(r=2))
+    again = copied(method)
+    assert config_of(again) == config_of(method)
+    assert (again.student is method.student) == (copied is copy.copy)
+
+
+def test_a_run_that_its_method_refuses_does_not_start(tmp_path: Path) -> None:
+    trainer = _trainer(tmp_path / "run", RunFolder())
+    with pytest.raises(UserError, match=r"warmup_epochs=2"):
+        trainer.fit(_method(STT, warmup_epochs=2, gap_epochs=1), datamodule=_data())
+    assert not (tmp_path / "run" / "config.yaml").exists()
+
+
+def test_the_config_has_the_trainer_settings_that_change_what_is_learned(tmp_path: Path) -> None:
+    trainer = _trainer(tmp_path / "run", RunFolder(), limit_train_batches=2, gradient_clip_algorithm="value")
+    trainer.fit(_method(), datamodule=_data())
+    settings = yaml.safe_load((tmp_path / "run" / "config.yaml").read_text())["trainer"]
+    assert (settings["limit_train_batches"], settings["gradient_clip_algorithm"]) == (2, "value")
