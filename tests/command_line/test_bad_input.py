@@ -366,3 +366,23 @@ def test_two_processes_do_not_train_in_one_folder(
     assert not (tmp_path / "tiny" / "config.yaml").exists()
     assert run("fit", "--evaluate", "false") == 0  # and it is given back
     assert run("fit", "--evaluate", "false", "--ckpt_path", "last") == 0
+
+
+def test_a_fault_in_a_config_of_another_folder_is_located(
+    run: Callable[..., int], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("own.yaml").write_text("trainer: {max_epochs: 1}\n")
+    Path("sub").mkdir()
+    Path("sub/a.yaml").write_text("config: ../own.yaml\ndata:\n  init_args:\n    batchsize: 4\n")
+    assert run("fit", "--config", "sub/a.yaml") == 2
+    message = capsys.readouterr().err
+    assert "batchsize" in message
+    assert "sub/a.yaml:4" in message
+
+
+def test_what_lightning_refuses_late_is_an_error_of_one_line(
+    run: Callable[..., int], capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run("fit", "--trainer.val_check_interval", 1000, "--data.val_size", 4) == 2
+    assert "Expected settings that Lightning can run" in capsys.readouterr().err
