@@ -64,7 +64,7 @@ class Diagnosis(Callback):
     def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Measures, if this epoch is due or the last one."""
         done = trainer.current_epoch + 1
-        last = done == trainer.max_epochs or trainer.global_step == trainer.max_steps
+        last = trainer.should_stop or done == trainer.max_epochs or trainer.global_step == trainer.max_steps
         if last or (self.every_n_epochs and done % self.every_n_epochs == 0):
             found = self.run(trainer, cast("Distiller", pl_module), trainer.current_epoch)
             for logger in trainer.loggers:
