@@ -15,6 +15,7 @@ from checkpoint_notes import annotation
 from conftest import ROOT
 
 from skipthinking.command_line.layers import layers
+from skipthinking.data import sources
 from skipthinking.data.templates import Chat
 from skipthinking.students.scratch import train_tokenizer
 from skipthinking.tasks import generate
@@ -115,6 +116,16 @@ def _own_words(path: Path) -> list[str]:
     return ["--model.cutter", "cutters.ByPlace"] if "class_path: LongCoT" in text else []
 
 
+@pytest.fixture(autouse=True)
+def few(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Generated sets of 100 examples at most: annotators process the full training set before the first step."""
+
+    def fewer(task: str, *, size: int, **settings: Any) -> Any:
+        return generate(task, size=min(size, 100), **settings)
+
+    monkeypatch.setattr(sources, "generate", fewer)
+
+
 def test_there_are_experiments() -> None:
     names = {path.stem for path in EXPERIMENTS}
     students = ("phi3", "qwen2", "gpt2", "flan_t5")
@@ -150,9 +161,6 @@ def test_every_experiment_takes_a_step_and_is_tested(
     monkeypatch.chdir(world)
     words = ["--run", "it", "--trainer.max_steps", 1, "--trainer.accelerator", "cpu", "--data.val_size", 2]
     short = ["--model.max_new_tokens", 4, "--model.latency_examples", 1, "--trainer.enable_progress_bar", "false"]
-    if path.stem == "kpod_quick":  # its annotators process the full training set before the first step
-        rows = {"class_path": "Generated", "init_args": {"task": "arithmetic", "split": "train", "size": 100}}
-        words += ["--data.train", json.dumps([rows])]
     assert run("fit", *words, *short, *_own_words(path), config=path) == 0
     found = json.loads((tmp_path / "it" / "summary.json").read_text())
     assert found["steps"] == 1
