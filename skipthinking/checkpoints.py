@@ -15,7 +15,7 @@ from torch import Tensor
 from skipthinking.files import replacing
 from skipthinking.records import UserError
 
-__all__ = ["SafeCheckpointIO", "check_shapes", "read_checkpoint"]
+__all__ = ["SafeCheckpointIO", "check_shapes", "read_checkpoint", "save_safely"]
 
 
 class SafeCheckpointIO(TorchCheckpointIO):
@@ -41,6 +41,12 @@ class SafeCheckpointIO(TorchCheckpointIO):
 def _load(path: str, size: int, changed: int) -> Any:
     """A file that did not change is read once: a run asks for its tokenizer, its weights and its annotations."""
     return torch.load(path, weights_only=True, map_location="cpu", mmap=True)
+
+
+def save_safely(trainer: Any) -> None:
+    """Sets SafeCheckpointIO for a trainer, unless its plugins have a checkpoint IO of their own."""
+    if type(trainer.strategy.checkpoint_io) is TorchCheckpointIO:
+        trainer.strategy.checkpoint_io = SafeCheckpointIO()
 
 
 def read_checkpoint(path: str | Path, option: str) -> dict[str, Any]:

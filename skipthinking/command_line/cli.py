@@ -20,7 +20,6 @@ from typing import Any
 import lightning as L
 import yaml
 from jsonargparse import get_loader
-from lightning.fabric.plugins import TorchCheckpointIO
 from lightning.pytorch.callbacks import Callback, ProgressBar, Timer
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from lightning.pytorch.utilities import rank_zero_only
@@ -38,7 +37,7 @@ import skipthinking.methods.skip_thinking.chunks
 import skipthinking.methods.skip_thinking.skips
 import skipthinking.runs.wandb_tables
 import skipthinking.students  # noqa: F401
-from skipthinking.checkpoints import SafeCheckpointIO, read_checkpoint
+from skipthinking.checkpoints import read_checkpoint, save_safely
 from skipthinking.command_line.checks import check_precision, check_settings, check_training, check_writable
 from skipthinking.command_line.class_paths import current_class_paths
 from skipthinking.command_line.dev_run import discard, scratch
@@ -227,8 +226,7 @@ class SkipCLI(LightningCLI):
         if self.subcommand == "fit":
             interrupts.watch(trainer)
         check_strategy(trainer.strategy)
-        if type(trainer.strategy.checkpoint_io) is TorchCheckpointIO:  # the config's plugins have none
-            trainer.strategy.checkpoint_io = SafeCheckpointIO()
+        save_safely(trainer)
         return trainer
 
     def before_instantiate_classes(self) -> None:

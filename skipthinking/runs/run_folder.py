@@ -9,11 +9,10 @@ from typing import Any, cast
 
 import lightning as L
 import yaml
-from lightning.fabric.plugins import TorchCheckpointIO
 from lightning.pytorch.callbacks import Callback, Checkpoint
 
 from skipthinking.annotate.runner import say
-from skipthinking.checkpoints import SafeCheckpointIO
+from skipthinking.checkpoints import save_safely
 from skipthinking.files import write_text
 from skipthinking.methods.base import Distiller
 from skipthinking.records import UserError
@@ -81,8 +80,7 @@ class RunFolder(Checkpoint):
                 WholeWeights(), Results(folder), Answers(folder), StartReport(), SearchLog(), Throughput(),
                 LastCheckpoint(folder, self.every),
             ]  # fmt: skip
-        if type(trainer.strategy.checkpoint_io) is TorchCheckpointIO:
-            trainer.strategy.checkpoint_io = SafeCheckpointIO()
+        save_safely(trainer)
         if stage == "fit":
             self._begin(trainer, cast("Distiller", pl_module), folder)
 
