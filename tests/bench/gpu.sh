@@ -16,7 +16,7 @@ PRECISION=${PRECISION-bf16-mixed}
 ATTENTION=${ATTENTION-flash_attention_2}
 WAYS=${WAYS-padded packed trl trl_packed trl_padding_free answers compiled}
 OUT=${OUT-runs/bench/gpu.md}
-export PYTHONPATH=$PWD
+export PYTHONPATH=$PWD${PYTHONPATH:+:$PYTHONPATH}
 
 mkdir -p "$(dirname "$OUT")"
 settings=(--rows "$ROWS" --batch "$BATCH" --new "$NEW" --precision "$PRECISION" --limit "${LIMIT-120}")

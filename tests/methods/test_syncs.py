@@ -60,7 +60,8 @@ def _waits(device: torch.device, reads: _Reads) -> Iterator[None]:
                 yield
             finally:
                 torch.cuda.set_sync_debug_mode("default")
-        reads.seen.update(str(one.message) for one in record if "synchroniz" in str(one.message))
+        messages = [f"{one.message} {one.filename}:{one.lineno}" for one in record]
+        reads.seen.update(message for message in messages if "synchroniz" in message)
         return
     names = {name: getattr(torch.Tensor, name) for name in ("tolist", "numpy")}
 
@@ -141,7 +142,7 @@ def test_training_does_not_wait(
         logged = [row for row in csv.DictReader(file) if row["train/loss"]]
     assert 0 < len(logged) < len(waiting) - 1  # of which the first is before the first micro-batch
     # What a logged step writes is read after it, all at once: the first number waits, and nothing is left for others.
-    assert sum(waiting) <= len(logged)
+    assert sum(waiting) <= len(logged), reads.seen
 
 
 def test_what_would_wait_is_counted() -> None:
