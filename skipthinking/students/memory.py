@@ -15,6 +15,8 @@ __all__ = [
     "cache_bytes",
     "cache_tokens",
     "free_bytes",
+    "is_device_error",
+    "is_out_of_memory",
     "padding_worth",
     "pass_bytes",
     "pass_tokens",
@@ -43,6 +45,20 @@ def free_bytes(device: torch.device) -> int:
         allowed = int(_fraction(device) * total) - reserved
         return max(0, min(free, allowed)) + reserved - torch.cuda.memory_allocated(device)
     return max(_HOST_LEAST, min(_HOST_MOST, _host_bytes() // ranks()))
+
+
+def is_device_error(error: BaseException) -> bool:
+    """Whether a GPU failed or has too little memory: nothing is wrong with what was read or computed."""
+    kinds = [torch.OutOfMemoryError, getattr(torch, "AcceleratorError", torch.OutOfMemoryError)]  # torch 2.8
+    return isinstance(error, tuple(kinds)) or (isinstance(error, RuntimeError) and "CUDA error:" in str(error))
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether a GPU has too little memory, for torch's allocator, for the driver or for a library."""
+    text = str(error)
+    return isinstance(error, torch.OutOfMemoryError) or (
+        is_device_error(error) and ("out of memory" in text or "ALLOC_FAILED" in text)
+    )
 
 
 def release_unused(device: torch.device) -> None:
