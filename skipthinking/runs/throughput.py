@@ -20,8 +20,8 @@ from skipthinking.methods.schedules import logs_step
 
 __all__ = ["RunProgressBar", "Throughput", "compute_dtype", "flops_per_step", "peak_flops", "short_time"]
 
-# Peaks in 16 bits, TF32 and float32, by a part of the device's name in small letters: of H200 and GH200, which Lightning
-# does not recognize, and of H100 NVL, for which it has those of two GPUs.
+# Peaks in 16 bits, TF32 and float32, by a part of the device's name in small letters: of H200 and GH200, which
+# Lightning does not recognize, and of H100 NVL, for which it has those of two GPUs.
 _NVL = 835.5e12, 417.7e12, 60e12
 _HOPPER = {"h100 nvl": _NVL, "h200 nvl": _NVL, "h200": (989.4e12, 494.7e12, 66.9e12)}
 _DTYPES = {"16": torch.float16, "bf16": torch.bfloat16}  # by the start of Lightning's names of precisions
