@@ -20,10 +20,16 @@ from skipthinking.methods.schedules import logs_step
 
 __all__ = ["RunProgressBar", "Throughput", "compute_dtype", "flops_per_step", "peak_flops", "short_time"]
 
-# Peaks in 16 bits, TF32 and float32, by a part of the device's name in small letters: of H200 and GH200, which
-# Lightning does not recognize, and of H100 NVL, for which it has those of two GPUs.
+# Peaks in 16 bits, TF32 and float32, by a part of the device's name in small letters, where Lightning has none (H200,
+# GH200), those of two GPUs (H100 NVL), or those of an L4 (L40, L40S).
 _NVL = 835.5e12, 417.7e12, 60e12
-_HOPPER = {"h100 nvl": _NVL, "h200 nvl": _NVL, "h200": (989.4e12, 494.7e12, 66.9e12)}
+_PEAKS = {
+    "h100 nvl": _NVL,
+    "h200 nvl": _NVL,
+    "h200": (989.4e12, 494.7e12, 66.9e12),
+    "l40s": (362.05e12, 183e12, 91.6e12),
+    "l40": (181.05e12, 90.5e12, 90.5e12),
+}
 _DTYPES = {"16": torch.float16, "bf16": torch.bfloat16}  # by the start of Lightning's names of precisions
 
 
@@ -230,7 +236,7 @@ def peak_flops(device: torch.device, dtype: torch.dtype) -> float | None:
     Products in float32 are those of tensor cores (TF32) where torch may use them.
     """
     name = torch.cuda.get_device_name(device).lower() if device.type == "cuda" else ""
-    for part, (sixteen_bits, tf32, float32) in _HOPPER.items():
+    for part, (sixteen_bits, tf32, float32) in _PEAKS.items():
         if part in name:
             full = float32 if torch.get_float32_matmul_precision() == "highest" else tf32
             return sixteen_bits if dtype in _DTYPES.values() else full

@@ -33,6 +33,9 @@ def _rows(folder: Path) -> list[dict[str, str]]:
         ("NVIDIA H200 NVL", (835, 417, 60)),
         ("NVIDIA H100 NVL", (835, 417, 60)),
         ("NVIDIA A100-SXM4-80GB", (312, 156, 19)),
+        ("NVIDIA L40S", (362, 183, 91)),
+        ("NVIDIA L40", (181, 90, 90)),
+        ("NVIDIA L4", (121, 60, 30)),
         ("NVIDIA Next 9000", (None, None, None)),  # and no warning
     ],
 )
