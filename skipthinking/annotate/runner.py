@@ -164,7 +164,9 @@ class Runner:
         path = self._folder / "annotations" / f"{annotator.name}.jsonl"
         if not cached:
             with self._student.frozen():
-                return on_disk_if_large(find(annotator, rows, context), path)
+                column = on_disk_if_large(find(annotator, rows, context), path)
+            self._release(annotator)
+            return column
         with self._student.frozen(merge=False):  # the key is that of the weights as they are stored
             key = fingerprint(rows, self._dependencies(annotator), self._module)
         with self._student.frozen():
@@ -176,7 +178,14 @@ class Runner:
             say(f"{annotator.name}: read from {where}, found for the same data, settings and weights")
         elif rank() == 0:
             journal.remove()  # only now: a full disk must not lose a search
+        if not read:
+            self._release(annotator)
         return column
+
+    def _release(self, annotator: Annotator[Any]) -> None:
+        """Gives a search's memory back, which may be several times that of training."""
+        if annotator.uses_student:
+            self._student.release_memory()
 
     def _context(self, notes: Mapping[str, Notes]) -> Context:
         return Context(student=self._student, codec=self._codec, notes=notes, seed=self._seed)

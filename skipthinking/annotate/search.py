@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 from tqdm import tqdm
 
@@ -98,7 +99,7 @@ def _search(
     size = 0
 
     def search(block: Sequence[Encoded]) -> dict[str, NDArray[Any]]:
-        values = annotator.annotate(block, context)
+        values = _annotated(annotator, block, context)
         return {row.id: _encoded(annotator, row.id, values) for row in block}
 
     blocks = _blocks(annotator, rows, context)
@@ -113,6 +114,18 @@ def _search(
                 arrays |= found
             bar.update(len(places))
     return arrays, size
+
+
+def _annotated(annotator: Annotator[Any], block: Sequence[Encoded], context: Context) -> Mapping[str, Any]:
+    """Values of a block; of its halves where other processes took the GPU's memory after the block was formed."""
+    try:
+        return annotator.annotate(block, context)
+    except torch.OutOfMemoryError:
+        if len(block) == 1 or annotator.block_tokens is None:
+            raise
+    context.student.release_memory()  # here the error is gone, and with it the tensors of its frames
+    middle = len(block) // 2
+    return {**_annotated(annotator, block[:middle], context), **_annotated(annotator, block[middle:], context)}
 
 
 def _blocks(annotator: Annotator[Any], rows: Rows, context: Context) -> list[list[int]]:

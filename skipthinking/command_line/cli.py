@@ -43,6 +43,7 @@ from skipthinking.command_line.class_paths import current_class_paths
 from skipthinking.command_line.dev_run import discard, scratch
 from skipthinking.command_line.hints import OneLineErrors
 from skipthinking.command_line.layers import KEY, expand
+from skipthinking.command_line.out_of_memory import out_of_memory_message
 from skipthinking.command_line.planning import plan
 from skipthinking.data.module import RationaleDataModule, check_annotates
 from skipthinking.diagnosis import Diagnosis, GradientShares, Sharpness
@@ -58,6 +59,7 @@ from skipthinking.runs.hub import check_push, push
 from skipthinking.runs.log import RunLogger
 from skipthinking.runs.signals import Interrupts, handlers_kept
 from skipthinking.runs.throughput import RunProgressBar, Throughput
+from skipthinking.students.memory import is_out_of_memory
 from skipthinking.students.sharding import WholeWeights, check_strategy, whole_state
 
 __all__ = ["SkipCLI", "main"]
@@ -488,6 +490,10 @@ def main(args: list[str] | None = None) -> int:
         if own is None:
             raise
         return _fail(str(own))
+    except RuntimeError as error:
+        if not is_out_of_memory(error):
+            raise
+        return _fail(out_of_memory_message(error))
     except OSError as error:
         if error.errno not in _DISK:
             raise

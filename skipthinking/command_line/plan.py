@@ -7,8 +7,9 @@ import itertools
 import json
 import re
 import shlex
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from functools import cache
 from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
 from typing import Any
@@ -98,10 +99,11 @@ def read_suite(path: Path, runs_dir: str | None = None) -> Suite:
     if baseline is not None and baseline not in methods:
         raise UserError(f"Expected a baseline out of {', '.join(methods)}, got {baseline!r} ({path}). Fix it.")
     folder = Path(runs_dir or found.get("runs_dir") or f"runs/{path.stem}")
+    contents = cache(lambda file: [_yaml(layer, str(path)) for layer in layers(file)])  # many runs have the same files
     runs: dict[str, Planned] = {}
     for method, (task, seed) in itertools.product(_ordered(methods, path), itertools.product(tasks, seeds)):
         levels = [found, tasks[task], methods[method]]
-        run = _planned(task, method, seed, levels, folder, runs, path)
+        run = _planned(task, method, seed, levels, folder, runs, path, contents)
         if run.name in runs:
             raise UserError(
                 f"Expected runs of different names, got two {run.name!r} ({path}). Rename a task or method."
@@ -112,7 +114,7 @@ def read_suite(path: Path, runs_dir: str | None = None) -> Suite:
 
 def _planned(
     task: str, method: str, seed: int, levels: list[dict[str, Any]], folder: Path, runs: Mapping[str, Planned],
-    path: Path,
+    path: Path, contents: Callable[[Path], list[Any]],
 ) -> Planned:  # fmt: skip
     name, needs = f"{task}-{method}-{seed}", levels[-1].get("needs")
     evaluate = levels[-1].get("evaluate", True)
@@ -121,9 +123,8 @@ def _planned(
     files = [file for level in levels for file in _files(level, path)]
     words = [word for level in levels for word in _words(level, path)]
     first = runs[f"{task}-{needs}-{seed}"] if needs else None
-    read = [layer for file in files for layer in layers(file)]
     used = {other: runs[f"{task}-{other}-{seed}"] for other in _used(levels[-1], path)}
-    made = [[_yaml(file, str(path)) for file in read], words, seed, first.settings if first else None]
+    made = [[layer for file in files for layer in contents(file)], words, seed, first.settings if first else None]
     made += [run.settings for run in used.values()]
     own = _words(levels[-1], path)
     words = words[: len(words) - len(own)] + [_FOLDER.sub(lambda at: str(folder / used[at[1]].name), w) for w in own]

@@ -144,14 +144,16 @@ class AnsweringModule(L.LightningModule):
         return int((trainer.num_sanity_val_batches if trainer.sanity_checking else trainer.num_val_batches)[0])
 
     def on_validation_epoch_end(self) -> None:
-        """Logs the scores over all ranks."""
+        """Logs the scores over all ranks, and gives the memory of generation back."""
         self._log_scores("val")
+        self.student.release_memory()
 
     def on_test_epoch_end(self) -> None:
-        """Logs the scores over all ranks, and measures latency on rank 0."""
+        """As for validation; measures latency on rank 0."""
         self._log_scores("test")
         if self.trainer.is_global_zero:
             self.latency = self._measure_latency()
+        self.student.release_memory()
         self.trainer.strategy.barrier("latency")
 
     def _log_scores(self, stage: str) -> None:

@@ -243,9 +243,10 @@ class Distiller(Configurable, AnsweringModule, ABC):
         # DDP averages over ranks and Lightning over accumulated micro-batches; multiplying turns both into sums.
         return share * trainer.world_size * accumulate
 
-    def optimizer_step(self, *args: Any, **kwargs: Any) -> None:
+    def optimizer_step(self, epoch: int, batch_idx: int, optimizer: Any, *args: Any, **kwargs: Any) -> None:
         """Takes the step, and counts its tokens only then: a checkpoint has those of its complete steps."""
-        super().optimizer_step(*args, **kwargs)
+        super().optimizer_step(epoch, batch_idx, optimizer, *args, **kwargs)
+        optimizer.zero_grad()  # Lightning would keep gradients through the next forward pass: 4 bytes a weight
         targets, contexts = self._step_tokens
         self.target_tokens += targets
         self.context_tokens += contexts

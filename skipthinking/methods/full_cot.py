@@ -11,7 +11,12 @@ __all__ = ["AnswerOnly", "FullCoT"]
 
 
 class FullCoT(Distiller):
-    """x -> r, y: fine-tuning on the full rationale and the answer (Fine-tune-CoT, Ho et al., arXiv 2212.10071)."""
+    """x -> r, y: fine-tuning on the full rationale and the answer (Fine-tune-CoT, Ho et al., arXiv 2212.10071).
+
+    Departures from the official code: prompt and answer phrase are those of the template and the task (there "x ###",
+    then "r --> y"); rationales with a wrong answer are kept unless the teacher's data leave them out, as ``teach``
+    does; several rationales of a question ("diverse reasoning") are several rows of the data.
+    """
 
     def make_instances(self, encoded: Encoded, notes: Notes) -> list[Instance]:
         """One instance; every completion token is a target."""
@@ -19,7 +24,7 @@ class FullCoT(Distiller):
 
 
 class AnswerOnly(Distiller):
-    """x -> y: fine-tuning on the answer sentence alone."""
+    """x -> y: fine-tuning on the answer sentence alone, the baseline of Fine-tune-CoT; departures as there."""
 
     needs_rationale = False
 

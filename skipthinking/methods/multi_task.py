@@ -23,6 +23,10 @@ class MultiTask(Distiller):
     evaluation, questions get the label prefix, so the student writes no rationale; the exported student does, by
     ``mode="rationale"`` of its chat template.
 
+    Departures from the official code: there prefixes read "predict: " and "explain: " (the paper: "[label]" and
+    "[rationale]"), and the loss is half of this one at weight 1 (0.5 and 0.5), which AdamW does not see but gradient
+    clipping does; means are over the tokens of a step, there over those of a micro-batch.
+
     Args:
         rationale_weight: The paper's lambda.
         kwargs: See Distiller.

@@ -27,6 +27,7 @@ def compare(
     examples: int = 60,
     differences: bool = False,
     allow_different_tests: bool = False,
+    across_tasks: bool = False,
 ) -> None:
     """Compares finished runs: methods over seeds, with intervals, on the same test examples.
 
@@ -43,6 +44,7 @@ def compare(
         examples: Maximum number of examples per test set whose answers the page shows, drawn at random.
         differences: Also list the settings in which the methods differ.
         allow_different_tests: Compare runs that answered different examples of a test set.
+        across_tasks: Compare the tasks of a suite that share a test set with each other, as methods TASK-METHOD.
 
     Raises:
         UserError: No run is left, no run is of the baseline, test examples differ, the margin has no baseline or is not
@@ -57,7 +59,7 @@ def compare(
             raise UserError(f"Expected a file to write, got {option} {name!r}. Name one.")
     if figures is not None and (not figures or Path(figures).is_file()):
         raise UserError(f"Expected a folder to write to, got --figures {figures!r}. Name one.")
-    comparison = compare_runs(runs, baseline, allow_different_tests, margin)
+    comparison = compare_runs(runs, baseline, allow_different_tests, margin, across_tasks)
     for folder, reason in comparison.left_out.items():
         print(f"left out: {folder}: {reason}", file=sys.stderr)
     text = FORMATS[format or _BY_SUFFIX.get(Path(out or "").suffix, "table")](comparison)

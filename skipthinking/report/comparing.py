@@ -118,6 +118,7 @@ def compare_runs(
     baseline: str | None = None,
     allow_different_tests: bool = False,
     margin: float | None = None,
+    across_tasks: bool = False,
 ) -> Comparison:
     """Compares run folders.
 
@@ -127,6 +128,7 @@ def compare_runs(
         allow_different_tests: Whether runs may differ in the examples of a test set; differences are then those on the
             examples that both sides answered.
         margin: Points of accuracy (1 is 1%) by which a method may be worse than the baseline and count as no worse.
+        across_tasks: Whether tasks of a suite that share a test set are compared, as methods TASK-METHOD.
 
     Raises:
         UserError: No run is left, no run is of the baseline, test examples differ, or the margin is none.
@@ -136,7 +138,7 @@ def compare_runs(
     if margin is not None and not (math.isfinite(margin) and margin > 0):
         raise UserError(f"Expected a margin in points above 0, got --margin {margin:g}. Use --margin 2, for example.")
     runs, left_out = read_runs(list(folders))
-    groups = group_runs(runs, left_out)
+    groups = group_runs(runs, left_out, across_tasks)
     if not groups:
         reasons = "; ".join(f"{folder}: {reason}" for folder, reason in left_out.items()) or "no folder"
         raise UserError(f"Expected finished runs, got none. {reasons}")

@@ -52,16 +52,21 @@ class Group:
         return np.array([[run.answers[self.name][id][key] for id in ids] for run in self.runs], dtype=np.float64)
 
 
-def group_runs(runs: Sequence[Run], left_out: dict[str, str]) -> list[Group]:
-    """Groups of runs that differ in their seeds only, by test set, in the order of the runs."""
+def group_runs(runs: Sequence[Run], left_out: dict[str, str], across_tasks: bool = False) -> list[Group]:
+    """Groups of runs that differ in their seeds only, by test set, in the order of the runs.
+
+    Across the tasks of a suite, a task is a part of the method's name in place of the test set's.
+    """
     by_key: dict[tuple[str, str, str, str], dict[int, Run]] = {}
     for run in runs:
         for name in run.answers:
             if not run.answers[name]:
                 continue
-            test = name if run.task in ("", name) else f"{run.task}/{name}"
+            named = run.task not in ("", name)
+            test = f"{run.task}/{name}" if named and not across_tasks else name
+            method = f"{run.task}-{run.method}" if named and across_tasks else run.method
             same = json.dumps([_method_settings(run), sorted(questions(run, name))], sort_keys=True, default=str)
-            seeds = by_key.setdefault((test, name, run.method, same), {})
+            seeds = by_key.setdefault((test, name, method, same), {})
             if run.seed in seeds:
                 left_out[str(run.folder)] = f"It has the same settings and seed as {seeds[run.seed].folder}."
             seeds.setdefault(run.seed, run)

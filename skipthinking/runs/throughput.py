@@ -6,6 +6,7 @@ import math
 import resource
 import sys
 import time
+import warnings
 from typing import Any, cast
 
 import lightning as L
@@ -17,8 +18,18 @@ from skipthinking.annotate.runner import say
 from skipthinking.methods.base import Distiller
 from skipthinking.methods.schedules import logs_step
 
-__all__ = ["RunProgressBar", "Throughput", "compute_dtype", "flops_per_step", "short_time"]
+__all__ = ["RunProgressBar", "Throughput", "compute_dtype", "flops_per_step", "peak_flops", "short_time"]
 
+# Peaks in 16 bits, TF32 and float32, by a part of the device's name in small letters, where Lightning has none (H200,
+# GH200), those of two GPUs (H100 NVL), or those of an L4 (L40, L40S).
+_NVL = 835.5e12, 417.7e12, 60e12
+_PEAKS = {
+    "h100 nvl": _NVL,
+    "h200 nvl": _NVL,
+    "h200": (989.4e12, 494.7e12, 66.9e12),
+    "l40s": (362.05e12, 183e12, 91.6e12),
+    "l40": (181.05e12, 90.5e12, 90.5e12),
+}
 _DTYPES = {"16": torch.float16, "bf16": torch.bfloat16}  # by the start of Lightning's names of precisions
 
 
@@ -104,7 +115,7 @@ class Throughput(Callback):
             "train/peak_memory_gib": _peak_memory(method.device) / 2**30,
             "train/lr": self._rate,
         }
-        peak = _available_flops(trainer, method.device)
+        peak = peak_flops(method.device, compute_dtype(trainer))
         if peak:
             used = flops_per_step(method.student, self._tokens, self._targets, self._examples)
             speed["train/mfu"] = used / seconds / peak / trainer.world_size
@@ -219,8 +230,19 @@ def compute_dtype(trainer: L.Trainer) -> torch.dtype:
     return _DTYPES.get(str(trainer.precision).split("-")[0], torch.float32)
 
 
-def _available_flops(trainer: L.Trainer, device: torch.device) -> float | None:
-    return get_available_flops(device, compute_dtype(trainer))
+def peak_flops(device: torch.device, dtype: torch.dtype) -> float | None:
+    """Peak FLOPs per second of dense products on a device, by the data sheets; None where it is not known.
+
+    Products in float32 are those of tensor cores (TF32) where torch may use them.
+    """
+    name = torch.cuda.get_device_name(device).lower() if device.type == "cuda" else ""
+    for part, (sixteen_bits, tf32, float32) in _PEAKS.items():
+        if part in name:
+            full = float32 if torch.get_float32_matmul_precision() == "highest" else tf32
+            return sixteen_bits if dtype in _DTYPES.values() else full
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # it warns of every device that it does not know
+        return get_available_flops(device, dtype)
 
 
 def _peak_memory(device: torch.device) -> int:

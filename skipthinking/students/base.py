@@ -24,7 +24,7 @@ from skipthinking.students.compiling import compile_layers, uncompiled
 from skipthinking.students.completions import NO_PREFIX, Choose, Completions
 from skipthinking.students.heads import measure_targets
 from skipthinking.students.measures import Measure, nll
-from skipthinking.students.memory import pass_tokens, search_tokens
+from skipthinking.students.memory import pass_tokens, release_unused, search_tokens
 from skipthinking.students.merging import merged
 from skipthinking.students.origin import Origin
 from skipthinking.students.packing import layout_of, packing_known, share_rows
@@ -319,6 +319,10 @@ class Student(Configurable, nn.Module, ABC):
             cached: Whether the search keeps keys and values of all tokens; if not, it only scores them.
         """
         return search_tokens(self) if cached else pass_tokens(self)
+
+    def release_memory(self) -> None:
+        """Gives the memory of a search or of generation back, once it is over; see :func:`release_unused`."""
+        release_unused(self.device)
 
     def completions(self, at_once: int) -> Completions:
         """A queue of prompts, of which so many at most are completed together."""

@@ -13,6 +13,7 @@ from typing import Any
 
 from skipthinking.records import UserError
 from skipthinking.students.base import without_progress
+from skipthinking.students.memory import is_device_error
 
 __all__ = ["GGUF", "find_gguf"]
 
@@ -90,6 +91,8 @@ class GGUF:
             with without_progress(), redirect_stderr(io.StringIO()):
                 return load(*folder, gguf_file=self.path.name, **settings)
         except _FAULTS as error:
+            if is_device_error(error):
+                raise
             raise self._misfit(f"{' '.join(str(error).split())[:300]} ({type(error).__name__})") from error
 
     def _misfit(self, reason: str) -> UserError:

@@ -82,7 +82,7 @@ def take_as_last(model: Any) -> None:
 
 
 def _chunk_elements(device: torch.device) -> int:
-    """Logits of a chunk: in float32, 1/256 of the memory of a GPU, because gradients and copies take several times that."""
+    """Logits of a chunk: in float32, 1/256 of a GPU's memory, because gradients and copies take several times that."""
     if device.type != "cuda":
         return CHUNK_ELEMENTS
     return max(CHUNK_ELEMENTS, torch.cuda.get_device_properties(device).total_memory // 256 // 4)

@@ -15,9 +15,12 @@ __all__ = [
     "cache_bytes",
     "cache_tokens",
     "free_bytes",
+    "is_device_error",
+    "is_out_of_memory",
     "padding_worth",
     "pass_bytes",
     "pass_tokens",
+    "release_unused",
     "search_tokens",
 ]
 
@@ -28,14 +31,49 @@ _SHARE = 2  # of free memory, one part in two is used; the rest is for kernels, 
 _HOST_LEAST, _HOST_MOST = 2**28, 2**32  # bytes of host memory that a process plans with: 256 MiB to 4 GiB
 _ENOUGH = {"cpu": 2**13}  # tokens of a pass, of which more take as much time per token
 _ENOUGH_ELSEWHERE = 2**17
+# Tokens whose keys and values are kept at once, of which more fill passes little better. On a GPU these are 6 GB of
+# SmolLM2-135M in bfloat16; half of the free memory would be too much beside other processes.
+_KEPT = {"cpu": 2**17}
+_KEPT_ELSEWHERE = 2**18
 
 
 def free_bytes(device: torch.device) -> int:
     """Bytes that tensors may take on a device; on the CPU a process's share of what is available, 256 MiB to 4 GiB."""
     if device.type == "cuda":
-        unused = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)  # held by torch's allocator
-        return torch.cuda.mem_get_info(device)[0] + unused
+        free, total = torch.cuda.mem_get_info(device)
+        reserved = torch.cuda.memory_reserved(device)  # by torch's allocator, for tensors that are or may come
+        allowed = int(_fraction(device) * total) - reserved
+        return max(0, min(free, allowed)) + reserved - torch.cuda.memory_allocated(device)
     return max(_HOST_LEAST, min(_HOST_MOST, _host_bytes() // ranks()))
+
+
+def is_device_error(error: BaseException) -> bool:
+    """Whether a GPU failed or has too little memory: nothing is wrong with what was read or computed."""
+    kinds = [torch.OutOfMemoryError, getattr(torch, "AcceleratorError", torch.OutOfMemoryError)]  # torch 2.8
+    return isinstance(error, tuple(kinds)) or (isinstance(error, RuntimeError) and "CUDA error:" in str(error))
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether a GPU has too little memory, for torch's allocator, for the driver or for a library."""
+    text = str(error)
+    return isinstance(error, torch.OutOfMemoryError) or (
+        is_device_error(error) and ("out of memory" in text or "ALLOC_FAILED" in text)
+    )
+
+
+def release_unused(device: torch.device) -> None:
+    """Gives memory that torch's allocator holds for no tensor back to a GPU: for training, and for other processes.
+
+    For the end of a search or of a validation: it waits for the GPU, and the next step allocates its memory again.
+    """
+    if device.type == "cuda":
+        torch.cuda.empty_cache()
+
+
+def _fraction(device: torch.device) -> float:
+    """Share of a GPU's memory that this process may take: torch.cuda.set_per_process_memory_fraction."""
+    get = getattr(torch.cuda, "get_per_process_memory_fraction", None)  # older versions of torch do not tell
+    return float(get(device)) if get else 1.0
 
 
 def cache_bytes(student: Any) -> int:
@@ -61,8 +99,8 @@ def pass_bytes(student: Any) -> int:
 
 
 def cache_tokens(student: Any) -> int:
-    """Tokens whose keys and values fit into half of the free memory."""
-    return max(1, free_bytes(student.device) // _SHARE // cache_bytes(student))
+    """Tokens whose keys and values fit into half of the free memory, at most as many as make passes efficient."""
+    return max(1, min(free_bytes(student.device) // _SHARE // cache_bytes(student), _kept(student)))
 
 
 def padding_worth(student: Any) -> int:
@@ -81,14 +119,18 @@ def pass_tokens(student: Any) -> int:
 def search_tokens(student: Any) -> int:
     """Tokens whose keys and values fit into half of the free memory with a copy of them, for a block of a search.
 
-    At most those of 16 efficient passes, and a power of two, as of :func:`pass_tokens`.
+    At most as many as make passes efficient (131,072 on a CPU), and a power of two, as of :func:`pass_tokens`.
     """
     fitting = free_bytes(student.device) // _SHARE // (2 * cache_bytes(student))
-    return min(_power(fitting), 16 * _enough(student))
+    return min(_power(fitting), _kept(student))
 
 
 def _enough(student: Any) -> int:
     return _ENOUGH.get(student.device.type, _ENOUGH_ELSEWHERE)
+
+
+def _kept(student: Any) -> int:
+    return _KEPT.get(student.device.type, _KEPT_ELSEWHERE)
 
 
 def _power(number: int) -> int:

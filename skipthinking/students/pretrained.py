@@ -14,6 +14,7 @@ from safetensors import SafetensorError
 from skipthinking.records import UserError
 from skipthinking.students.base import LoRA, Student, without_progress
 from skipthinking.students.gguf_files import GGUF, find_gguf
+from skipthinking.students.memory import is_device_error
 from skipthinking.students.origin import Origin, origin_of
 
 __all__ = ["Pretrained"]
@@ -131,6 +132,8 @@ class Pretrained(Student):
             with without_progress() if local else nullcontext():
                 return kind.from_pretrained(self.name, **self._hub, **settings)
         except (OSError, ValueError, RuntimeError, ImportError, SafetensorError) as error:
+            if is_device_error(error):
+                raise
             what = "a folder with a model" if local else "a local folder or a hub name in reach"
             reason = " ".join(str(error).split())
             raise UserError(

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from skipthinking.records import UserError, did_you_mean
 from skipthinking.students.base import without_progress
+from skipthinking.students.memory import is_device_error
 
 __all__ = ["TokenClassifier"]
 
@@ -43,6 +44,8 @@ class TokenClassifier:
                     name, revision=revision, dtype="float32", output_loading_info=True
                 )
         except (OSError, ValueError, RuntimeError, ImportError) as error:
+            if is_device_error(error):
+                raise
             raise UserError(
                 f"Expected a token classifier, got {name!r}: {' '.join(str(error).split())[:300]} Fix "
                 "model.importance.init_args.model, check the network, or fetch it where there is one (hf download) and "

@@ -9,6 +9,7 @@ from torch import nn
 from skipthinking.checkpoints import check_shapes, read_checkpoint
 from skipthinking.records import UserError
 from skipthinking.students.base import Student
+from skipthinking.students.memory import is_device_error
 
 __all__ = ["check_adapter", "load_start", "trained_only"]
 
@@ -35,6 +36,8 @@ def load_start(student: Student, path: str) -> None:
     try:
         student.load_state_dict(weights, strict=student.lora is None)
     except RuntimeError as error:
+        if is_device_error(error):
+            raise
         remedy = "Fix model.start_from or model.student."
         check_shapes(weights, student.state_dict(), remedy)
         raise UserError(

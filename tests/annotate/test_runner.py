@@ -593,7 +593,7 @@ def test_t5_needs_room_for_each_side(attached: Any, student: Any, rows: list[Enc
     sides = {row.id: max(len(row.prompts[""]), len(row.tokens)) for row in rows}
     limit = sorted(sides.values())[3]
     assert limit < min(row.length for row in rows)
-    known = {name: getattr(student, name) for name in ("frozen", "config", "device", "block_tokens")}
+    known = {name: getattr(student, name) for name in ("frozen", "config", "device", "block_tokens", "release_memory")}
     t5 = SimpleNamespace(encoder_decoder=True, **known)
     runner = attached(annotator := Sizes(), limit=limit, student=t5)
     runner.update(0)
@@ -601,6 +601,59 @@ def test_t5_needs_room_for_each_side(attached: Any, student: Any, rows: list[Enc
     causal = attached(annotator := Sizes(), limit=limit)
     causal.update(0)
     assert not annotator.asked
+
+
+# ------------------------------------------------------------------------------- memory of a GPU
+
+
+def test_a_search_gives_its_memory_back_once_and_what_is_read_took_none(
+    attached: Any, student: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked, released = [0], list[int]()
+    monkeypatch.setattr(type(student), "release_memory", lambda self: released.append(asked[0]))
+
+    class Counted(Sizes):
+        def annotate(self, rows: Sequence[Encoded], context: Context) -> Mapping[str, float]:
+            asked[0] += len(rows)
+            return super().annotate(rows, context)
+
+    attached(Counted(), Counted(name="of_text", uses_student=False)).update(0)
+    assert released == [6]  # after the last of six blocks
+    attached(Counted()).update(0)
+    assert released == [6]
+
+
+@pytest.mark.parametrize(("fitting", "blocks"), [(6, [6]), (3, [3, 3]), (2, [1, 2, 1, 2]), (1, [1] * 6)])
+def test_a_block_that_no_longer_fits_is_searched_in_halves(
+    fitting: int, blocks: list[int], attached: Any, rows: list[Encoded], student: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sizes, released = list[int](), list[int]()
+    monkeypatch.setattr(type(student), "release_memory", lambda self: released.append(len(sizes)))
+
+    class Large(Sizes):
+        block_tokens = 10**6
+
+        def annotate(self, rows: Sequence[Encoded], context: Context) -> Mapping[str, float]:
+            if len(rows) > fitting:
+                raise torch.OutOfMemoryError("CUDA out of memory.")
+            sizes.append(len(rows))
+            return super().annotate(rows, context)
+
+    runner = attached(Large())
+    runner.update(0)
+    assert sizes == blocks
+    assert len(released) == len(blocks)  # before each halving, and at the end
+    assert _values(runner) == {row.id: {"sizes": len(row.tokens) / 3} for row in rows}
+
+
+@pytest.mark.parametrize("block_tokens", [None, 1])
+def test_what_cannot_be_halved_runs_out_of_memory(block_tokens: int | None, attached: Any) -> None:
+    class Full(Sizes):
+        def annotate(self, rows: Sequence[Encoded], context: Context) -> Mapping[str, float]:
+            raise torch.OutOfMemoryError("CUDA out of memory.")
+
+    with pytest.raises(torch.OutOfMemoryError):
+        attached(Full(block_tokens=block_tokens)).update(0)
 
 
 # ---------------------------------------------------------------------------------- wrong annotators
@@ -669,6 +722,7 @@ def test_values_are_found_again_for_another_seed_config_or_code(change: str, att
             frozen=student.frozen,
             device=student.device,
             block_tokens=student.block_tokens,
+            release_memory=student.release_memory,
             config="another number of heads",
         )
 

@@ -82,7 +82,7 @@ class Meter:
 
         if self.cuda:
             torch.cuda.set_sync_debug_mode("default")
-            self.waits = sum("synchroniz" in str(one.message) for one in self._seen)
+            self.waits = sum("called a synchronizing CUDA operation" in str(one.message) for one in self._seen)
             self._caught.__exit__(None, None, None)
             torch.cuda.synchronize()
         self.seconds = self._clock() - self._since

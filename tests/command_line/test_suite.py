@@ -147,6 +147,34 @@ def test_a_slip_in_the_last_run_is_reported_before_the_first_one_starts(
     assert not (tmp_path / "runs").exists()
 
 
+def test_every_task_and_every_method_is_parsed_and_no_run_more(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    names = ["a", "b", "c"]
+    parts = {"tasks": dict.fromkeys(names), "methods": dict.fromkeys(["full_cot", *names])}
+    command = [*write(tmp_path, seeds=[3, 4], **parts), "--dry_run"]
+    parsed = list[str]()
+    monkeypatch.setattr("skipthinking.command_line.cli.main", lambda words: parsed.append(words[-2]))
+    assert main(command) == 0
+    assert capsys.readouterr().out.count("--run ") == 24
+    tasks, methods, _ = zip(*(name.split("-") for name in parsed), strict=True)
+    assert set(tasks) == set(names)
+    assert set(methods) == {"full_cot", *names}
+    assert len(parsed) == 6
+    parsed.clear()
+    assert main([*command, "--only", "*-b-4"]) == 0  # of what is chosen
+    assert sorted(parsed) == ["a-b-4", "b-b-4", "c-b-4"]
+
+
+def test_a_slip_in_the_last_task_is_reported_before_the_first_run_starts(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    tasks = {"flips": None, "last": {"words": "--data.batch_sise 2"}}
+    assert main(write(tmp_path, tasks=tasks, methods={"full_cot": None})) == 2
+    assert "last-full_cot-3: " in capsys.readouterr().err
+    assert not (tmp_path / "runs").exists()
+
+
 def test_ctrl_c_stops_and_the_same_command_goes_on(tmp_path: Path) -> None:
     callback = "--trainer.callbacks+=interruptions.AskParent --trainer.callbacks.step 7"
     command = write(tmp_path, words=f"--trainer.max_epochs 3 {callback}", seeds=[0])

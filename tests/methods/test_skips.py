@@ -6,6 +6,7 @@ import copy
 import random
 from pathlib import Path
 from typing import Any
+from weakref import WeakSet
 
 import numpy as np
 import pytest
@@ -409,6 +410,25 @@ def test_a_search_leaves_no_keys_behind(world: World) -> None:
     for verifier in (Likelihood(), Answer()):
         world.search(verifier)
         assert not any(isinstance(value, Engine) for value in vars(verifier).values())
+
+
+def test_a_search_that_runs_out_of_memory_finds_the_same_in_smaller_blocks(
+    world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    expected, score, engines = world.search(Likelihood(max_rise=0.5)), Engine.score, WeakSet[Engine]()
+
+    def short_of_memory(self: Engine, texts: Any, **settings: Any) -> Any:
+        engines.add(self)
+        if len(texts) > 2:
+            raise torch.OutOfMemoryError("CUDA out of memory.")
+        return score(self, texts, **settings)
+
+    held, verifier = list[int](), Likelihood(max_rise=0.5)
+    monkeypatch.setattr(Engine, "score", short_of_memory)
+    monkeypatch.setattr(world.student, "release_memory", lambda: held.append(len(engines)))
+    assert world.search_as_run(verifier, tmp_path) == expected
+    assert held == [0, *[0] * (len(held) - 1)]  # no keys and values are left when a block is halved
+    assert len(held) > 2
 
 
 def test_random_skips_take_as_many_chunks_from_each_example() -> None:

@@ -290,3 +290,16 @@ def test_differences_list_settings_and_values(tmp_path: Path, capsys: pytest.Cap
     out = capsys.readouterr().out
     assert "Settings that differ: model.class_path, model.init_args.lr." in out
     assert "| model.init_args.lr | 0.1 | 0.2 |" in out
+
+
+def test_tasks_that_share_a_test_set(tmp_path: Path) -> None:
+    right = {"coarse": [1, 1, 0, 0], "fine": [1, 0, 0, 0]}
+    folders = [
+        str(write_run(tmp_path / task, "FullCoT", correct=correct, suite={"task": task, "method": "full_cot"}))
+        for task, correct in right.items()
+    ]
+    apart, together = compare_runs(folders), compare_runs(folders, "fine-full_cot", across_tasks=True)
+    assert [(row.test, row.method) for row in apart.rows] == [("coarse/sums", "full_cot"), ("fine/sums", "full_cot")]
+    assert [(row.test, row.method) for row in together.rows] == [("sums", "coarse-full_cot"), ("sums", "fine-full_cot")]
+    assert together.rows[0].difference == pytest.approx(0.25)
+    assert [row.accuracy for row in apart.rows] == [row.accuracy for row in together.rows]

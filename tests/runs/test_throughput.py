@@ -11,7 +11,7 @@ import pytest
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-from skipthinking.runs.throughput import flops_per_step, short_time
+from skipthinking.runs.throughput import flops_per_step, peak_flops, short_time
 from skipthinking.students import FromScratch, LoRA
 
 Run = Callable[..., int]
@@ -20,6 +20,36 @@ Run = Callable[..., int]
 def _rows(folder: Path) -> list[dict[str, str]]:
     with (folder / "metrics.csv").open(newline="") as lines:
         return [*csv.DictReader(lines)]
+
+
+@pytest.mark.filterwarnings("error")
+@pytest.mark.parametrize(
+    ("name", "peaks"),
+    [
+        # TFLOPs in bfloat16, TF32 and float32, of NVIDIA's data sheets; with sparsity they would be twice as much.
+        ("NVIDIA H200", (989, 494, 66)),
+        ("NVIDIA GH200 480GB", (989, 494, 66)),
+        ("NVIDIA H100 80GB HBM3", (989, 494, 66)),
+        ("NVIDIA H200 NVL", (835, 417, 60)),
+        ("NVIDIA H100 NVL", (835, 417, 60)),
+        ("NVIDIA A100-SXM4-80GB", (312, 156, 19)),
+        ("NVIDIA L40S", (362, 183, 91)),
+        ("NVIDIA L40", (181, 90, 90)),
+        ("NVIDIA L4", (121, 60, 30)),
+        ("NVIDIA Next 9000", (None, None, None)),  # and no warning
+    ],
+)
+def test_peaks_are_those_of_dense_products(
+    name: str, peaks: tuple[int | None, ...], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda device: name)
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: (9, 0))
+    found = []
+    for dtype, precision in ((torch.bfloat16, "highest"), (torch.float32, "high"), (torch.float32, "highest")):
+        monkeypatch.setattr(torch, "get_float32_matmul_precision", lambda precision=precision: precision)
+        flops = peak_flops(torch.device("cuda"), dtype)
+        found.append(flops and int(flops / 1e12))
+    assert tuple(found) == peaks
 
 
 @pytest.mark.parametrize(("steps", "every", "logged"), [(2, 10, [0, 1]), (7, 3, [0, 2, 5, 6])])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -36,6 +37,44 @@ def test_more_memory_gives_larger_blocks_up_to_what_is_efficient(monkeypatch: py
     assert found[1][1] * 2 * memory.cache_bytes(student) <= 2**19
     assert found[3][:2] == (2**13, 2**17)
     assert memory.free_bytes(torch.device("cpu")) == 2**40
+    for gpu in (2**33, 2**40):  # of 46,603 tokens with a copy, and more than any GPU has
+        student_on_gpu = SimpleNamespace(**{name: getattr(student, name) for name in ("config", "model")})
+        student_on_gpu.device = torch.device("cuda")
+        monkeypatch.setattr(memory, "free_bytes", lambda device, gpu=gpu: gpu)
+        monkeypatch.setattr(memory, "cache_bytes", lambda student: 46_080)  # of SmolLM2-135M in float32
+        kept = memory.search_tokens(student_on_gpu), memory.cache_tokens(student_on_gpu)
+        assert kept == ((2**15, 93_206) if gpu == 2**33 else (2**18, 2**18))
+
+
+@pytest.mark.parametrize(
+    ("fraction", "expected"),
+    [
+        (None, 36),  # 30 are free, and 6 of the 10 of the allocator hold no tensor
+        (1.0, 36),
+        (0.25, 16),  # 20 of 80 are allowed: 10 more than the allocator has
+        (0.1, 6),  # 8 are allowed, which the allocator has exceeded
+    ],
+)
+def test_a_process_plans_with_what_it_may_take_of_a_gpu(
+    fraction: float | None, expected: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    numbers = {"mem_get_info": (30, 80), "memory_reserved": 10, "memory_allocated": 4}
+    for name, value in numbers.items():
+        monkeypatch.setattr(torch.cuda, name, lambda device, value=value: value)
+    if fraction is None:
+        monkeypatch.delattr(torch.cuda, "get_per_process_memory_fraction", raising=False)
+    else:
+        monkeypatch.setattr(torch.cuda, "get_per_process_memory_fraction", lambda device: fraction, raising=False)
+    assert memory.free_bytes(torch.device("cuda")) == expected
+
+
+def test_only_a_gpu_is_asked_for_unused_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+    calls = list[bool]()
+    monkeypatch.setattr(torch.cuda, "empty_cache", lambda: calls.append(True))
+    tiny.scratch("llama").release_memory()
+    assert not calls
+    memory.release_unused(torch.device("cuda"))
+    assert calls == [True]
 
 
 def test_a_process_plans_with_its_share_of_the_host(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from skipthinking.command_line.planning import write_plan
 from skipthinking.data.batches import collate
+from skipthinking.methods import Distiller
 from skipthinking.records import Instance
 from skipthinking.students import FromScratch, LoRA
 from skipthinking.students.footprint import LOGITS_MOST, Footprint, footprint, optimizer_bytes
@@ -129,3 +130,19 @@ def test_instances_that_fit_do_fit() -> None:
     many = planned(1024)  # more logits than a chunk, which few instances keep as they are
     needed = many.fixed + LOGITS_MOST + (many.activations + many.recomputed) / 1024 * most
     assert 0.5 * 16 * 2**30 < needed < 0.92 * 16 * 2**30
+
+
+def test_no_gradient_of_a_step_is_held_in_the_next_one(
+    run: Callable[..., int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Gradients grow while activations shrink: 4 bytes a weight less than both together."""
+    held, start = list[bool](), Distiller.on_train_batch_start
+
+    def look(self: Distiller, batch: Any, index: int) -> None:
+        held.append(any(weight.grad is not None for weight in self.parameters()))
+        start(self, batch, index)
+
+    monkeypatch.setattr(Distiller, "on_train_batch_start", look)
+    words = ["--trainer.accumulate_grad_batches", 2, "--trainer.max_epochs", 1, "--data.val_size", 0]
+    assert run("fit", *words, "--evaluate", "false") == 0
+    assert held == [False, True] * 3  # a step has two micro-batches

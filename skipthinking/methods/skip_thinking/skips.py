@@ -253,7 +253,10 @@ def search_skips(
         for block in by_length(
             rows, lambda row: len(row.prompt) + len(row.text), verifier.most_tokens(context.student)
         ):
-            kept |= _search_block(block, verifier, context, cumulative)
+            try:
+                kept |= _search_block(block, verifier, context, cumulative)
+            finally:
+                verifier.end()
     return kept
 
 
@@ -281,7 +284,6 @@ def _search_block(
         for trial, ok in zip(trials, verdicts, strict=True):
             if ok:
                 kept[trial.row.id].remove(drop)
-    verifier.end()
     return kept
 
 

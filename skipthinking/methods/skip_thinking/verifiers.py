@@ -128,7 +128,7 @@ class Verifier(Configurable, ABC):
         return
 
     def end(self) -> None:
-        """Releases the block."""
+        """Releases the block, after an error too."""
         return
 
     def settings(self) -> dict[str, Any]:
@@ -151,7 +151,7 @@ class ScoringVerifier(Verifier):
 
     def end(self) -> None:
         """Frees the KV cache, so that training can use its memory."""
-        del self._engine
+        vars(self).pop("_engine", None)  # there is none after an error in the middle
 
     @abstractmethod
     def _look(self, rows: Sequence[Rationale]) -> list[bool]:
