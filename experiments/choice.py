@@ -5,10 +5,9 @@ python experiments/choice.py [FOLDER]          # default: runs/real_choice
 
 from __future__ import annotations
 
+import argparse
 import csv
-import sys
 from collections import defaultdict
-from collections.abc import Iterable
 from pathlib import Path
 from statistics import mean
 
@@ -32,10 +31,18 @@ def read(folder: Path) -> dict[str, Row]:
 
 
 def choose(rows: dict[str, Row]) -> dict[str, str]:
-    """The candidate of every setting that its rule chooses, with its reference beside it."""
+    """The candidate of every setting that its rule chooses, with its reference beside it.
+
+    Raises:
+        ValueError: Rows that a rule needs are missing, or have other numbers of seeds.
+    """
     chosen: dict[str, str] = {}
     for setting, (prefix, reference) in CHOICES.items():
         candidates = {name: row for name, row in rows.items() if name.startswith(prefix)}
+        seeds = {rows[name][2] for name in (*candidates, *([reference] if reference in rows else []))}
+        if not candidates or (reference and reference not in rows) or len(seeds) > 1:
+            needed = f"{prefix}*" + (f" and {reference}" if reference else "")
+            raise ValueError(f"Expected runs {TASK}-{needed} with the same seeds, got {', '.join(rows) or 'none'}.")
         if reference is None:
             chosen[setting] = max(candidates, key=lambda name: (candidates[name][0], -_value(name)))
             continue
@@ -49,16 +56,22 @@ def _value(name: str) -> float:
     return float(name.partition("_")[2])
 
 
-def main(words: Iterable[str]) -> None:
+def main() -> None:
     """Prints the results and the choice."""
-    rows = read(Path(next(iter(words), "runs/real_choice")))
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("folder", nargs="?", default="runs/real_choice", type=Path)
+    folder = parser.parse_args().folder
+    rows = read(folder)
     print("| method | seeds | accuracy % | new tokens |\n| --- | --: | --: | --: |")
     for method, (accuracy, tokens, seeds) in rows.items():
         print(f"| {method} | {seeds} | {100 * accuracy:.1f} | {tokens:.1f} |")
     print()
-    for setting, name in choose(rows).items():
-        print(f"{setting}: {name}")
+    try:
+        for setting, name in choose(rows).items():
+            print(f"{setting}: {name}")
+    except ValueError as error:
+        parser.error(f"{error} Finish the suite ({folder}).")
 
 
 if __name__ == "__main__":
-    main(sys.argv[1:])
+    main()

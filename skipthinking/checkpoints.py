@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import pickle
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,7 @@ from typing import Any
 import torch
 from lightning.fabric.plugins import TorchCheckpointIO
 from torch import Tensor
+from torch.serialization import get_crc32_options, set_crc32_options
 
 from skipthinking.files import replacing
 from skipthinking.records import UserError
@@ -29,12 +31,23 @@ class SafeCheckpointIO(TorchCheckpointIO):
         """Writes the file."""
         with replacing(Path(path)) as partial:
             try:
-                with partial.open("wb") as file:
+                with partial.open("wb") as file, _without_checksums():
                     torch.save(checkpoint, file)
             except RuntimeError as error:  # raised by torch while it handles the OSError "no space left"
                 if isinstance(error.__context__, OSError):
                     raise error.__context__ from error
                 raise
+
+
+@contextmanager
+def _without_checksums() -> Iterator[None]:
+    """Leaves out CRC-32 of tensors, which ``torch.load`` does not check: 0.3 of the 0.5 s that writing 400 MB takes."""
+    computed = get_crc32_options()
+    set_crc32_options(False)
+    try:
+        yield
+    finally:
+        set_crc32_options(computed)
 
 
 @lru_cache(maxsize=1)

@@ -20,7 +20,7 @@ from typing import Any
 import lightning as L
 import yaml
 from jsonargparse import get_loader
-from lightning.pytorch.callbacks import Callback, ProgressBar, Timer
+from lightning.pytorch.callbacks import ProgressBar, Timer
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from lightning.pytorch.utilities import rank_zero_only
 from lightning.pytorch.utilities.exceptions import MisconfigurationException, SIGTERMException
@@ -52,15 +52,16 @@ from skipthinking.methods import Distiller
 from skipthinking.records import UserError
 from skipthinking.report.run_folders import flat, short_settings
 from skipthinking.report.summary import print_summary
-from skipthinking.runs.callbacks import Annotations, Answers, Results, SearchLog, StartReport
+from skipthinking.runs.callbacks import Annotations
 from skipthinking.runs.export import export_run, update_results
-from skipthinking.runs.folder import LastCheckpoint, RunConfig, last_checkpoint, release_folders
+from skipthinking.runs.folder import RunConfig, last_checkpoint, release_folders
 from skipthinking.runs.hub import check_push, push
 from skipthinking.runs.log import RunLogger
+from skipthinking.runs.run_folder import run_callbacks
 from skipthinking.runs.signals import Interrupts, handlers_kept
-from skipthinking.runs.throughput import RunProgressBar, Throughput
+from skipthinking.runs.throughput import RunProgressBar
 from skipthinking.students.memory import is_out_of_memory
-from skipthinking.students.sharding import WholeWeights, check_strategy, whole_state
+from skipthinking.students.sharding import check_strategy, whole_state
 
 __all__ = ["SkipCLI", "main"]
 
@@ -211,10 +212,8 @@ class SkipCLI(LightningCLI):
         self._get(self.config_init, "trainer")["logger"] = [*own_log, *extra] or False
         self._get(self.config_init, "trainer")["default_root_dir"] = str(self.output)
         interrupts = Interrupts(self.output)
-        own: list[Callback] = [interrupts, Results(self.output, self.answer_settings)]
-        own += [Answers(self.output), *([Annotations(self.output)] if self.subcommand == "annotate" else [])]
-        every = self._get(self.config, "checkpoint_every")
-        own = [WholeWeights(), *own, StartReport(), SearchLog(), Throughput(), LastCheckpoint(self.output, every)]
+        own = run_callbacks(self.output, self._get(self.config, "checkpoint_every"), self.answer_settings)
+        own += [interrupts, *([Annotations(self.output)] if self.subcommand == "annotate" else [])]
         given = self._get(self.config_init, "trainer.callbacks") or []
         given = given if isinstance(given, list) else [given]
         bar = self._get(self.config_init, "trainer.enable_progress_bar") is not False

@@ -52,23 +52,34 @@ def out_of_memory_message(error: BaseException) -> str:
         others = max(0.0, total - free - held - unused)
         allowed = re.search(rf"{_SIZE} allowed;", text)  # torch.cuda.set_per_process_memory_fraction
         limit = f", of the {allowed[1]} {allowed[2]} that it may take" if allowed else ""
+        pieces = " (in pieces, or freed since)" if free >= needed else ""
         what = (
-            f"{free:.2f} of its {total:.1f} GiB left where {needed:.2f} GiB were needed: this process held "
-            f"{held + unused:.1f} GiB{limit}, others and CUDA {others:.1f} GiB."
+            f"{_size(free)}{pieces} of its {_size(total)} left where {_size(needed)} were needed: this process held "
+            f"{_size(held + unused)}{limit}, others and CUDA {_size(others)}."
         )
     gpu = f"GPU {match[3]}" if match else "the GPU"
     fewer = ["run fewer processes on it at a time (suite: a lower --jobs)"] if others >= _CUDA else []
     remedies = [*fewer, *([_REMEDIES[place]] if place in _REMEDIES else [])]
     remedy = ", or ".join(remedies or ["use a smaller student, or a GPU with more memory"])
-    return (
-        f"Expected enough memory on {gpu} for {place}, got {what} {remedy[0].upper()}{remedy[1:]}. A run goes on with "
-        "--ckpt_path last."
+    on = (
+        " The run goes on with --ckpt_path last."
+        if ("lightning.pytorch.trainer.trainer", "fit") in _frames(error)
+        else ""
     )
+    return f"Expected enough memory on {gpu} for {place}, got {what} {remedy[0].upper()}{remedy[1:]}.{on}"
+
+
+def _size(gib: float) -> str:
+    return f"{gib:.1f} GiB" if gib >= 1 else f"{1024 * gib:.0f} MiB"
+
+
+def _frames(error: BaseException) -> set[tuple[str, str]]:
+    frames = [frame for frame, _ in traceback.walk_tb(error.__traceback__)]
+    return {(str(frame.f_globals.get("__name__")), frame.f_code.co_name) for frame in frames}
 
 
 def _place(error: BaseException) -> str:
-    frames = [frame for frame, _ in traceback.walk_tb(error.__traceback__)]
-    known = {(str(frame.f_globals.get("__name__")), frame.f_code.co_name) for frame in frames}
+    known = _frames(error)
     for module, function, place in _PLACES:
         if any(name.startswith(module) and function in ("", own) for name, own in known):
             return place

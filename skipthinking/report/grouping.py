@@ -62,9 +62,8 @@ def group_runs(runs: Sequence[Run], left_out: dict[str, str], across_tasks: bool
         for name in run.answers:
             if not run.answers[name]:
                 continue
-            named = run.task not in ("", name)
-            test = f"{run.task}/{name}" if named and not across_tasks else name
-            method = f"{run.task}-{run.method}" if named and across_tasks else run.method
+            test = name if across_tasks or run.task in ("", name) else f"{run.task}/{name}"
+            method = f"{run.task}-{run.method}" if across_tasks and run.task else run.method
             same = json.dumps([_method_settings(run), sorted(questions(run, name))], sort_keys=True, default=str)
             seeds = by_key.setdefault((test, name, method, same), {})
             if run.seed in seeds:

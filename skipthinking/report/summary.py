@@ -106,4 +106,5 @@ def summary(*runs: str, run: str | None = None) -> None:
         raise UserError("Expected a run folder, got none. Name one: python -m skipthinking summary runs/NAME")
     for name in named:
         folder = Path(name)
-        print_summary(folder if folder.exists() else Path("runs") / name)
+        known = folder.exists() or not (Path("runs") / name).exists()
+        print_summary(folder if known else Path("runs") / name)

@@ -34,9 +34,12 @@ def _difference(row: Row) -> str:
     return f"{100 * row.difference:+.1f} ({100 * low:+.1f} to {100 * high:+.1f})"
 
 
+_NO_SAVING = -99.0  # a lower end of a hundred times the baseline's tokens
+
+
 def _saved(row: Row) -> str:
-    if row.saved_low is None or row.saved_high is None:
-        return _percent(row.saved)
+    if row.saved_low is None or row.saved_high is None or row.saved_low < _NO_SAVING:
+        return _percent(row.saved)  # few seeds that differ much say nothing about others
     return f"{_percent(row.saved)} ({_percent(row.saved_low)} to {_percent(row.saved_high)})"
 
 

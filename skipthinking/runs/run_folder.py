@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, cast
 
@@ -24,12 +25,26 @@ from skipthinking.runs.throughput import Throughput
 from skipthinking.settings import config_of, run_config
 from skipthinking.students.sharding import WholeWeights, whole_state
 
-__all__ = ["RunFolder"]
+__all__ = ["RunFolder", "run_callbacks"]
 
 _TRAINER = (
     "max_epochs", "max_steps", "min_epochs", "min_steps", "accumulate_grad_batches", "gradient_clip_val",
     "gradient_clip_algorithm", "limit_train_batches", "overfit_batches", "precision", "log_every_n_steps",
 )  # fmt: skip
+
+
+def run_callbacks(folder: Path, every: int, answer_settings: Mapping[str, Any] | None = None) -> list[Callback]:
+    """What every run has: whole weights for answers, its reports and results, and its last checkpoint.
+
+    Args:
+        folder: Where it writes.
+        every: Optimizer steps between checkpoints.
+        answer_settings: Settings of how the student answers that differ from the run's own, by dotted key.
+    """
+    return [
+        WholeWeights(), Results(folder, answer_settings), Answers(folder), StartReport(), SearchLog(), Throughput(),
+        LastCheckpoint(folder, every),
+    ]  # fmt: skip
 
 
 class RunFolder(Checkpoint):
@@ -76,10 +91,7 @@ class RunFolder(Checkpoint):
             )
         callbacks: list[Callback] = cast("Any", trainer).callbacks
         if not any(isinstance(callback, LastCheckpoint) for callback in callbacks):
-            callbacks += [
-                WholeWeights(), Results(folder), Answers(folder), StartReport(), SearchLog(), Throughput(),
-                LastCheckpoint(folder, self.every),
-            ]  # fmt: skip
+            callbacks += run_callbacks(folder, self.every)
         save_safely(trainer)
         if stage == "fit":
             self._begin(trainer, cast("Distiller", pl_module), folder)

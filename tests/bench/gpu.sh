@@ -1,7 +1,8 @@
 #!/bin/bash
 # What one GPU does with this project, as a table in OUT: steps of FullCoT beside TRL, answers, MFU, peak memory, waits of
-# the host, and the laws that need a GPU. Under 10 minutes on an H100. Needs network access for MODEL, pip install -e
-# '.[dev,oracles]', and flash-attn for packed rows (ATTENTION= runs without).
+# the host, and the laws that need a GPU. Each of the seven ways ends after LIMIT seconds, 120 by default: at most 15 minutes in
+# all. On an H100 answers and compiled take more than 70 s. Needs network access for MODEL, pip install -e '.[dev,oracles]',
+# and flash-attn for packed rows (ATTENTION= runs without).
 #   tests/bench/gpu.sh
 # On a CPU, with a small student from scratch, every command in a few minutes:
 #   MODEL= ROWS=8 BATCH=4 NEW=8 PRECISION=32-true ATTENTION= tests/bench/gpu.sh

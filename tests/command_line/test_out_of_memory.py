@@ -42,14 +42,21 @@ LIBRARY = "CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(han
     ("text", "expected"),
     [
         # 79.11 - 0.5 - 4.5 - 16 = 58.11 GiB are neither free nor this process's.
-        (SHARED, "GPU 0 for this command, got 0.50 of its 79.1 GiB left where 1.95 GiB were needed: this process held"),
+        (
+            SHARED,
+            "GPU 0 for this command, got 512 MiB of its 79.1 GiB left where 1.9 GiB were needed: this process held",
+        ),
         (
             SHARED,
             "held 20.5 GiB, others and CUDA 58.1 GiB. Run fewer processes on it at a time (suite: a lower --jobs).",
         ),
         (ALLOWED, "this process held 20.5 GiB, of the 8.00 GiB that it may take, others"),
-        (ALONE, "GPU 3 for this command, got 0.00 of its 14.6 GiB left where 0.02 GiB were needed: this process held"),
-        (ALONE, "held 14.2 GiB, others and CUDA 0.3 GiB. Use a smaller student, or a GPU with more memory."),
+        (ALONE, "GPU 3 for this command, got 0 MiB of its 14.6 GiB left where 20 MiB were needed: this process held"),
+        (ALONE, "held 14.2 GiB, others and CUDA 328 MiB. Use a smaller student, or a GPU with more memory."),
+        (
+            ALONE.replace("0 bytes", "31.00 MiB"),
+            "got 31 MiB (in pieces, or freed since) of its 14.6 GiB left where 20 MiB",
+        ),
         (DRIVER, "the GPU for this command, got CUDA error: out of memory. Run fewer processes on it at a time"),
         (LIBRARY, "Run fewer processes on it at a time"),
     ],
@@ -71,7 +78,7 @@ def test_what_is_a_lack_of_memory() -> None:
 @pytest.mark.parametrize(
     ("kind", "name", "call", "words", "expected"),
     [
-        (Student, "measure", 7, [], "for a training step, got 0.50 of its"),  # 5 steps per epoch
+        (Student, "measure", 7, [], "for a training step, got 512 MiB of its"),  # 5 steps per epoch
         (Student, "measure", 1, ["--model", "CWT", "--data.stage_sampling", "loss"], "for a search"),
         (Completions, "run", 1, [], "for generation"),
         (FromScratch, "make_model", 1, [], "for the student's weights"),

@@ -147,13 +147,18 @@ def test_the_gate_is_a_setting_of_the_search() -> None:
     assert ["solved" in one for one in gates] == [True, False]
 
 
-def test_random_skip_takes_as_much(run: Run, tmp_path: Path) -> None:
+def test_controls_take_as_much(run: Run, tmp_path: Path) -> None:
     words = [*STT_RUN, "--model.verifier", "verifiers.EveryOther", "--evaluate", "false"]
     assert run("fit", "--run", "search", *words) == 0
-    assert run("fit", "--run", "random", *words, "--model.control", "random_skip") == 0
-    one, two = (annotation(tmp_path / name, "skips") for name in ("search", "random"))
-    assert {id: len(kept) for id, kept in one.items()} == {id: len(kept) for id, kept in two.items()}
-    assert one != two
+    for control in ("random_skip", "first_skip"):
+        assert run("fit", "--run", control, *words, "--model.control", control) == 0
+    one, two, last = (annotation(tmp_path / name, "skips") for name in ("search", "random_skip", "first_skip"))
+    for other in (two, last):
+        assert {id: len(kept) for id, kept in one.items()} == {id: len(kept) for id, kept in other.items()}
+        assert one != other
+    for id, kept in last.items():
+        assert kept == list(range(kept[0], kept[0] + len(kept))) if kept else not one[id]
+        assert not kept or kept[-1] >= max(one[id][-1], two[id][-1])
 
 
 def test_two_ranks_find_what_one_finds(run: Run, spawn: Callable[..., Any], tmp_path: Path) -> None:

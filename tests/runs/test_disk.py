@@ -5,12 +5,16 @@ from __future__ import annotations
 import errno
 import re
 import tempfile
+import zipfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
+from torch.serialization import get_crc32_options, set_crc32_options
 
+from skipthinking.checkpoints import SafeCheckpointIO
 from skipthinking.files import replacing_folder
 from skipthinking.runs import log
 from skipthinking.runs.log import RunLogger
@@ -36,6 +40,30 @@ def test_a_log_that_could_not_be_written_is_written_with_its_header_by_the_next_
             logger.save()
     logger.finalize("failed")
     assert path.read_text() == ("step,a,b\n0,1,\n7,,2\n" if earlier else "step,b\n7,2\n")
+
+
+@pytest.mark.parametrize("computed", [True, False])
+def test_a_checkpoint_without_checksums_is_read_to_the_bit_and_other_files_keep_theirs(
+    computed: bool, tmp_path: Path
+) -> None:
+    state = {"weights": torch.randn(1000), "step": 3}
+    before = get_crc32_options()
+    try:
+        set_crc32_options(computed)
+        SafeCheckpointIO().save_checkpoint(state, tmp_path / "last.ckpt")
+        with pytest.raises(TypeError):
+            SafeCheckpointIO().save_checkpoint({"no pickle": (n for n in "a")}, tmp_path / "bad.ckpt")
+        assert get_crc32_options() == computed
+    finally:
+        set_crc32_options(before)
+    with zipfile.ZipFile(tmp_path / "last.ckpt") as file:
+        (data,) = (name for name in file.namelist() if name.endswith("data/0"))
+        with pytest.raises(zipfile.BadZipFile, match="CRC"):
+            file.read(data)
+    for mmap in (True, False):
+        read = torch.load(tmp_path / "last.ckpt", weights_only=True, mmap=mmap)
+        assert torch.equal(read["weights"], state["weights"])
+        assert read["step"] == 3
 
 
 def test_an_export_that_does_not_fit_on_the_disk_is_a_disk_error_and_leaves_the_last_one(tmp_path: Path) -> None:

@@ -125,7 +125,8 @@ class Skips(_Search[list[int]]):
         right: Whether completion tokens answer an example correctly.
         max_new_tokens: Maximum number of tokens per completion.
         cumulative: Whether a removed chunk stays removed while later ones are judged.
-        control: ``random_skip`` removes the same number of chunks from each example, at random.
+        control: ``random_skip`` removes the same number of chunks from each example at random, ``first_skip`` its
+            first ones: an answer often needs the last chunk most, and a search should do better than that rule.
         solved: Whether the student's own answers are right: other examples are not searched. None leaves it to the
             verifier which examples are searched.
     """
@@ -142,7 +143,7 @@ class Skips(_Search[list[int]]):
         right: Callable[[Encoded, list[int]], bool],
         max_new_tokens: int,
         cumulative: bool,
-        control: Literal["random_skip"] | None,
+        control: Literal["random_skip", "first_skip"] | None,
         solved: Solved | None = None,
     ) -> None:
         super().__init__(epoch, chunks, stages, right, max_new_tokens)
@@ -178,10 +179,13 @@ class Skips(_Search[list[int]]):
         return self.solved is None or context.notes[row.id][self.solved]
 
     def finish(self, values: dict[str, list[int]], rows: Sequence[Encoded], context: Context) -> dict[str, list[int]]:
-        """Replaces the result by random chunks, for the control ``random_skip``."""
+        """Replaces the result by as many random chunks, or last ones, for a control."""
         if self.control is None:
             return values
-        return shuffled_skips(values, {id: len(context.notes[id][self.chunks]) for id in values}, context.seed)
+        chunks = {id: len(context.notes[id][self.chunks]) for id in values}
+        if self.control == "first_skip":
+            return {id: list(range(chunks[id] - len(kept), chunks[id])) for id, kept in values.items()}
+        return shuffled_skips(values, chunks, context.seed)
 
     def report(self, values: Mapping[str, list[int]], rows: Sequence[Encoded], context: Context) -> str:
         """The share of chunks that can be skipped, and how many examples passed the gate."""

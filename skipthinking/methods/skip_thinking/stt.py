@@ -54,7 +54,8 @@ class STT(CWT):
             points (experiments/README.md). Some verifiers have no gate.
         replay: Share of instances after the search that have all chunks (full mode).
         mode: Whether the student is asked to skip chunks or for the full rationale, in evaluation and ``predict``.
-        control: ``random_skip`` removes the same number of chunks at random; ``no_skip`` removes none.
+        control: ``random_skip`` removes the same number of chunks at random, ``first_skip`` the same number from the
+            start; ``no_skip`` removes none.
         kwargs: See CWT.
     """
 
@@ -70,7 +71,7 @@ class STT(CWT):
         gate: Literal["student", "teacher"] = "teacher",
         replay: float = 0.0,
         mode: Literal["skip", "full"] = "skip",
-        control: Literal["random_skip", "no_skip"] | None = None,
+        control: Literal["random_skip", "first_skip", "no_skip"] | None = None,
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
