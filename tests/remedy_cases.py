@@ -533,7 +533,7 @@ OTHERS = {  # words of a message: why it has no case here
     "by the variable TMPDIR": "needs a full disk",
     "a higher trainer.accumulate_grad_batches keeps": "needs a full GPU",
     "run fewer processes on it at a time": "needs a full GPU",
-    "A run goes on with --ckpt_path last.": "tests/command_line/test_out_of_memory.py follows it",
+    "The run goes on with --ckpt_path last.": "tests/command_line/test_out_of_memory.py follows it",
     "Choose another --runs_dir.": "a part of another message",
     "Write to another one: --run NAME --runs_dir FOLDER": "tests/runs/test_disk.py follows it",
     "trainer.max_time ended the run": "tests/test_resume.py follows it",
