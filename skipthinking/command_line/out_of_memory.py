@@ -43,7 +43,8 @@ def out_of_memory_message(error: BaseException) -> str:
 
     Numbers are those in torch's text: the memory has been released since.
     """
-    place, text = _place(error), str(error)
+    frames, text = _frames(error), str(error)
+    place = _place(frames)
     match = _NUMBERS.search(text)
     if match is None:  # of the driver, such as "CUDA error: out of memory", where torch itself got nothing
         what, others = f"{text.partition(chr(10))[0].rstrip('.')}.", _CUDA
@@ -78,8 +79,7 @@ def _frames(error: BaseException) -> set[tuple[str, str]]:
     return {(str(frame.f_globals.get("__name__")), frame.f_code.co_name) for frame in frames}
 
 
-def _place(error: BaseException) -> str:
-    known = _frames(error)
+def _place(known: set[tuple[str, str]]) -> str:
     for module, function, place in _PLACES:
         if any(name.startswith(module) and function in ("", own) for name, own in known):
             return place
