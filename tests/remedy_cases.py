@@ -563,6 +563,7 @@ OTHERS = {  # words of a message: why it has no case here
     "set keep or lenient": "depends on the teacher's answers",
     "got client.device=": "needs a machine without that device",
     "does not fit into memory": "needs a full memory",
+    "Stop what else uses it": "needs a full memory",
     "(client.name). ": "tests/teacher/test_local.py",
     "takes no custom masks": "a note; tests/students/test_continuous.py follows it",
     "it does not know the control text": "needs a trained student; tests/methods/test_modes.py",

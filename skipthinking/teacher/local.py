@@ -77,6 +77,7 @@ class Local(Client):
         import torch
 
         from skipthinking.students import Pretrained
+        from skipthinking.students.memory import is_out_of_memory
 
         self._student = Pretrained(self.name, **self._loading)
         try:
@@ -89,6 +90,11 @@ class Local(Client):
             self._student.eval().to(device)
         except (RuntimeError, AssertionError) as error:  # torch built without CUDA raises AssertionError
             reason = " ".join(str(error).split())[:200]
+            if is_out_of_memory(error):
+                raise UserError(
+                    f"Expected enough memory on {device} for {self.name}, got: {reason} Stop what else uses it, or "
+                    "give a smaller client.name or another client.device."
+                ) from error
             raise UserError(
                 f"Expected an available device, got client.device={device}: {reason}. Set client.device: cpu, for "
                 "example."
@@ -102,6 +108,8 @@ class Local(Client):
         """Collects the requests of the same turn of the event loop and generates them in one batch."""
         import torch
 
+        from skipthinking.students.memory import is_out_of_memory
+
         prompt = torch.tensor(self._encode(request.messages))
         if len(prompt) >= self._student.context_length:
             raise RefusedError(f"the prompt has {len(prompt)} tokens, the context has {self._student.context_length}")
@@ -112,7 +120,9 @@ class Local(Client):
             batch, self._waiting = self._waiting, []
             try:
                 self._generate(batch)
-            except torch.OutOfMemoryError as error:
+            except RuntimeError as error:
+                if not is_out_of_memory(error):
+                    raise
                 raise UserError(
                     f"The batch does not fit into memory: {' '.join(str(error).split())[:200]} Lower client.batch_size "
                     f"(it is {self.concurrency}) or max_tokens."

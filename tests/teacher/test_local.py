@@ -130,6 +130,26 @@ def test_a_chat_template_is_used_if_there_is_one(folder: Path, tmp_path: Path) -
     assert client._encode(turns)  # the remedy
 
 
+@pytest.mark.parametrize(
+    "error", [torch.OutOfMemoryError("CUDA out of memory."), RuntimeError("CUDA error: out of memory")]
+)
+def test_a_full_gpu_is_named_with_what_to_change(
+    folder: Path, error: Exception, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*args: Any, **kwargs: Any) -> Any:
+        raise error
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Local, "_generate", fail)
+        with pytest.raises(UserError, match=r"Lower client\.batch_size \(it is 16\)"):
+            _texts(Local(str(folder)), _examples(2))
+    monkeypatch.setattr(torch.nn.Module, "to", fail)
+    with pytest.raises(
+        UserError, match=r"Expected enough memory on cpu for .*: CUDA .*out of memory\.? Stop what else"
+    ):
+        asyncio.run(Local(str(folder), device="cpu").open())
+
+
 def test_a_prompt_that_fills_the_context_is_a_failed_question(folder: Path, tmp_path: Path) -> None:
     path = tmp_path / "q.jsonl"
     questions = {"a": "Two?", "b": "x " * 200}
