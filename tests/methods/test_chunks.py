@@ -197,7 +197,7 @@ SMALL: dict[str, dict[str, Any]] = {
 class World:
     """A random student of an architecture, and rationales of several lengths with three chunks each."""
 
-    def __init__(self, architecture: str) -> None:
+    def __init__(self, architecture: str, marker: str | None = MARKER) -> None:
         rows = generate("arithmetic", split="train", size=7)
         self.student: Any = FromScratch(architecture, SMALL[architecture], vocab_size=600)
         self.student.prepare([f"{row.question} {row.rationale}" for row in rows], [MARKER.format(1)])
@@ -205,14 +205,15 @@ class World:
         self.student.build()
         self.codec = Codec(tokenizer=self.student.tokenizer, template=Plain(), splitter=Sentences())
         self.encoded = list(self.codec.encode(rows))
-        self.stages = Stages(MARKER, self.codec.inline)
+        self.stages = Stages(marker, self.codec.inline)
         self.chunks = {row.id: AverageChunks(3).chunk(row) for row in self.encoded}
 
     def parts(self, row: Encoded) -> list[tuple[int, int | None, list[int]]]:
         """(stage, step, tokens) of every marker, which is no step, of every step and of the answer, in order."""
         parts: list[tuple[int, int | None, list[int]]] = []
         for stage, (first, end) in enumerate(self.chunks[row.id]):
-            parts.append((stage, None, self.codec.inline(MARKER.format(stage + 1)).tolist()))
+            if self.stages.marker:
+                parts.append((stage, None, self.codec.inline(MARKER.format(stage + 1)).tolist()))
             parts += [(stage, step, row.tokens[slice(*row.steps[step])].tolist()) for step in range(first, end)]
         return [*parts, (len(self.chunks[row.id]), None, row.tokens[slice(*row.answer)].tolist())]
 
@@ -231,9 +232,9 @@ class World:
         return [-float(shares[place, token]) for place, token in enumerate(tokens)]
 
 
-@pytest.fixture(scope="module", params=sorted(SMALL))
+@pytest.fixture(scope="module", params=[*((name, MARKER) for name in sorted(SMALL)), ("gpt2", None)], ids=str)
 def world(request: pytest.FixtureRequest) -> World:
-    return World(request.param)
+    return World(*request.param)
 
 
 def test_step_and_stage_losses_equal_an_unbatched_pass_with_full_logits(world: World) -> None:

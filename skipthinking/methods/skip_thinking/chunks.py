@@ -315,8 +315,9 @@ def step_losses(
     """Summed NLL of every step by example id, nats, shape (S,); markers are in the input but not in the sums."""
     result = {}
     for row, parts, by_stage in _stage_nll(student, stages, rows, chunks):
-        opening = [stages.opening(m, len(parts) - 1) for m in range(len(parts) - 1)]
-        bare = [losses[start:] for losses, start in zip(by_stage[:-1], opening, strict=True)]
+        markers = stages.markers(len(parts) - 1)
+        starts = [len(marker) for marker in markers] or [0] * (len(parts) - 1)
+        bare = [losses[start:] for losses, start in zip(by_stage[:-1], starts, strict=True)]
         steps = np.concatenate(bare).astype(np.float64)
         result[row.id] = np.add.reduceat(steps, [start for start, _ in row.steps])
     return result
