@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 from pathlib import Path
 
 import pytest
 from conftest import ROOT
+
+from skipthinking.students import FromScratch
+from skipthinking.tasks import generate
 
 nbclient = pytest.importorskip("nbclient")
 nbformat = pytest.importorskip("nbformat")
@@ -16,7 +20,7 @@ NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
 
 
 def test_there_are_notebooks() -> None:
-    assert {path.stem for path in NOTEBOOKS} == {"quickstart", "chunks_and_skips", "own_method"}
+    assert {path.stem for path in NOTEBOOKS} == {"quickstart", "chunks_and_skips", "own_method", "real_student"}
 
 
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
@@ -29,6 +33,24 @@ def test_committed_notebook_is_complete(path: Path) -> None:
     assert not re.search(r"/(?:tmp|home|root|Users|work)/", path.read_text())
 
 
+def _stand_ins(folder: Path) -> dict[str, str]:
+    """What stands for the student and the data that one fetches: a random model, and rationales in the same format."""
+    sizes = {"hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2}
+    student = FromScratch("llama", {**sizes, "max_position_embeddings": 256}, vocab_size=600)
+    rows = generate("arithmetic", size=12, split="train")
+    student.prepare([f"{row.question} {row.rationale}" for row in rows])
+    student.build()
+    student.export(folder / "student")
+    answers = [f"{row.rationale} The answer is {row.answer}." for row in rows]
+    data = [{"instruction": row.question, "output": answer} for row, answer in zip(rows, answers, strict=True)]
+    (folder / "rationales.json").write_text(json.dumps(data))
+    return {
+        "../experiments": f"{ROOT}/experiments",
+        "../students/smollm2-135m": str(folder / "student"),
+        "../data/svamp/chatgpt_level4.json": str(folder / "rationales.json"),
+    }
+
+
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
 def test_notebook_runs(path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PYTHONPATH", f"{ROOT}{os.pathsep}{os.environ.get('PYTHONPATH', '')}")
@@ -39,6 +61,7 @@ def test_notebook_runs(path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPat
         "size=420": "size=36",
         "size: 60": "size: 4",
         "max_new_tokens: 120": "max_new_tokens: 9",
+        **(_stand_ins(tmp_path) if path.stem == "real_student" else {}),
     }
     for cell in notebook.cells:
         for much, little in less.items():
