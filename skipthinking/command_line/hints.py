@@ -63,7 +63,10 @@ def in_one_line(message: str) -> str:
     if key and value and types == ["null"]:  # all that is left of a type whose class could not be made
         if alone := _SETTING.fullmatch(value[1]):
             setting = f"{key[1]}.{alone[1]}={alone[2]}"
-            return f"Expected a class for {key[1]} before its settings, got {setting} alone. Name it first."
+            return (
+                f"Expected a class for {key[1]} before its settings, got {setting} alone. Name it first, even if it is "
+                "the default."
+            )
         return (
             f"Expected a class that can be imported and takes these settings for {key[1]}, got "
             f"{value[1]!r}. Check class_path, init_args, and in which order config files come."

@@ -121,7 +121,9 @@ def import_rows(
     if duplicates:
         parts.append(f"{count(duplicates, 'exact duplicate')} left out")
     parts += [f"{count(number, 'row')} {reason} left out" for reason, number in reasons.most_common()]
-    parts += [f"{count(contradicted, 'completion')} with another answer than the gold one"] if contradicted else []
+    parts += (
+        [f"{count(contradicted, 'row')} whose text states another answer than the gold one"] if contradicted else []
+    )
     parts += [unread.report] if unread.report else []
     return Loaded(
         examples=examples,

@@ -157,11 +157,14 @@ def plain_row(row: Tracked, where: str, key: str | None = None) -> Fields:
     """The fields of a row with a key for the answer, by default that of the table, and maybe one for the rationale."""
     rationale, conclusion = rationale_of(row, where)
     answer = answer_of(row, key or str(key_of(row, "answer")), where)
+    text = peek(row, key_of(row, "rationale") or "")
+    statement = closing(text) if isinstance(text, str) else None
     return Fields(
         question=question_of(row, where),
         rationale=rationale,
         answer=answer,
         conclusion=conclusion,
+        stated=unwrap(statement[1]) if statement else "",
     )
 
 

@@ -84,7 +84,8 @@ def test_a_mistyped_option_names_the_nearest_one(
         (["--model", "CTW"], "error: Unknown class 'CTW' for model. Did you mean 'CWT'?"),
         (
             ["--data.chunker.n_chunks", "3"],
-            "error: Expected a class for chunker before its settings, got chunker.n_chunks='3' alone. Name it first.",
+            "error: Expected a class for chunker before its settings, got chunker.n_chunks='3' alone. Name it "
+            "first, even if it is the default.",
         ),
     ],
 )

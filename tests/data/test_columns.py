@@ -85,17 +85,21 @@ def test_two_gold_answers_are_an_error(tmp_path: Path) -> None:
     load(tmp_path, {"question": "2+3?", "answer": "5", "final_answer": 5.0})
 
 
-def test_completions_that_state_another_answer_than_the_gold_one_are_counted(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    "keys", [("prompt", "output"), ("question", "rationale"), ("problem", "reasoning")], ids="-".join
+)
+def test_texts_that_state_another_answer_than_the_gold_one_are_counted(keys: tuple[str, str], tmp_path: Path) -> None:
     stated = ["5", "$\\boxed{6}$", "7.0", "**1,008**", "nine apples", "10"]
     rows = [
-        {"prompt": f"{n}?", "output": f"So. The answer is {text}.", "answer": n} for n, text in enumerate(stated, 5)
+        dict(zip((*keys, "answer"), (f"{n}?", f"So. The answer is {text}.", n), strict=True))
+        for n, text in enumerate(stated, 5)
     ]
     file = tmp_path / "rows.json"
     file.write_text(json.dumps(rows), encoding="utf-8")
     description = Files(str(file), task="gsm8k").load().description
-    assert "1 completion with another answer than the gold one" in description
+    assert "1 row whose text states another answer than the gold one" in description
     file.write_text(json.dumps([row for row in rows if row["answer"] != 8]), encoding="utf-8")
-    assert "completion with" not in Files(str(file), task="gsm8k").load().description
+    assert "another answer" not in Files(str(file), task="gsm8k").load().description
 
 
 def test_every_text_column_that_is_not_read_is_named_once(tmp_path: Path) -> None:
