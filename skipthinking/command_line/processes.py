@@ -48,6 +48,9 @@ def run_all(
 ) -> tuple[dict[str, str], bool]:
     """Runs what is left of a suite; a run waits for those that it needs.
 
+    If two runs end with exit code 2 and the same error and none has succeeded, the fault is the suite's, such as a data
+    file that is missing: no other run is started.
+
     Args:
         plan: The suite.
         runs: The runs that are not finished, each after those that it needs.
@@ -58,7 +61,7 @@ def run_all(
         Why runs failed, by name, and whether Ctrl-C or SIGTERM stopped the rest.
     """
     waiting, under_way, failed = list(runs), list[Running](), dict[str, str]()
-    began, codes = time.monotonic(), list[int]()
+    began, codes, errors = time.monotonic(), list[int](), list[str]()
     with _Stop(under_way) as stop, tqdm(total=len(runs), unit="run", leave=False, disable=None) as bar:
         while under_way or (waiting and not stop.asked):
             for run in [] if stop.asked else list(waiting):
@@ -72,7 +75,10 @@ def run_all(
                 else:
                     started = _start(plan, run, commands[run.name], at_once)
                     if started is None:
-                        failed[run.name] = "Another process is at it."
+                        failed[run.name] = (
+                            "Another process is at it, maybe left by a suite that was killed: wait for it, or stop it, "
+                            "and start the same command again."
+                        )
                     else:
                         stop.follow(started)
                 waiting.remove(run)
@@ -81,10 +87,18 @@ def run_all(
                 bar.update()
                 codes.append(one.process.returncode)
                 said = _close(plan, one, failed, stopped=bool(stop.asked))
+                tail = _tail(plan.runs_dir / one.run.name / "log.txt") if one.run.name in failed else []
+                if one.process.returncode == 2 and 0 not in codes and tail:
+                    errors.append(tail[-1])
+                    if errors.count(tail[-1]) > 1:
+                        failed |= dict.fromkeys(
+                            (run.name for run in waiting), "Not started: two runs failed with one error."
+                        )
+                        waiting.clear()
                 left = len(waiting) + len(under_way)
                 minutes = (time.monotonic() - began) / (len(runs) - left) * left / 60
                 eta = f", about {minutes:.0f} min left" if left and not stop.asked else ""
-                bar.write(f"{len(runs) - left}/{len(runs)} {said}{eta}")
+                bar.write("\n  | ".join([f"{len(runs) - left}/{len(runs)} {said}{eta}", *tail]))
                 sys.stdout.flush()
             time.sleep(0.1)
             bar.refresh()
@@ -173,7 +187,7 @@ def _close(plan: Suite, one: Running, failed: dict[str, str], stopped: bool) -> 
     if stopped:
         return f"{name}: stopped"
     failed[name] = f"exit code {code}, see {folder / 'log.txt'}"
-    return f"{name}: failed with exit code {code}:\n{_tail(folder / 'log.txt')}\n"
+    return f"{name}: failed with exit code {code}"
 
 
 def _note(plan: Suite, run: Planned, finished: bool) -> None:
@@ -181,6 +195,6 @@ def _note(plan: Suite, run: Planned, finished: bool) -> None:
     write_json(plan.runs_dir / run.name / SUITE_FILE, {"suite": plan.name, **about, "finished": finished})
 
 
-def _tail(path: Path) -> str:
+def _tail(path: Path) -> list[str]:
     lines = path.read_text(encoding="utf-8", errors="replace").replace("\r", "\n").splitlines()
-    return "".join(f"  | {line}\n" for line in lines[-_TAIL:]).rstrip("\n")
+    return lines[-_TAIL:]

@@ -124,6 +124,18 @@ def test_a_failure_is_reported_and_takes_only_its_own_down(tmp_path: Path, capfd
     assert "flips-good-3 is finished" in capfd.readouterr().out
 
 
+def test_a_fault_that_all_runs_share_ends_the_suite_at_its_second_run(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    missing = "--data.train=[{class_path: Files, init_args: {path: not_here.jsonl, task: coin_flip}}]"
+    methods = {"full_cot": None, "cwt": {"words": "--model CWT"}, "answer_only": {"words": "--model AnswerOnly"}}
+    assert main(write(tmp_path, words=[missing], methods=methods, seeds=[1, 2])) == 1
+    output, error = capfd.readouterr()
+    assert len(list((tmp_path / "runs").glob("*/log.txt"))) == 2
+    assert output.count("| error: Expected") == 2
+    assert error.count("Not started: ") == 4
+
+
 @pytest.mark.parametrize(
     ("words", "expected"),
     [
@@ -216,7 +228,7 @@ def test_a_run_that_another_process_holds_is_not_started_twice(
     with log.open("w") as held:
         fcntl.flock(held, fcntl.LOCK_EX)
         assert main([*write(tmp_path), "--only", "flips-full_cot-3"]) == 1
-    assert "Another process is at it." in capsys.readouterr().err
+    assert "Another process is at it, maybe left by" in capsys.readouterr().err
     assert log.read_text() == ""
 
 
