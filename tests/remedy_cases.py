@@ -564,6 +564,7 @@ OTHERS = {  # words of a message: why it has no case here
     "got client.device=": "needs a machine without that device",
     "does not fit into memory": "needs a full memory",
     "Stop what else uses it": "needs a full memory",
+    "Expected a list of sources": "tests/command_line/test_bad_input.py",
     "(client.name). ": "tests/teacher/test_local.py",
     "takes no custom masks": "a note; tests/students/test_continuous.py follows it",
     "it does not know the control text": "needs a trained student; tests/methods/test_modes.py",

@@ -67,6 +67,12 @@ def in_one_line(message: str) -> str:
                 f"Expected a class for {key[1]} before its settings, got {setting} alone. Name it first, even if it is "
                 "the default."
             )
+        if key[1].rpartition(".")[2] == "train" and Path(value[1]).is_file():
+            return (
+                f"Expected a list of sources for {key[1]}, got {value[1]!r}. Name the source: "
+                f"--data.train='[{{class_path: Files, init_args: {{path: {value[1]}, task: gsm8k}}}}]', for a task "
+                "like GSM8K."
+            )
         return (
             f"Expected a class that can be imported and takes these settings for {key[1]}, got "
             f"{value[1]!r}. Check class_path, init_args, and in which order config files come."

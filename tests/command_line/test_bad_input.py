@@ -95,6 +95,16 @@ def test_a_wrong_type_is_reported_in_a_plain_sentence(
     assert _error_of(run, capsys, *words) == line
 
 
+def test_a_file_in_place_of_a_source_is_answered_with_the_source(
+    run: Callable[..., int], capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    path = tmp_path / "mine.jsonl"
+    path.write_text('{"question": "Is it up?", "rationale": "It is up.", "answer": "yes"}\n' * 2)
+    source = f"[{{class_path: Files, init_args: {{path: {path}, task: gsm8k}}}}]"
+    assert f"Name the source: --data.train='{source}', for" in _error_of(run, capsys, "--data.train", str(path))
+    assert "Expected a list of sources" not in _error_of(run, capsys, f"--data.train={source}")
+
+
 @pytest.mark.parametrize(
     ("words", "key"),
     [
