@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 from conftest import ROOT
+from random_model import random_model
 
-from skipthinking.students import FromScratch
 from skipthinking.tasks import generate
 
 nbclient = pytest.importorskip("nbclient")
@@ -35,18 +35,13 @@ def test_committed_notebook_is_complete(path: Path) -> None:
 
 def _stand_ins(folder: Path) -> dict[str, str]:
     """What stands for the student and the data that one fetches: a random model, and rationales in the same format."""
-    sizes = {"hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2}
-    student = FromScratch("llama", {**sizes, "max_position_embeddings": 256}, vocab_size=600)
     rows = generate("arithmetic", size=12, split="train")
-    student.prepare([f"{row.question} {row.rationale}" for row in rows])
-    student.build()
-    student.export(folder / "student")
     answers = [f"{row.rationale} The answer is {row.answer}." for row in rows]
     data = [{"instruction": row.question, "output": answer} for row, answer in zip(rows, answers, strict=True)]
     (folder / "rationales.json").write_text(json.dumps(data))
     return {
         "../experiments": f"{ROOT}/experiments",
-        "../students/smollm2-135m": str(folder / "student"),
+        "../students/smollm2-135m": str(random_model(folder / "student", positions=256)),
         "../data/svamp/chatgpt_level4.json": str(folder / "rationales.json"),
     }
 

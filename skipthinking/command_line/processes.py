@@ -88,13 +88,10 @@ def run_all(
                 codes.append(one.process.returncode)
                 said = _close(plan, one, failed, stopped=bool(stop.asked))
                 tail = _tail(plan.runs_dir / one.run.name / "log.txt") if one.run.name in failed else []
-                if one.process.returncode == 2 and 0 not in codes and tail:
-                    errors.append(tail[-1])
-                    if errors.count(tail[-1]) > 1:
-                        failed |= dict.fromkeys(
-                            (run.name for run in waiting), "Not started: two runs failed with one error."
-                        )
-                        waiting.clear()
+                errors += tail[-1:] if one.process.returncode == 2 else []
+                if 0 not in codes and len(errors) > len({*errors}):
+                    failed |= {run.name: "Not started: two runs failed with one error." for run in waiting}
+                    waiting.clear()
                 left = len(waiting) + len(under_way)
                 minutes = (time.monotonic() - began) / (len(runs) - left) * left / 60
                 eta = f", about {minutes:.0f} min left" if left and not stop.asked else ""
