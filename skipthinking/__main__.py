@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import importlib
+import os
+import select
 import sys
 
 from skipthinking.records import UserError, did_you_mean
@@ -49,9 +51,29 @@ def main(args: list[str] | None = None) -> int:
         args: Its words; those of the command line by default.
 
     Returns:
-        The exit code.
+        The exit code; 141, as of a program that SIGPIPE ends, if the reader of the output (``| head``) has closed it.
     """
-    words = sys.argv[1:] if args is None else args
+    try:
+        code = _command(sys.argv[1:] if args is None else args)
+        sys.stdout.flush()
+    except BrokenPipeError:
+        if not _output_closed():
+            raise  # the pipe of another process
+        return 141
+    return code
+
+
+def _output_closed() -> bool:
+    """Whether nobody reads the standard output any more; what is left of it then goes nowhere."""
+    output, events = sys.stdout.fileno(), select.poll()
+    events.register(output, 0)
+    if not any(event & select.POLLERR for _, event in events.poll(0)):
+        return False
+    os.dup2(os.open(os.devnull, os.O_WRONLY), output)
+    return True
+
+
+def _command(words: list[str]) -> int:
     if not words or words[0] in {"-h", "--help", "help"}:
         print(HELP)
         return 0
@@ -74,7 +96,7 @@ def main(args: list[str] | None = None) -> int:
         return 0
     from skipthinking.command_line.cli import main as train
 
-    return train(["--help" if word == "--help=all" else word for word in words] if "--help=all" in words else args)
+    return train(["--help" if word == "--help=all" else word for word in words] if "--help=all" in words else words)
 
 
 def _tool(name: str, words: list[str]) -> int:
@@ -83,6 +105,8 @@ def _tool(name: str, words: list[str]) -> int:
     module, function = TOOLS[name].split(":")
     try:
         code = call(getattr(importlib.import_module(module), function), f"skipthinking {name}", words)
+    except BrokenPipeError:
+        raise
     except (UserError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2

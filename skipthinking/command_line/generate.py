@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 from typing import Literal
 
+from skipthinking.data.importing import count
 from skipthinking.files import write_jsonl
 from skipthinking.records import UserError
 from skipthinking.tasks import generate as generate_examples
@@ -51,4 +52,4 @@ def generate(
         except OSError as error:
             raise UserError(f"Expected a file that can be written, got {out} ({error}). Choose another one.") from error
     where = "the standard output" if out == "-" else out
-    print(f"Wrote {len(examples)} examples ({task}, {split}, seed {seed}) to {where}.", file=sys.stderr)
+    print(f"Wrote {count(len(examples), 'example')} ({task}, {split}, seed {seed}) to {where}.", file=sys.stderr)

@@ -40,7 +40,7 @@ from skipthinking.data.parsers import (
 from skipthinking.data.phrases import bare, strip_closing
 from skipthinking.data.questions import question_of
 from skipthinking.records import DataError, UserError
-from skipthinking.tasks.graders import boxed
+from skipthinking.tasks.graders import boxed, unwrap
 
 __all__ = ["FORMATS", "Format", "detect_format", "get_format"]
 
@@ -190,7 +190,7 @@ def _trace(row: Tracked, where: str) -> Fields:
     Sample row: {"problem": "2+3?", "deepseek_reasoning": "2+3=5.", "deepseek_solution": "It is $\\\\boxed{5}$.",
         "ground_truth_solution": "$\\\\boxed{5}$"}
     """
-    rationale, conclusion = rationale_of(row, where)
+    stated = rationale_of(row, where)
     key = str(key_of(row, "rationale"))
     answer, source = "", key
     for source in _SOLUTIONS:
@@ -200,14 +200,20 @@ def _trace(row: Tracked, where: str) -> Fields:
             break
     else:
         others = KEYS["rationale"] if row.rationale_key else ()
-        texts = [conclusion, *(str(peek(row, name) or "") for name in (key, *others))]
+        texts = [stated.conclusion, *(str(peek(row, name) or "") for name in (key, *others))]
         answer = next(filter(None, map(stated_answer, texts)), "")
     if not answer:
         text = str(peek(row, key))
         raise unreadable(key, 'a text that ends in "The answer is X", or a \\boxed{} answer', text, where)
     if row.rationale_key or source not in KEYS["rationale"] or answer == bare(str(peek(row, source))):
         row.used.add(source)  # another long solution is left to be found as a second rationale
-    return Fields(question=question_of(row, where), rationale=rationale, answer=answer, conclusion=conclusion)
+    return Fields(
+        question=question_of(row, where),
+        rationale=stated.reasoning,
+        answer=answer,
+        conclusion=stated.conclusion,
+        stated=unwrap(stated.answer),
+    )
 
 
 def get_format(name: str) -> Format:

@@ -23,7 +23,7 @@ from skipthinking.data.fields import (
 )  # fmt: skip
 from skipthinking.data.phrases import closing, plain_question, strip_closing
 from skipthinking.data.questions import check_alone, question_of
-from skipthinking.data.thoughts import BadTags, split_tags, split_thoughts
+from skipthinking.data.thoughts import BadTags, Stated, split_tags, split_thoughts
 from skipthinking.tasks.graders import boxed, unwrap
 
 __all__ = [
@@ -101,8 +101,8 @@ class Format:
         try:
             fields = self.parse(tracked, where)
             if rationale_key is not None and rationale_key not in tracked.used:
-                rationale, conclusion = rationale_of(tracked, where)
-                fields = replace(fields, rationale=rationale, conclusion=conclusion)
+                given = rationale_of(tracked, where)
+                fields = replace(fields, rationale=given.reasoning, conclusion=given.conclusion)
         except RowError as error:
             error.used = frozenset(tracked.used)
             raise
@@ -126,11 +126,11 @@ def registry(formats: list[Format]) -> Callable[..., Callable[[Parser], Parser]]
     return format
 
 
-def rationale_of(row: Row, where: str) -> tuple[str, str]:
-    """Returns the rationale under any of its keys, and the conclusion after it; both may be empty."""
+def rationale_of(row: Row, where: str) -> Stated:
+    """Returns the rationale under any of its keys, the answer that it states, and the conclusion after it."""
     key = key_of(row, "rationale")
     if key is None:
-        return "", ""
+        return Stated("", "")
     value = row[key]
     if isinstance(value, list) and all(isinstance(part, str) for part in value):
         value = _unmarked("\n".join(value))
@@ -142,9 +142,10 @@ def rationale_of(row: Row, where: str) -> tuple[str, str]:
     beside = next((name for name in (_CONCLUSIONS.get(key), "conclusion") if name in row), None)
     conclusion = strip_closing(text_of(row, beside, where, empty=True)) if beside else ""
     if tagged.thoughts is None:
-        return strip_closing(tagged.text), conclusion
+        statement = closing(tagged.text)
+        return Stated(strip_closing(tagged.text), statement[1] if statement else tagged.answer or "", conclusion)
     stated = split_thoughts(text)
-    return stated.reasoning, stated.conclusion or conclusion
+    return stated._replace(conclusion=stated.conclusion or conclusion)
 
 
 def _unmarked(text: str) -> str:
@@ -155,16 +156,13 @@ def _unmarked(text: str) -> str:
 
 def plain_row(row: Tracked, where: str, key: str | None = None) -> Fields:
     """The fields of a row with a key for the answer, by default that of the table, and maybe one for the rationale."""
-    rationale, conclusion = rationale_of(row, where)
-    answer = answer_of(row, key or str(key_of(row, "answer")), where)
-    text = peek(row, key_of(row, "rationale") or "")
-    statement = closing(text) if isinstance(text, str) else None
+    stated = rationale_of(row, where)
     return Fields(
         question=question_of(row, where),
-        rationale=rationale,
-        answer=answer,
-        conclusion=conclusion,
-        stated=unwrap(statement[1]) if statement else "",
+        rationale=stated.reasoning,
+        answer=answer_of(row, key or str(key_of(row, "answer")), where),
+        conclusion=stated.conclusion,
+        stated=unwrap(stated.answer),
     )
 
 
@@ -200,12 +198,15 @@ def completion_row(
     if not stated.answer and not gold:
         expected = 'a text that ends in "The answer is X", or "rationale --> X", or "<think>rationale</think>X"'
         raise unreadable(key, expected, text, where)
-    rationale, conclusion = stated.reasoning, stated.conclusion
-    if not rationale and has(row, "rationale"):  # the completion states only the answer
-        rationale, conclusion = rationale_of(row, where)
-    answer = gold or stated.answer
+    thoughts = stated
+    if not stated.reasoning and has(row, "rationale"):  # the completion states only the answer
+        thoughts = rationale_of(row, where)
     return Fields(
-        question=question, rationale=rationale, answer=answer, conclusion=conclusion, stated=unwrap(stated.answer)
+        question=question,
+        rationale=thoughts.reasoning,
+        answer=gold or stated.answer,
+        conclusion=thoughts.conclusion,
+        stated=unwrap(stated.answer),
     )
 
 

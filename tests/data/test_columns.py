@@ -86,19 +86,30 @@ def test_two_gold_answers_are_an_error(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "keys", [("prompt", "output"), ("question", "rationale"), ("problem", "reasoning")], ids="-".join
+    ("question", "text", "answer", "form"),
+    [
+        ("prompt", "output", "answer", "So. {}"),
+        ("question", "rationale", "answer", "So. {}"),
+        ("problem", "reasoning", "answer", "So. {}"),
+        ("problem", "reasoning", "answer", ["So.", "{}"]),
+        ("problem", "reasoning", "answer", "<think>So.</think>{}"),
+        ("problem", "deepseek_reasoning", "ground_truth_solution", "So. {}"),
+    ],
 )
-def test_texts_that_state_another_answer_than_the_gold_one_are_counted(keys: tuple[str, str], tmp_path: Path) -> None:
+def test_texts_that_state_another_answer_than_the_gold_one_are_counted(
+    question: str, text: str, answer: str, form: str | list[str], tmp_path: Path
+) -> None:
+    def written(stated: str) -> str | list[str]:
+        said = f"The answer is {stated}."
+        return form.format(said) if isinstance(form, str) else [part.format(said) for part in form]
+
     stated = ["5", "$\\boxed{6}$", "7.0", "**1,008**", "nine apples", "10"]
-    rows = [
-        dict(zip((*keys, "answer"), (f"{n}?", f"So. The answer is {text}.", n), strict=True))
-        for n, text in enumerate(stated, 5)
-    ]
+    rows = [{question: f"{n}?", text: written(one), answer: n} for n, one in enumerate(stated, 5)]
     file = tmp_path / "rows.json"
     file.write_text(json.dumps(rows), encoding="utf-8")
     description = Files(str(file), task="gsm8k").load().description
     assert "1 row whose text states another answer than the gold one" in description
-    file.write_text(json.dumps([row for row in rows if row["answer"] != 8]), encoding="utf-8")
+    file.write_text(json.dumps([row for row in rows if row[answer] != 8]), encoding="utf-8")
     assert "another answer" not in Files(str(file), task="gsm8k").load().description
 
 
