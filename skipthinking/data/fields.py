@@ -150,8 +150,11 @@ def has(row: Row, role: str) -> bool:
 
 
 def quoted(keys: Iterable[str]) -> str:
-    """Returns keys for an error message."""
-    return ", ".join(f'"{key}"' for key in keys) or "none"
+    """Returns keys for an error message; long ones are cut, and of many the first are named."""
+    names = [f'"{key if len(key) <= 60 else f"{key[:50]} ..."}"' for key in keys]
+    if len(names) > 20:
+        names[20:] = [f"and {len(names) - 20} more"]
+    return ", ".join(names) or "none"
 
 
 def text_of(row: Row, key: str, where: str, empty: bool = False) -> str:

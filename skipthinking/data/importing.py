@@ -69,7 +69,7 @@ def import_rows(
     given = None if format == "auto" else get_format(format)
     examples: list[Example] = []
     add = add or examples.append
-    places: dict[str, str] = {}  # place of the row, by id
+    places: dict[str, tuple[str, int]] = {}  # place of the row and a hash of its fields, by id
     answers: list[str] = []
     formats: set[str] = set()
     faults: list[RowError] = []
@@ -89,6 +89,7 @@ def import_rows(
                 if rationale_key is None and (given is None or fields.used & set(KEYS["rationale"])):
                     check_rivals(row, fields, where, known.optional)
                 example = _example(task, known, fields, row, where)
+                twice = _is_duplicate(example, fields, row, where, places)
             except Ambiguous as error:
                 unread.chosen = True  # the message has the keys
                 unread.add(row, fields)
@@ -99,15 +100,10 @@ def import_rows(
                 continue
             unread.add(row, fields)
             contradicted += differ(fields.stated, fields.answer)
-            if example.id not in places:
-                places[example.id] = where
+            if not twice:
+                places[example.id] = where, hash(fields)
                 add(example)
                 answers.append(example.answer)
-            elif (key := _id_key(row)) is not None:
-                raise DataError(
-                    f'Expected unique ids, got "{key}" {row[key]!r} twice ({places[example.id]} and {where}). Rename '
-                    "one, or remove the key from all rows."
-                )
         used += seen
         total += seen if left is None else len(rows)
     if first_fault and not places:
@@ -210,6 +206,27 @@ def _example(task: Task, format: Format, fields: Fields, row: dict[str, Any], wh
         meta=meta,
         conclusion=fields.conclusion,
     )
+
+
+def _is_duplicate(
+    example: Example, fields: Fields, row: dict[str, Any], where: str, places: dict[str, tuple[str, int]]
+) -> bool:
+    """Whether a row with the same contents was read before.
+
+    Raises:
+        RowError: A row with its id and other contents was.
+    """
+    if example.id not in places:
+        return False
+    before, content = places[example.id]
+    key = _id_key(row)
+    if key is not None and content != hash(fields):
+        raise RowError(
+            f'Expected unique ids, got "{key}" {row[key]!r} twice with different contents ({before} and {where}). '
+            "Rename one, or remove the key from all rows.",
+            "with the id of another row",
+        )
+    return True
 
 
 def _id_key(row: dict[str, Any]) -> str | None:

@@ -279,6 +279,17 @@ def test_bad_input_is_named_with_its_place(name: str, content: str | bytes, part
     assert all(part in str(caught.value) for part in parts), str(caught.value)
 
 
+def test_a_table_of_many_columns_or_without_a_header_has_a_short_error(tmp_path: Path) -> None:
+    (tmp_path / "wide.csv").write_text(",".join(f"c{n}" for n in range(300)) + "\n" + ",".join(["1"] * 300))
+    with pytest.raises(DataError, match=r'"c19", and 280 more .*wide\.csv:2') as caught:
+        Files(str(tmp_path / "wide.csv"), task="gsm8k").load()
+    assert "c20" not in str(caught.value)
+    (tmp_path / "bare.csv").write_text(f"{'How many? ' * 300},{'2+3=5. ' * 300},5\n1,2,3\n")
+    with pytest.raises(DataError, match=r'"How many\? .* \.\.\.", "2\+3=5') as caught:
+        Files(str(tmp_path / "bare.csv"), task="gsm8k").load()
+    assert len(str(caught.value)) < 2000
+
+
 def test_missing_file_names_the_nearest(tmp_path: Path) -> None:
     write_jsonl(tmp_path / "train.jsonl", ROWS)
     with pytest.raises(UserError, match=r"trian\.jsonl.*matches nothing.*train\.jsonl"):

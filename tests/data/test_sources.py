@@ -57,6 +57,19 @@ def test_exact_duplicates_are_left_out_and_counted(tmp_path: Path) -> None:
     assert loaded.description.endswith("6 rows, format qra (detected), 2 exact duplicates left out")
 
 
+def test_rows_with_ids_are_duplicates_only_with_the_same_contents(tmp_path: Path) -> None:
+    first, second = ({**row, "id": 7} for row in ROWS[:2])
+    same = Files(write_jsonl(tmp_path / "a.jsonl", [first, first, ROWS[2] | {"id": 8}]), task="gsm8k").load()
+    assert (len(same.examples), same.duplicates, same.bad_rows) == (2, 1, {})
+    path = write_jsonl(tmp_path / "b.jsonl", [first, second, ROWS[2] | {"id": 8}])
+    with pytest.raises(DataError, match=r'"id" 7 twice .*b\.jsonl:1 and .*b\.jsonl:2.*bad_rows: leave_out'):
+        Files(path, task="gsm8k").load()
+    left = Files(path, task="gsm8k", bad_rows="leave_out").load()
+    assert [example.id for example in left.examples] == ["7", "8"]
+    assert left.examples[0].question == first["question"]
+    assert (left.duplicates, left.bad_rows) == (0, {"with the id of another row": 1})
+
+
 def test_what_generate_draws_survives_a_file(tmp_path: Path) -> None:
     drawn = Generated("arithmetic", size=20, seed=3).load()
     rows = [{name: getattr(example, name) for name in Example.__slots__} for example in drawn.examples]
