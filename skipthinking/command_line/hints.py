@@ -12,6 +12,7 @@ jsonargparse says what is wrong only in the text of its messages, over many line
 
 from __future__ import annotations
 
+import inspect
 import re
 import sys
 from collections.abc import Mapping
@@ -21,6 +22,7 @@ from typing import Any, ClassVar, NoReturn
 from skipthinking.command_line.class_paths import find_class, public_classes
 from skipthinking.command_line.layers import line_of
 from skipthinking.records import did_you_mean
+from skipthinking.settings import Configurable, parameters
 
 __all__ = ["OneLineErrors"]
 
@@ -28,6 +30,8 @@ _KEY = re.compile(r"""(?:Parser key|[Oo]ption|[Uu]nrecognized arguments:) ['"]?(
 _VALUE = re.compile(r"(?:Got value|Given value): (.*)\s*$")
 _TYPE = re.compile(r"Expected an? (?:<class '(?:\w+\.)*(\w+)'>|typing\.Literal\[(.*?)\])")
 _CLASS = re.compile(r"(?:given class_path '|dot import path string: )([\w.]+)(?:':\s*(.*))?")
+_REQUIRED = re.compile(r"the following arguments are required: (?:(\w+)\.)?(.*)")
+_UNKNOWN_SETTING = re.compile(r"Option '(\w+)' is not accepted")
 _SETTING = re.compile(r"NestedArg\(key='([\w.]+)', val=(.*)\)")
 
 
@@ -44,13 +48,23 @@ class OneLineErrors:
         key, value = _KEY.search(message), _VALUE.search(message)
         located = key and (value or not message.startswith("Parser key"))
         place = line_of(key[1], value and value[1], self.files) if key and located else ""
-        text = in_one_line(message).removesuffix(".")
-        print(f"error: {text}{place}.{_nearest(message, self)}", file=sys.stderr)
+        unknown = _UNKNOWN_SETTING.fullmatch(message)
+        text, hint = (unknown and _of_another_class(unknown[1], self)) or (
+            in_one_line(message),
+            _nearest(message, self),
+        )
+        print(f"error: {text.removesuffix('.')}{place}.{hint}", file=sys.stderr)
         sys.exit(2)
 
 
 def in_one_line(message: str) -> str:
     """A parser's message as a sentence, or at least without line breaks."""
+    if required := _REQUIRED.fullmatch(message):
+        command, names = required[1], re.sub(r"\b\w+\.", "", required[2])
+        if command is None:
+            return f"Expected {names}, got none. Give each as an option: --{names.split(', ')[0]} VALUE."
+        config = "experiments/quickstart.yaml" if command == "fit" else "runs/NAME/config.yaml"
+        return f"Expected settings of {names}, got none. Give them in a file: {command} --config {config}."
     key, value = _KEY.search(message), _VALUE.search(message)
     types = ["null" if name == "NoneType" else name or choices for name, choices in _TYPE.findall(message)]
     if key and (unknown := _unknown_class(message)):
@@ -89,6 +103,31 @@ def in_one_line(message: str) -> str:
         kind = f"one with {content[:80]!r}" if content else "an empty one"
         return f"Expected a config file of keys and values, got {kind}."
     return " ".join(message.split())
+
+
+def _of_another_class(name: str, parser: Any) -> tuple[str, str] | None:
+    """What is wrong and what to do, if a setting is one of another class that could stand here.
+
+    Args:
+        name: The setting.
+        parser: The parser of a class, which knows no more of it than the first line of its docstring.
+    """
+    classes = [kind for path in public_classes().values() if (kind := find_class(path))]
+    title = parser._action_groups[-1].title
+    own = next((kind for kind in classes if _first_line(kind) == title.rstrip(".")), None)
+    if own is None:
+        return None
+    *_, family = [own, *(base for base in own.__mro__ if Configurable in base.__mro__[1:])]
+    others = [kind.__name__ for kind in classes if issubclass(kind, family) and name in parameters(kind)]
+    if not others:
+        return None
+    found = f"Expected a setting of {own.__name__}, got {name!r}, a setting of {', '.join(sorted(others))}"
+    return found, f" Name that class before its settings, in place of {own.__name__}."
+
+
+def _first_line(kind: type) -> str:
+    """The first line of a class's docstring, as jsonargparse has it."""
+    return (inspect.getdoc(kind) or "").split("\n")[0].rstrip(".")
 
 
 def _unknown_class(message: str) -> re.Match[str] | None:

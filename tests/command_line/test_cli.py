@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -286,3 +289,13 @@ def test_a_resumed_run_says_what_data_settings_changed(
     words = ["--ckpt_path", "last", "--data.batch_size", 2, "--trainer.max_epochs", 3, "--evaluate", "false"]
     assert run("fit", *words, config=trained / "config.yaml") == 0
     assert "data.init_args.batch_size is 2 here and 4 in" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("words", ["generate --size 2000", "--help", "fit --help"])
+def test_a_reader_that_has_left_ends_a_command_without_a_word(words: str) -> None:
+    reader, writer = os.pipe()
+    os.close(reader)
+    command = [sys.executable, "-m", "skipthinking", *words.split()]
+    done = subprocess.run(command, stdout=writer, stderr=subprocess.PIPE, text=True, timeout=60)
+    os.close(writer)
+    assert (done.returncode, done.stderr) == (141, "")

@@ -167,6 +167,10 @@ def test_the_config_of_a_run_stands_alone(
          "Expected int for max_new_tokens, got 'many' (OWN:3)."),
         ("config: tiny.yaml\ndata:\n  init_args:\n    train:\n    - class_path: Generated\n"
          "      init_args: {sise: 3}\n", "Option 'sise' is not accepted (OWN:6). Did you mean 'size'?"),
+        ("config: tiny.yaml\nmodel: {class_path: FullCoT, init_args: {gap_epochs: 1}}\n",
+         "Expected a setting of FullCoT, got 'gap_epochs', a setting of STT (OWN:2). Name that class before its "
+         "settings, in place of FullCoT."),
+        ("run: alone\n", "Expected settings of data, model, got none. Give them in a file: fit --config experiments/"),
         ("config: tiny.yaml\nrun: [\n", "own.yaml). Fix the file."),
         ("trainer:\n  max_epochs: 1\n  devices: 1\n  max_epochs: 2\n", "got max_epochs in lines 2 and 4"),
         ("data: {train: [{a: 1},\n  {a: 2, b: 3,\n  a: 4}]}\n", "got a in lines 2 and 3"),

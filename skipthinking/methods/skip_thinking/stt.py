@@ -76,6 +76,11 @@ class STT(CWT):
     ) -> None:
         super().__init__(**kwargs)
         shares = [0.0, 0.15, 0.3, 0.5] if gap_shares is None else gap_shares
+        if warmup_epochs < 0:
+            raise UserError(
+                f"Expected a warm-up of 0 epochs or more, got model.warmup_epochs={warmup_epochs}. Leave it out for "
+                "its default."
+            )
         if not 0 <= gap_epochs <= warmup_epochs:
             raise UserError(
                 "Expected gap epochs to be a part of the warm-up, got "
