@@ -25,7 +25,8 @@ from lightning.pytorch.accelerators import CPUAccelerator
 from skipthinking.__main__ import TOOLS, main
 from skipthinking.command_line.checks import check_settings
 from skipthinking.command_line.class_paths import find_class, public_classes
-from skipthinking.command_line.cli import SkipCLI, SkipTrainer
+from skipthinking.command_line.cli import SkipCLI
+from skipthinking.command_line.trainer import SkipTrainer
 from skipthinking.data.module import RationaleDataModule
 from skipthinking.data.sources import Files, Generated
 from skipthinking.data.splits import Splits

@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-import errno
 import json
 import logging
 import os
 import re
 import shlex
 import sys
-import tempfile
-import traceback
 import warnings
 from contextlib import suppress
 from functools import cached_property
@@ -23,7 +20,7 @@ from jsonargparse import get_loader
 from lightning.pytorch.callbacks import ProgressBar, Timer
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from lightning.pytorch.utilities import rank_zero_only
-from lightning.pytorch.utilities.exceptions import MisconfigurationException, SIGTERMException
+from lightning.pytorch.utilities.exceptions import SIGTERMException
 from lightning.pytorch.utilities.warnings import PossibleUserWarning
 
 import skipthinking.data.chunkers
@@ -41,13 +38,12 @@ from skipthinking.checkpoints import read_checkpoint, save_safely
 from skipthinking.command_line.checks import check_precision, check_settings, check_training, check_writable
 from skipthinking.command_line.class_paths import current_class_paths
 from skipthinking.command_line.dev_run import discard, scratch
+from skipthinking.command_line.failures import explain
 from skipthinking.command_line.hints import OneLineErrors
 from skipthinking.command_line.layers import KEY, expand
-from skipthinking.command_line.out_of_memory import out_of_memory_message
 from skipthinking.command_line.planning import plan
+from skipthinking.command_line.trainer import SkipTrainer
 from skipthinking.data.module import RationaleDataModule, check_annotates
-from skipthinking.diagnosis import Diagnosis, GradientShares, Sharpness
-from skipthinking.diagnosis.callback import Diagnose
 from skipthinking.methods import Distiller
 from skipthinking.records import UserError
 from skipthinking.report.run_folders import flat, short_settings
@@ -60,23 +56,9 @@ from skipthinking.runs.log import RunLogger
 from skipthinking.runs.run_folder import run_callbacks
 from skipthinking.runs.signals import Interrupts, handlers_kept
 from skipthinking.runs.throughput import RunProgressBar
-from skipthinking.students.memory import is_out_of_memory
 from skipthinking.students.sharding import check_strategy, whole_state
 
 __all__ = ["SkipCLI", "main"]
-
-_DISK = {
-    errno.ENOTDIR,
-    errno.EISDIR,
-    errno.EEXIST,
-    errno.ENOSPC,
-    errno.EDQUOT,
-    errno.EROFS,
-    errno.EACCES,
-    errno.EPERM,
-    errno.EFBIG,
-    errno.EIO,
-}
 
 
 class _Planned(Exception):
@@ -100,40 +82,6 @@ class Parser(OneLineErrors, LightningArgumentParser):
             # Everything in quotes with its type: jsonargparse reads 1e3 as a number, PyYAML writes it as a text.
             content = yaml.safe_dump(keys, default_style='"', sort_keys=False)
         return super().parse_string(content, *args, **kwargs)
-
-
-class SkipTrainer(L.Trainer):
-    """Lightning's Trainer with the commands ``annotate`` and ``diagnose``."""
-
-    def annotate(
-        self, model: L.LightningModule, datamodule: RationaleDataModule, ckpt_path: str | None = None,
-        weights_only: bool | None = None,
-    ) -> None:  # fmt: skip
-        """Annotates the training examples with the student as it is; writes annotations.jsonl."""
-        datamodule.annotating = True
-        self.predict(
-            model, datamodule=datamodule, ckpt_path=ckpt_path, weights_only=weights_only, return_predictions=False
-        )
-
-    def diagnose(
-        self, model: Distiller, datamodule: RationaleDataModule, ckpt_path: str | None = None,
-        weights_only: bool | None = None, gradients: GradientShares | None = GradientShares(),  # noqa: B008
-        sharpness: Sharpness | None = Sharpness(), out: str = "diagnosis.json",  # noqa: B008
-    ) -> None:  # fmt: skip
-        """Measures gradient shares of core tokens, and sharpness, with the student as it is.
-
-        Args:
-            model: The method.
-            datamodule: The data.
-            ckpt_path: The checkpoint.
-            weights_only: See Lightning.
-            gradients: Settings of the gradient shares; null to leave them out.
-            sharpness: Settings of sharpness; null to leave it out.
-            out: Name of the file in the run folder.
-        """
-        diagnosis = Diagnosis(gradients, sharpness, out=out)
-        self.callbacks.insert(0, Diagnose(diagnosis))  # type: ignore[attr-defined]
-        self.annotate(model, datamodule, ckpt_path, weights_only)
 
 
 class SkipCLI(LightningCLI):
@@ -411,13 +359,6 @@ class SkipCLI(LightningCLI):
         ])  # fmt: skip
 
 
-def _user_error(error: BaseException | None) -> UserError | None:
-    """The user's error that an exception wraps; the parser wraps what constructors raise."""
-    while error is not None and not isinstance(error, UserError):
-        error = error.__cause__ or error.__context__
-    return error
-
-
 def _first_rank() -> bool:
     return getattr(rank_zero_only, "rank", 0) == 0
 
@@ -436,13 +377,6 @@ def _wandb_key() -> bool:
         return any("wandb" in host for host in netrc.netrc().hosts)
     except (FileNotFoundError, netrc.NetrcParseError):
         return False
-
-
-def _is_lightnings(error: ValueError) -> bool:
-    """Whether Lightning's trainer raised the error, as it does for settings that do not fit the data."""
-    frames = traceback.walk_tb(error.__traceback__)
-    *_, (last, _) = frames
-    return str(last.f_globals.get("__name__")).startswith("lightning.pytorch.")
 
 
 def _cli(args: list[str] | None) -> SkipCLI:
@@ -480,27 +414,12 @@ def main(args: list[str] | None = None) -> int:
     try:
         with handlers_kept(), suppress(_Planned):
             _cli(args)
-    except MisconfigurationException as error:
-        return _fail(f"Expected settings that Lightning can run, got: {' '.join(str(error).split())}")
-    except ValueError as error:
-        own = _user_error(error)
-        if own is None and _is_lightnings(error):
-            return _fail(f"Expected settings that Lightning can run, got: {' '.join(str(error).split())}")
-        if own is None:
+    except Exception as error:
+        text = explain(error)
+        if text is None:
             raise
-        return _fail(str(own))
-    except RuntimeError as error:
-        if not is_out_of_memory(error):
-            raise
-        return _fail(out_of_memory_message(error))
-    except OSError as error:
-        if error.errno not in _DISK:
-            raise
-        return _fail(
-            f"Expected to be able to write, got {error}. Free some space and start the same command again (fit: with "
-            "--ckpt_path last); or choose another folder by --run, --runs_dir and --ckpt_path CHECKPOINT, or for "
-            f"temporary files by the variable TMPDIR (now {tempfile.gettempdir()})."
-        )
+        print(f"error: {text}", file=sys.stderr, flush=True)
+        return 2
     except (KeyboardInterrupt, SystemExit) as stop:
         if isinstance(stop, KeyboardInterrupt) or isinstance(stop.__context__, KeyboardInterrupt):
             return 130  # Lightning exits with 1 after Ctrl-C
@@ -511,8 +430,3 @@ def main(args: list[str] | None = None) -> int:
         release_folders()
         discard(_first_rank())
     return 0
-
-
-def _fail(text: str) -> int:
-    print(f"error: {text}", file=sys.stderr, flush=True)
-    return 2
