@@ -9,7 +9,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -26,6 +26,10 @@ __all__ = ["run_all"]
 
 _SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)
 _TAIL = 12  # lines of a failed run's log
+_HELD = (
+    "Another process is at it, maybe left by a suite that was killed: wait for it, or stop it, and start the same "
+    "command again."
+)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -41,6 +45,51 @@ class Running:
     run: Planned
     process: subprocess.Popen[bytes]
     since: float
+
+
+@dataclass(slots=True)
+class _Queue:
+    """The runs of a suite by what has become of them.
+
+    Attributes:
+        waiting: Those that are not started.
+        under_way: Those that run.
+        failed: Why runs failed, by name.
+        codes: Exit codes of those that ended.
+        errors: Last lines of those that ended with exit code 2.
+    """
+
+    waiting: list[Planned]
+    under_way: list[Running] = field(default_factory=list)
+    failed: dict[str, str] = field(default_factory=dict)
+    codes: list[int] = field(default_factory=list)
+    errors: list[str] = field(default_factory=list)
+
+    def next(self) -> Planned | None:
+        """Takes the first waiting run whose needs are done; those that need a failed one fail, too."""
+        for run in list(self.waiting):
+            unfinished = {other.name for other in self.waiting} | {one.run.name for one in self.under_way}
+            lost = [name for name in run.after if name in self.failed]
+            if not lost and unfinished & {*run.after}:
+                continue
+            self.waiting.remove(run)
+            if not lost:
+                return run
+            self.failed[run.name] = f"It needs {lost[0]}, which failed."
+        return None
+
+    def end(self, one: Running, tail: list[str]) -> None:
+        """Takes note of a run that ended; after a second one with the same error and no success, the others fail.
+
+        Args:
+            one: The run.
+            tail: Last lines of its log, if it failed.
+        """
+        self.codes.append(one.process.returncode)
+        self.errors += tail[-1:] if one.process.returncode == 2 else []
+        if 0 not in self.codes and len(self.errors) > len({*self.errors}):
+            self.failed |= {run.name: "Not started: two runs failed with one error." for run in self.waiting}
+            self.waiting.clear()
 
 
 def run_all(
@@ -60,47 +109,29 @@ def run_all(
     Returns:
         Why runs failed, by name, and whether Ctrl-C or SIGTERM stopped the rest.
     """
-    waiting, under_way, failed = list(runs), list[Running](), dict[str, str]()
-    began, codes, errors = time.monotonic(), list[int](), list[str]()
-    with _Stop(under_way) as stop, tqdm(total=len(runs), unit="run", leave=False, disable=None) as bar:
-        while under_way or (waiting and not stop.asked):
-            for run in [] if stop.asked else list(waiting):
-                if len(under_way) >= at_once:
-                    break
-                lost = [name for name in run.after if name in failed]
-                if lost:
-                    failed[run.name] = f"It needs {lost[0]}, which failed."
-                elif {*run.after} & ({other.name for other in waiting} | {other.run.name for other in under_way}):
-                    continue
+    queue, began = _Queue(list(runs)), time.monotonic()
+    with _Stop(queue.under_way) as stop, tqdm(total=len(runs), unit="run", leave=False, disable=None) as bar:
+        while queue.under_way or (queue.waiting and not stop.asked):
+            while len(queue.under_way) < at_once and not stop.asked and (run := queue.next()):
+                if started := _start(plan, run, commands[run.name], at_once):
+                    stop.follow(started)
                 else:
-                    started = _start(plan, run, commands[run.name], at_once)
-                    if started is None:
-                        failed[run.name] = (
-                            "Another process is at it, maybe left by a suite that was killed: wait for it, or stop it, "
-                            "and start the same command again."
-                        )
-                    else:
-                        stop.follow(started)
-                waiting.remove(run)
-            for one in [one for one in under_way if one.process.poll() is not None]:
-                under_way.remove(one)
-                bar.update()
-                codes.append(one.process.returncode)
-                said = _close(plan, one, failed, stopped=bool(stop.asked))
-                tail = _tail(plan.runs_dir / one.run.name / "log.txt") if one.run.name in failed else []
-                errors += tail[-1:] if one.process.returncode == 2 else []
-                if 0 not in codes and len(errors) > len({*errors}):
-                    failed |= {run.name: "Not started: two runs failed with one error." for run in waiting}
-                    waiting.clear()
-                left = len(waiting) + len(under_way)
+                    queue.failed[run.name] = _HELD
+            for one in [one for one in queue.under_way if one.process.poll() is not None]:
+                queue.under_way.remove(one)
+                said = _close(plan, one, queue.failed, stopped=bool(stop.asked))
+                tail = _tail(plan.runs_dir / one.run.name / "log.txt") if one.run.name in queue.failed else []
+                queue.end(one, tail)
+                left = len(queue.waiting) + len(queue.under_way)
                 minutes = (time.monotonic() - began) / (len(runs) - left) * left / 60
                 eta = f", about {minutes:.0f} min left" if left and not stop.asked else ""
+                bar.update()
                 bar.write("\n  | ".join([f"{len(runs) - left}/{len(runs)} {said}{eta}", *tail]))
                 sys.stdout.flush()
             time.sleep(0.1)
             bar.refresh()
-        stop.close(codes)
-    return failed, bool(stop.asked)
+        stop.close(queue.codes)
+    return queue.failed, bool(stop.asked)
 
 
 class _Stop:
