@@ -37,7 +37,7 @@ class _Asked:
 class Completions:
     """Writes greedy completions of prompts that arrive one after the other.
 
-    With a KV cache (see :func:`skipthinking.students.kv_cache.can_cache`), finished completions leave the batch and
+    With a KV cache (see :func:`skipthinking.students.kv_cache.why_no_cache`), finished completions leave the batch and
     waiting prompts take their place. Other students complete groups of prompts by transformers' ``generate``, which
     ends a group with its longest completion.
 

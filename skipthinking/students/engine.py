@@ -52,7 +52,7 @@ class Engine:
         student: The student, built.
         prompts: Prompt ids of each row, shape (P,), P > 0; the contexts start with them.
         longest: Most tokens of a context and what is scored after it. None for no KV cache; otherwise there is one if
-            the student can use it, see :func:`skipthinking.students.kv_cache.can_cache`.
+            the student can use it, see :func:`skipthinking.students.kv_cache.why_no_cache`.
     """
 
     def __init__(self, student: Student, prompts: Sequence[Tokens], longest: int | None = None) -> None:

@@ -24,15 +24,15 @@ from skipthinking.annotate.runner import say
 from skipthinking.students.heads import measure_targets
 from skipthinking.students.measures import Measure
 
-__all__ = ["KVCache", "can_cache", "say_without_cache", "why_no_cache"]
+__all__ = ["KVCache", "say_without_cache", "why_no_cache"]
 
 Tokens = NDArray[np.int64]
 
 _SAID: set[str] = set()
 
 
-def can_cache(student: Any, longest: int) -> bool:
-    """Whether keys and values that a student has computed stay valid for everything that follows.
+def why_no_cache(student: Any, longest: int) -> str:
+    """Why keys and values that a student has computed do not stay valid for all that follows; empty if they do.
 
     They do for a causal student that takes position ids and custom masks (models on transformers' attention interface
     do, with sdpa or eager). They do not if it is an encoder used as a decoder (some count positions differently), if
@@ -42,11 +42,6 @@ def can_cache(student: Any, longest: int) -> bool:
         student: The student, built.
         longest: Most tokens of a row.
     """
-    return not why_no_cache(student, longest)
-
-
-def why_no_cache(student: Any, longest: int) -> str:
-    """Why a student cannot use a KV cache, see :func:`can_cache`; empty if it can."""
     config = student.config.get_text_config(decoder=True)
     model = student.model.get_base_model() if student.lora else student.model
     window = getattr(config, "sliding_window", None)
@@ -87,7 +82,7 @@ def _rotation_changes(config: Any, longest: int) -> bool:
 class KVCache(Cache):
     """Keys and values of rows of tokens, in the form that a causal model of transformers reads and extends.
 
-    For students that :func:`can_cache`, with their weights frozen.
+    For students without a reason in :func:`why_no_cache`, with their weights frozen.
 
     Args:
         student: The student.

@@ -165,4 +165,4 @@ def test_another_attention_is_named_with_what_to_do() -> None:
     assert "(flash_attention_2)" in why
     remedy = why.split("model.student.init_args.attention: ")[1].split()[0]
     student.model.config._attn_implementation = remedy
-    assert kv_cache.can_cache(student, 40)
+    assert not kv_cache.why_no_cache(student, 40)
