@@ -29,7 +29,7 @@ from remedies import (
     splits,
 )
 
-from skipthinking.command_line.checks import check_precision, check_training, check_writable
+from skipthinking.command_line.checks import check_precision, check_run_name, check_training, check_writable
 from skipthinking.command_line.generate import generate
 from skipthinking.command_line.suite import suite
 from skipthinking.command_line.teach import teach
@@ -315,7 +315,8 @@ CASES = [
     Case("got checkpoint_every=", settings_of(checkpoint_every=0)),
     Case("got trainer.precision=",
          build(L.Trainer, check_precision, precision="bf16-true", accelerator="cpu", logger=False)),
-    *(Case("Expected the name of a folder, got --run", checked(check_training, run=run)) for run in ("a/b", "..", "")),
+    *(Case("Expected the name of a folder, got --run", checked(lambda settings, _: check_run_name(settings), run=run))
+      for run in ("a/b", "..", "")),
     Case("got trainer.max_epochs=0", checked(check_training, trainer__max_epochs=0)),
     Case("got trainer.max_steps=0", checked(check_training, trainer__max_steps=0)),
     Case("got trainer.gradient_clip_val=", checked(check_training, trainer__gradient_clip_val=-1.0)),

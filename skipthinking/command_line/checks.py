@@ -18,7 +18,7 @@ from skipthinking.command_line.class_paths import find_class
 from skipthinking.records import UserError
 from skipthinking.settings import parameters
 
-__all__ = ["check_precision", "check_settings", "check_training", "check_writable"]
+__all__ = ["check_precision", "check_run_name", "check_settings", "check_training", "check_writable"]
 
 _MEASURES = ("gradients", "sharpness")  # of diagnose; null leaves one out
 
@@ -88,16 +88,21 @@ def check_precision(trainer: L.Trainer) -> None:
         )
 
 
+def check_run_name(settings: Any) -> None:
+    """Refuses a path in place of the name of a new run."""
+    name = settings.run
+    if name in ("", "..") or Path(name).name != name:
+        leaf, parent = Path(name).name.strip(".") or "run", Path(settings.runs_dir) / Path(name).parent
+        raise UserError(f"Expected the name of a folder, got --run {name!r}. Use --run {leaf} --runs_dir {parent}.")
+
+
 def check_training(settings: Any, trainer: L.Trainer) -> None:
     """Checks the settings of ``fit``.
 
     Raises:
-        UserError: The run has no valid name, no step to train, or a setting that Lightning would ignore or misread.
+        UserError: The run has no step to train, or a setting that Lightning would ignore or misread.
     """
-    name, own = settings.run, settings.trainer
-    if name in ("", "..") or Path(name).name != name:
-        leaf, parent = Path(name).name.strip(".") or "run", Path(settings.runs_dir) / Path(name).parent
-        raise UserError(f"Expected the name of a folder, got --run {name!r}. Use --run {leaf} --runs_dir {parent}.")
+    own = settings.trainer
     if own.max_epochs == 0:
         raise UserError("Expected at least one epoch, got trainer.max_epochs=0. Set trainer.max_epochs: 1 or more.")
     if own.max_steps == 0:

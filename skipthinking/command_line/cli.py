@@ -35,7 +35,13 @@ import skipthinking.methods.skip_thinking.skips
 import skipthinking.runs.wandb_tables
 import skipthinking.students  # noqa: F401
 from skipthinking.checkpoints import read_checkpoint, save_safely
-from skipthinking.command_line.checks import check_precision, check_settings, check_training, check_writable
+from skipthinking.command_line.checks import (
+    check_precision,
+    check_run_name,
+    check_settings,
+    check_training,
+    check_writable,
+)
 from skipthinking.command_line.class_paths import current_class_paths
 from skipthinking.command_line.dev_run import discard, scratch
 from skipthinking.command_line.failures import explain
@@ -100,6 +106,8 @@ class SkipCLI(LightningCLI):
         self.config = parser.parse_args([current_class_paths(word) for word in words])
         settings = self.config[self.config.subcommand]
         check_settings(settings, self._parser(self.config.subcommand).get_default)
+        if self.config.subcommand == "fit":
+            check_run_name(settings)
         self._scratch = scratch(self.config.subcommand, settings)
 
     def _parse_ckpt_path(self) -> None:
