@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import json
 import logging
-import os
-import re
 import shlex
 import sys
 import warnings
@@ -16,24 +14,12 @@ from typing import Any
 
 import lightning as L
 import yaml
-from jsonargparse import get_loader
 from lightning.pytorch.callbacks import ProgressBar, Timer
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from lightning.pytorch.utilities import rank_zero_only
 from lightning.pytorch.utilities.exceptions import SIGTERMException
 from lightning.pytorch.utilities.warnings import PossibleUserWarning
 
-import skipthinking.data.chunkers
-import skipthinking.data.encoding
-import skipthinking.data.sources
-import skipthinking.data.steps
-import skipthinking.methods
-import skipthinking.methods.long_cot.cuts
-import skipthinking.methods.schedules
-import skipthinking.methods.skip_thinking.chunks
-import skipthinking.methods.skip_thinking.skips
-import skipthinking.runs.wandb_tables
-import skipthinking.students  # noqa: F401
 from skipthinking.checkpoints import read_checkpoint, save_safely
 from skipthinking.command_line.checks import (
     check_precision,
@@ -45,10 +31,11 @@ from skipthinking.command_line.checks import (
 from skipthinking.command_line.class_paths import current_class_paths
 from skipthinking.command_line.dev_run import discard, scratch
 from skipthinking.command_line.failures import explain
-from skipthinking.command_line.hints import OneLineErrors
-from skipthinking.command_line.layers import KEY, expand
+from skipthinking.command_line.layers import expand
+from skipthinking.command_line.parser import Parser
 from skipthinking.command_line.planning import plan
 from skipthinking.command_line.trainer import SkipTrainer
+from skipthinking.command_line.wandb_mode import prepare_wandb
 from skipthinking.data.module import RationaleDataModule, check_annotates
 from skipthinking.methods import Distiller
 from skipthinking.records import UserError
@@ -69,25 +56,6 @@ __all__ = ["SkipCLI", "main"]
 
 class _Planned(Exception):
     """Ends ``fit --plan`` before it trains."""
-
-
-class Parser(OneLineErrors, LightningArgumentParser):
-    """Reads config files that build on others, and those of older versions; reports errors in one line."""
-
-    def parse_args(self, args: Any = None, namespace: Any = None, *more: Any, **kwargs: Any) -> Any:
-        """Parses a command line. With a namespace: one setting of a class, where jsonargparse writes null as None."""
-        if namespace is not None:
-            args = [re.sub("=None$", "=null", word) for word in args]
-        return super().parse_args(args, namespace, *more, **kwargs)
-
-    def parse_string(self, content: str, *args: Any, **kwargs: Any) -> Any:
-        """Parses a config's own keys; the files that it builds on are on the command line before it."""
-        content = current_class_paths(content)
-        keys = get_loader("yaml")(content) if KEY in content else None
-        if isinstance(keys, dict) and keys.pop(KEY, None):
-            # Everything in quotes with its type: jsonargparse reads 1e3 as a number, PyYAML writes it as a text.
-            content = yaml.safe_dump(keys, default_style='"', sort_keys=False)
-        return super().parse_string(content, *args, **kwargs)
 
 
 class SkipCLI(LightningCLI):
@@ -187,18 +155,8 @@ class SkipCLI(LightningCLI):
         return trainer
 
     def before_instantiate_classes(self) -> None:
-        """Runs W&B offline if it has no key; a run of a sweep is refused, because its agent would wait in vain."""
-        logged = "WandbLogger" in self.parser.dump(self.config)
-        keyless = logged and not _wandb_key()
-        if logged and "WANDB_SWEEP_ID" in os.environ and (keyless or os.environ.get("WANDB_MODE") == "offline"):
-            raise UserError(
-                "Expected a W&B server for a sweep, got a run without a key or with WANDB_MODE=offline. Run `wandb "
-                "login` and remove WANDB_MODE; without a server, list the settings as methods of a suite: python -m "
-                "skipthinking suite --config experiments/suites/quick.yaml is one."
-            )
-        if keyless and os.environ.setdefault("WANDB_MODE", "offline") == "offline":
-            _say("W&B: no key found, logging offline; `wandb sync` uploads it later.")
-        os.environ.setdefault("WANDB_NAME", str(self._get(self.config, "run")))
+        """Decides how W&B logs, if it does."""
+        prepare_wandb(str(self._get(self.config, "run")), logged="WandbLogger" in self.parser.dump(self.config))
 
     # ------------------------------------------------------------------------------------ before a command
 
@@ -374,17 +332,6 @@ def _first_rank() -> bool:
 def _say(text: str) -> None:
     if _first_rank():
         print(text, flush=True)
-
-
-def _wandb_key() -> bool:
-    if os.environ.get("WANDB_API_KEY"):
-        return True
-    import netrc
-
-    try:
-        return any("wandb" in host for host in netrc.netrc().hosts)
-    except (FileNotFoundError, netrc.NetrcParseError):
-        return False
 
 
 def _cli(args: list[str] | None) -> SkipCLI:

@@ -49,7 +49,7 @@ def test_a_run_of_a_sweep_is_refused_without_a_server(
     mode: str | None, run: Callable[..., int], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setenv("WANDB_SWEEP_ID", "abc")
-    monkeypatch.setattr("skipthinking.command_line.cli._wandb_key", lambda: mode is not None)
+    monkeypatch.setattr("skipthinking.command_line.wandb_mode._has_key", lambda: mode is not None)
     if mode is None:
         monkeypatch.delenv("WANDB_MODE")
     assert run("fit", "--config", WANDB) == 2
