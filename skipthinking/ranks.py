@@ -110,9 +110,9 @@ def shared_by_length(rows: Sequence[T], length: Callable[[T], int], tokens: int,
     if ranks > 1 and rows and len(groups) < _MANY * ranks:
         each = -(-len(groups) // ranks)
         limits = range(length(groups[0][0]), tokens)
-        for wanted in range(each * ranks, (each + 3) * ranks, ranks):
+        for goal in range(each * ranks, (each + 3) * ranks, ranks):
             # The smallest limit that needs no more groups: these are of equal size, but for the length of a row.
-            place = bisect_left(limits, True, key=lambda limit: len(by_length(rows, length, limit)) <= wanted)
+            place = bisect_left(limits, True, key=lambda limit: len(by_length(rows, length, limit)) <= goal)
             tries.append(by_length(rows, length, limits[place]) if place < len(limits) else groups)
     spread = [_dealt(groups, length, ranks) for groups in tries]
     return min(spread, key=lambda shares: max(sum(_padded(group, length) for group in share) for share in shares))

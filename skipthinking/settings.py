@@ -27,10 +27,10 @@ class Configurable:
 
     def __new__(cls, *args: Any, **kwargs: Any) -> Any:
         """Notes the arguments."""
-        made = super().__new__(cls)
-        _ARGUMENTS[id(made)] = args, kwargs
-        weakref.finalize(made, _ARGUMENTS.pop, id(made), None)
-        return made
+        instance = super().__new__(cls)
+        _ARGUMENTS[id(instance)] = args, kwargs
+        weakref.finalize(instance, _ARGUMENTS.pop, id(instance), None)
+        return instance
 
     def __reduce_ex__(self, protocol: Any) -> Any:
         """Copies and pickles have the arguments, too."""
@@ -117,11 +117,11 @@ def _path(kind: type) -> str | None:
     return None
 
 
-def _arguments(made: Any) -> dict[str, Any]:
+def _arguments(instance: Any) -> dict[str, Any]:
     """The arguments of an object by name, with the defaults of those that were not given."""
-    args, kwargs = _ARGUMENTS[id(made)]
-    known = parameters(type(made))
-    own = [*inspect.signature(type(made).__init__).parameters][1:]
+    args, kwargs = _ARGUMENTS[id(instance)]
+    known = parameters(type(instance))
+    own = [*inspect.signature(type(instance).__init__).parameters][1:]
     given = dict(zip(own, args, strict=False)) | kwargs
     return {name: given.get(name, p.default) for name, p in known.items()}
 

@@ -98,8 +98,8 @@ def frames(path: Path) -> Iterator[Frame]:
         while end < size:
             head = file.readline()
             try:
-                told = json.loads(head)
-                frame = Frame(told["key"], told["dtype"], told["ids"], told["lengths"], end + len(head))
+                header = json.loads(head)
+                frame = Frame(header["key"], header["dtype"], header["ids"], header["lengths"], end + len(head))
                 numbers = np.dtype(frame.dtype).itemsize * sum(frame.lengths)
             except (ValueError, KeyError, TypeError):
                 return
@@ -157,14 +157,14 @@ class Column(Mapping[str, NDArray[Any]]):
     @classmethod
     def mapped(cls, path: Path, key: str, dtype: str) -> Column:
         """The undamaged values of a key in a file; the last one if an example has several."""
-        found = [part for part in frames(path) if part.undamaged and (part.key, part.dtype) == (key, dtype)]
+        parts = [part for part in frames(path) if part.undamaged and (part.key, part.dtype) == (key, dtype)]
         size = np.dtype(dtype).itemsize
-        flat = np.memmap(path, dtype=dtype, mode="r", shape=(path.stat().st_size // size,)) if found else np.empty(0)
-        lengths = np.array([length for part in found for length in part.lengths], dtype=np.int64)
+        flat = np.memmap(path, dtype=dtype, mode="r", shape=(path.stat().st_size // size,)) if parts else np.empty(0)
+        lengths = np.array([length for part in parts for length in part.lengths], dtype=np.int64)
         starts = np.concatenate(
-            [np.empty(0, np.int64), *(part.start // size + np.cumsum([0, *part.lengths[:-1]]) for part in found)]
+            [np.empty(0, np.int64), *(part.start // size + np.cumsum([0, *part.lengths[:-1]]) for part in parts)]
         )
-        return cls([id for part in found for id in part.ids], lengths, flat, starts, (path, key))
+        return cls([id for part in parts for id in part.ids], lengths, flat, starts, (path, key))
 
     def __getitem__(self, id: str) -> NDArray[Any]:
         place = self._place[id]
@@ -213,9 +213,9 @@ class Column(Mapping[str, NDArray[Any]]):
             return cls(unpack_ids(state["ids"]), state["lengths"].numpy(), state["flat"].numpy())
         paths = [Path(place, state["file"]) for place in (folder, state["folder"]) if place is not None]
         for path in filter(Path.is_file, paths):
-            found = cls.mapped(path, state["key"], state["dtype"])
-            if len(found) == state["count"]:
-                return found
+            column = cls.mapped(path, state["key"], state["dtype"])
+            if len(column) == state["count"]:
+                return column
         raise UserError(
             f"Expected the annotations that the checkpoint refers to, got no undamaged file {paths[0]}. Copy it from "
             "the annotations folder of the run that wrote the checkpoint, or start without that checkpoint."

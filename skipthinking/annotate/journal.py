@@ -38,7 +38,7 @@ class Journal:
         self.path = path.with_name(_PARTS.format(path.stem, rank))
         self._annotations, self.key, self._dtype = path, key, dtype
         self._ready = False
-        self.found = self.read()
+        self.values = self.read()
 
     @property
     def values_path(self) -> Path:
@@ -78,7 +78,7 @@ def recalled(
     search: Callable[[Sequence[Any]], dict[str, NDArray[Any]]],
 ) -> dict[str, NDArray[Any]]:
     """Values of a block of rows, which have ids: from the journal where it has them, else from the search."""
-    known = journal.found if journal else {}
+    known = journal.values if journal else {}
     missing = [row for row in block if row.id not in known]
     new = search(missing) if missing else {}
     if journal and new:

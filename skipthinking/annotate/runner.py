@@ -140,8 +140,8 @@ class Runner:
         for annotator in self.annotators:
             if annotator.name in self._results:
                 self._check_settings(annotator, self._results[annotator.name])
-            begun = not annotator.uses_student and any(annotator.initial(row) is not None for row in self.rows[:1])
-            final = annotator.name in self._results or begun
+            initial = not annotator.uses_student and any(annotator.initial(row) is not None for row in self.rows[:1])
+            final = annotator.name in self._results or initial
             if not (final or annotator.for_display or annotator.for_training):
                 self._run(annotator, -1)
 

@@ -108,10 +108,10 @@ def _search(
     )
     with bar:
         for places in blocks:
-            found = recalled(journal, [rows[place] for place in places], search)
-            size += sum(array.nbytes for array in found.values())
+            part = recalled(journal, [rows[place] for place in places], search)
+            size += sum(array.nbytes for array in part.values())
             if not is_large(size) or journal is None:
-                arrays |= found
+                arrays |= part
             bar.update(len(places))
     return arrays, size
 

@@ -133,7 +133,7 @@ def check_training(settings: Any, trainer: L.Trainer) -> None:
 
 def check_writable(folder: Path, remedy: str = "Choose another --runs_dir.") -> None:
     """Refuses a folder that cannot be made or written to, and leaves no trace."""
-    made = [path for path in (folder, *folder.parents) if not path.exists()]
+    missing = [path for path in (folder, *folder.parents) if not path.exists()]
     try:
         folder.mkdir(parents=True, exist_ok=True)
         with tempfile.NamedTemporaryFile(dir=folder):
@@ -141,6 +141,6 @@ def check_writable(folder: Path, remedy: str = "Choose another --runs_dir.") -> 
     except OSError as error:
         raise UserError(f"Expected a run folder that can be written, got {error}. {remedy}") from error
     finally:
-        for path in made:
+        for path in missing:
             if path.exists():
                 path.rmdir()

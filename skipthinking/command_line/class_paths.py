@@ -47,7 +47,7 @@ def current_class_paths(text: str) -> str:
     classes = public_classes() if "skipthinking." in text else {}
 
     def current(match: re.Match[str]) -> str:
-        known, found = classes.get(match[1]), find_class(match[0])
-        return known if known and found in (None, find_class(known)) else match[0]
+        known, kind = classes.get(match[1]), find_class(match[0])
+        return known if known and kind in (None, find_class(known)) else match[0]
 
     return re.sub(r"\bskipthinking(?:\.\w+)*\.([A-Z]\w*)", current, text)

@@ -41,11 +41,11 @@ def scratch(command: str, settings: Any) -> Path | None:
 def discard(first_rank: bool) -> None:
     """Removes what the fast_dev_runs of this process wrote, and says so."""
     while _OPEN:
-        folder, made = _OPEN.pop()
+        folder, parents = _OPEN.pop()
         if first_rank:
             if folder.exists():
                 print("fast_dev_run: nothing is kept", flush=True)
             shutil.rmtree(folder, ignore_errors=True)
-            for path in made:
+            for path in parents:
                 if path.is_dir() and not any(path.iterdir()):
                     path.rmdir()

@@ -121,8 +121,8 @@ def _of_another_class(name: str, parser: Any) -> tuple[str, str] | None:
     others = [kind.__name__ for kind in classes if issubclass(kind, family) and name in parameters(kind)]
     if not others:
         return None
-    found = f"Expected a setting of {own.__name__}, got {name!r}, a setting of {', '.join(sorted(others))}"
-    return found, f" Name that class before its settings, in place of {own.__name__}."
+    fault = f"Expected a setting of {own.__name__}, got {name!r}, a setting of {', '.join(sorted(others))}"
+    return fault, f" Name that class before its settings, in place of {own.__name__}."
 
 
 def _first_line(kind: type) -> str:
@@ -133,8 +133,8 @@ def _first_line(kind: type) -> str:
 def _unknown_class(message: str) -> re.Match[str] | None:
     """The class that a message complains of, and why, if there is no such class and no other type was expected."""
     path = _CLASS.search(message)
-    wanted = {name for name, _ in _TYPE.findall(message)} - {"NoneType"}
-    return path if path and not wanted and find_class(path[1]) is None else None
+    types = {name for name, _ in _TYPE.findall(message)} - {"NoneType"}
+    return path if path and not types and find_class(path[1]) is None else None
 
 
 def _nearest(message: str, parser: Any) -> str:

@@ -86,23 +86,23 @@ def read_suite(path: Path, runs_dir: str | None = None) -> Suite:
     Raises:
         UserError: A key is unknown, a value is of the wrong kind, a file is missing, or needs go in a circle.
     """
-    found = _mapping(_yaml(path, "--config"), _SUITE, str(path))
-    methods = _named(found, "methods", _METHOD, path)
-    tasks = _named(found, "tasks", _TASK, path)
-    seeds = found.get("seeds")
+    content = _mapping(_yaml(path, "--config"), _SUITE, str(path))
+    methods = _named(content, "methods", _METHOD, path)
+    tasks = _named(content, "tasks", _TASK, path)
+    seeds = content.get("seeds")
     if not isinstance(seeds, list) or not seeds or not all(type(seed) is int and seed >= 0 for seed in seeds):
         raise UserError(f"Expected a list of seeds, got seeds: {seeds} ({path}). Write, say, seeds: [0, 1, 2].")
     for key in ("baseline", "runs_dir"):
-        if not isinstance(found.get(key), (str, type(None))):
-            raise UserError(f"Expected a text, got {key}: {found[key]} ({path}). Fix it.")
-    baseline = found.get("baseline")
+        if not isinstance(content.get(key), (str, type(None))):
+            raise UserError(f"Expected a text, got {key}: {content[key]} ({path}). Fix it.")
+    baseline = content.get("baseline")
     if baseline is not None and baseline not in methods:
         raise UserError(f"Expected a baseline out of {', '.join(methods)}, got {baseline!r} ({path}). Fix it.")
-    folder = Path(runs_dir or found.get("runs_dir") or f"runs/{path.stem}")
+    folder = Path(runs_dir or content.get("runs_dir") or f"runs/{path.stem}")
     contents = cache(lambda file: [_yaml(layer, str(path)) for layer in layers(file)])  # many runs have the same files
     runs: dict[str, Planned] = {}
     for method, (task, seed) in itertools.product(_ordered(methods, path), itertools.product(tasks, seeds)):
-        levels = [found, tasks[task], methods[method]]
+        levels = [content, tasks[task], methods[method]]
         run = _planned(task, method, seed, levels, folder, runs, path, contents)
         if run.name in runs:
             raise UserError(
@@ -124,8 +124,8 @@ def _planned(
     words = [word for level in levels for word in _words(level, path)]
     first = runs[f"{task}-{needs}-{seed}"] if needs else None
     used = {other: runs[f"{task}-{other}-{seed}"] for other in _used(levels[-1], path)}
-    made = [[layer for file in files for layer in contents(file)], words, seed, first.settings if first else None]
-    made += [run.settings for run in used.values()]
+    identity = [[layer for file in files for layer in contents(file)], words, seed, first.settings if first else None]
+    identity += [run.settings for run in used.values()]
     own = _words(levels[-1], path)
     words = words[: len(words) - len(own)] + [_FOLDER.sub(lambda at: str(folder / used[at[1]].name), w) for w in own]
     start = ["--model.start_from", str(folder / first.name / "checkpoints" / "last.ckpt")] if first else []
@@ -137,7 +137,7 @@ def _planned(
             "--seed_everything", str(seed), "--runs_dir", str(folder), "--run", name,
             *(() if evaluate else ("--evaluate", "false")),
         ),
-        settings=hashlib.sha256(json.dumps(made, sort_keys=True, default=str).encode()).hexdigest()[:16],
+        settings=hashlib.sha256(json.dumps(identity, sort_keys=True, default=str).encode()).hexdigest()[:16],
     )  # fmt: skip
 
 
@@ -183,8 +183,8 @@ def _mapping(value: Any, known: set[str], where: str) -> dict[str, Any]:
     return value
 
 
-def _named(found: Mapping[str, Any], kind: str, known: set[str], path: Path) -> dict[str, dict[str, Any]]:
-    named = found.get(kind)
+def _named(content: Mapping[str, Any], kind: str, known: set[str], path: Path) -> dict[str, dict[str, Any]]:
+    named = content.get(kind)
     if not isinstance(named, dict) or not named:
         raise UserError(f"Expected {kind} by name, got {named!r} ({path}). Write {kind}: {{NAME: {{...}}, ...}}.")
     for name in named:

@@ -36,7 +36,7 @@ def plan(trainer: L.Trainer, method: Distiller, data: RationaleDataModule) -> st
     data.setup("fit")
     batch = longest_batch(data)
     precision, dtype = str(trainer.precision), compute_dtype(trainer)
-    found = footprint(
+    memory = footprint(
         method.student,
         batch,
         optimizer=method.optimizer,
@@ -44,7 +44,7 @@ def plan(trainer: L.Trainer, method: Distiller, data: RationaleDataModule) -> st
         weights=dtype if precision in ("bf16-true", "16-true") else None,
     )
     shards = trainer.world_size if type(trainer.strategy).__name__ in ("Sharded", "FSDPStrategy") else 1
-    return write_plan(found, rows=len(batch.ids), width=int(batch.lengths_B.max()), precision=precision, shards=shards)
+    return write_plan(memory, rows=len(batch.ids), width=int(batch.lengths_B.max()), precision=precision, shards=shards)
 
 
 def longest_batch(data: RationaleDataModule) -> Batch:
@@ -71,32 +71,33 @@ def _full(row: Encoded) -> Instance:
     return instance(row.id, max(row.prompts.values(), key=len), [row.tokens], targets={0})
 
 
-def write_plan(found: Footprint, *, rows: int, width: int, precision: str, shards: int) -> str:
+def write_plan(memory: Footprint, *, rows: int, width: int, precision: str, shards: int) -> str:
     """The plan as text.
 
     Args:
-        found: The memory of a step.
+        memory: The memory of a step.
         rows: Instances of the micro-batch.
         width: Tokens of the longest one.
         precision: Lightning's name of the precision.
         shards: Processes that weights, gradients and optimizer are split over.
     """
-    fixed = found.fixed // shards
+    fixed = memory.fixed // shards
     lines = [
-        f"{found.parameters:,} parameters, {found.trained:,} trained, {precision}",
-        f"  weights      {_gib(found.weights // shards)}",
-        f"  gradients    {_gib(found.gradients // shards)}",
-        f"  optimizer    {_gib(found.optimizer // shards)}",
-        f"  activations  {_gib(found.activations)}   the longest micro-batch: {rows} instances of up to {width} tokens",
-        f"  logits etc.  {_gib(found.work + found.recomputed)}   at the most",
-        f"  a step       {_gib(fixed + found.activations + found.work + found.recomputed)}",
+        f"{memory.parameters:,} parameters, {memory.trained:,} trained, {precision}",
+        f"  weights      {_gib(memory.weights // shards)}",
+        f"  gradients    {_gib(memory.gradients // shards)}",
+        f"  optimizer    {_gib(memory.optimizer // shards)}",
+        f"  activations  {_gib(memory.activations)}   "
+        f"the longest micro-batch: {rows} instances of up to {width} tokens",
+        f"  logits etc.  {_gib(memory.work + memory.recomputed)}   at the most",
+        f"  a step       {_gib(fixed + memory.activations + memory.work + memory.recomputed)}",
     ]
     if shards > 1:
         lines.append(f"on each of {shards} processes, which split weights and optimizer; gathered layers come on top")
     for size in _GPUS:
-        room, grows = size * 2**30 * _USABLE - fixed, found.activations + found.recomputed
+        room, grows = size * 2**30 * _USABLE - fixed, memory.activations + memory.recomputed
         # Logits grow with the instances up to a chunk.
-        most = max(0, math.floor(max(room * rows / (grows + found.work), (room - LOGITS_MOST) * rows / grows)))
+        most = max(0, math.floor(max(room * rows / (grows + memory.work), (room - LOGITS_MOST) * rows / grows)))
         lines.append(f"  a GPU of {size:>3} GB holds {most} such instances{'' if most >= rows else f', not {rows}'}")
     return "\n".join(lines)
 

@@ -111,27 +111,27 @@ def run_all(
     """
     queue, began = _Queue(list(runs)), time.monotonic()
     with _Stop(queue.under_way) as stop, tqdm(total=len(runs), unit="run", leave=False, disable=None) as bar:
-        while queue.under_way or (queue.waiting and not stop.asked):
-            while len(queue.under_way) < at_once and not stop.asked and (run := queue.next()):
+        while queue.under_way or (queue.waiting and not stop.signals):
+            while len(queue.under_way) < at_once and not stop.signals and (run := queue.next()):
                 if started := _start(plan, run, commands[run.name], at_once):
                     stop.follow(started)
                 else:
                     queue.failed[run.name] = _HELD
             for one in [one for one in queue.under_way if one.process.poll() is not None]:
                 queue.under_way.remove(one)
-                said = _close(plan, one, queue.failed, stopped=bool(stop.asked))
+                outcome = _close(plan, one, queue.failed, stopped=bool(stop.signals))
                 tail = _tail(plan.runs_dir / one.run.name / "log.txt") if one.run.name in queue.failed else []
                 queue.end(one, tail)
                 left = len(queue.waiting) + len(queue.under_way)
                 minutes = (time.monotonic() - began) / (len(runs) - left) * left / 60
-                eta = f", about {minutes:.0f} min left" if left and not stop.asked else ""
+                eta = f", about {minutes:.0f} min left" if left and not stop.signals else ""
                 bar.update()
-                bar.write("\n  | ".join([f"{len(runs) - left}/{len(runs)} {said}{eta}", *tail]))
+                bar.write("\n  | ".join([f"{len(runs) - left}/{len(runs)} {outcome}{eta}", *tail]))
                 sys.stdout.flush()
             time.sleep(0.1)
             bar.refresh()
         stop.close(queue.codes)
-    return queue.failed, bool(stop.asked)
+    return queue.failed, bool(stop.signals)
 
 
 class _Stop:
@@ -142,7 +142,7 @@ class _Stop:
     """
 
     def __init__(self, under_way: list[Running]) -> None:
-        self.under_way, self.asked, self.time_over = under_way, 0, False
+        self.under_way, self.signals, self.time_over = under_way, 0, False
         self._last = 0  # signal
         self._before: dict[int, Any] = {}
 
@@ -155,16 +155,16 @@ class _Stop:
             signal.signal(number, handler)
 
     def _ask(self, number: int, frame: FrameType | None) -> None:
-        self.asked, self._last = self.asked + 1, number
+        self.signals, self._last = self.signals + 1, number
         self.time_over |= number == signal.SIGUSR1
         for one in self.under_way:
             self._tell(one)
 
     def follow(self, one: Running) -> None:
         """Passes on signals to a run that was just started, including a signal that came meanwhile."""
-        asked = self.asked
+        signals = self.signals
         self.under_way.append(one)
-        if asked:
+        if signals:
             self._tell(one)
 
     def _tell(self, one: Running) -> None:

@@ -101,15 +101,15 @@ def _finished(plan: Suite, run: Planned) -> bool:
         return False  # nothing that could be lost
     path = folder / SUITE_FILE
     try:
-        found = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+        note = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
     except ValueError:
-        found = {}  # not ours to write over
-    if not isinstance(found, dict) or found.get("settings") != run.settings:
+        note = {}  # not ours to write over
+    if not isinstance(note, dict) or note.get("settings") != run.settings:
         raise UserError(
             f"Expected {folder} to hold a run with the settings of {plan.path}, got one with others. Remove the folder "
             "to run it again, or choose another --runs_dir."
         )
-    return bool(found.get("finished")) and ((folder / "summary.json").exists() or not run.evaluate)
+    return bool(note.get("finished")) and ((folder / "summary.json").exists() or not run.evaluate)
 
 
 def _check_words(plan: Suite, runs: list[Planned]) -> None:
@@ -151,12 +151,12 @@ def _compare(plan: Suite) -> None:
     if not done:
         return
     baseline = plan.baseline if any(run.method == plan.baseline for run in done) else None
-    found = compare_runs([str(plan.runs_dir / run.name) for run in done], baseline)
-    for folder, reason in found.left_out.items():
+    comparison = compare_runs([str(plan.runs_dir / run.name) for run in done], baseline)
+    for folder, reason in comparison.left_out.items():
         print(f"left out: {folder}: {reason}", file=sys.stderr)
     for name in ("csv", "markdown"):
-        write_text(plan.runs_dir / f"comparison.{'csv' if name == 'csv' else 'md'}", FORMATS[name](found))
-    print(f"\n{FORMATS['table'](found)}\n{len(done)} of {len(tested)} runs; "
+        write_text(plan.runs_dir / f"comparison.{'csv' if name == 'csv' else 'md'}", FORMATS[name](comparison))
+    print(f"\n{FORMATS['table'](comparison)}\n{len(done)} of {len(tested)} runs; "
           f"also in {plan.runs_dir / 'comparison.md'} and .csv")  # fmt: skip
 
 

@@ -59,10 +59,10 @@ def chat_template_of(codec: Codec, variables: Sequence[Variable]) -> str | None:
 
 def _same(codec: Codec, source: str, variables: Sequence[Variable], values: Sequence[Any]) -> bool:
     """Whether questions get the codec's prompts with some values of the variables, and with defaults left out."""
-    asked = list(_PROBES)
+    questions = list(_PROBES)
     for variable, value in reversed([*zip(variables, values, strict=True)]):
-        asked = [variable.around(question, value) for question in asked]
-    expected = [ids.tolist() for ids in codec.prompt_ids(asked)]
+        questions = [variable.around(question, value) for question in questions]
+    expected = [ids.tolist() for ids in codec.prompt_ids(questions)]
     given = {one.name: value for one, value in zip(variables, values, strict=True) if value != one.default}
     try:
         return expected == [

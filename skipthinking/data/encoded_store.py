@@ -137,9 +137,9 @@ def _encode(
 ) -> dict[str, list[Any]]:
     """Columns of a batch of examples, given their rows; in a process that other ones run beside."""
     rows = {example.id: (row, example) for row in batch["at"] for example in [examples[row]]}
-    found: list[dict[str, Any]] = []
+    encoded_rows: list[dict[str, Any]] = []
     for encoded in codec.encode([example for _, example in rows.values()], rationales=rationales, leave_out=leave_out):
-        found.append({
+        encoded_rows.append({
             "row": rows[encoded.id][0],
             "answer": encoded.answer[0],
             "unknown": unknown_tokens(encoded, codec.tokenizer),
@@ -157,4 +157,4 @@ def _encode(
         "ends",
         *(f"prompt{k}" for k in range(len(codec.prefixes))),
     ]
-    return {name: [row[name] for row in found] for name in names}
+    return {name: [row[name] for row in encoded_rows] for name in names}

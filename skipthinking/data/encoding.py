@@ -130,12 +130,12 @@ class Codec:
             DataError: A rationale has no steps, or a text contains the end token.
         """
         for batch in _batches(examples):
-            made = [(example, self._completion(example, rationales, leave_out)) for example in batch]
-            rows = [example for example, completion in made if completion is not None]
+            completions = [(example, self._completion(example, rationales, leave_out)) for example in batch]
+            rows = [example for example, completion in completions if completion is not None]
             if not rows:
                 continue
             prompts = {prefix: self.prompts(rows, prefix) for prefix in self.prefixes}
-            texts, starts = zip(*(completion for _, completion in made if completion is not None), strict=True)
+            texts, starts = zip(*(completion for _, completion in completions if completion is not None), strict=True)
             for i, (tokens, token_starts) in enumerate(self._after_anchor(texts)):
                 spans = step_spans(starts[i], token_starts)
                 eos = len(tokens)

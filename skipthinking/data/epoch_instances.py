@@ -78,10 +78,10 @@ class EpochInstances:
     def take(self, indices: Sequence[int]) -> list[Instance]:
         """Makes instances; an example with several of them makes them together."""
         rows = self.sizes[list(indices)]
-        made = {example: self.make(example) for example in dict.fromkeys(rows["example"].tolist())}
+        by_example = {example: self.make(example) for example in dict.fromkeys(rows["example"].tolist())}
         instances = []
         for example, place in zip(rows["example"].tolist(), rows["place"].tolist(), strict=True):
-            of_example = made[example]
+            of_example = by_example[example]
             assert of_example is not None
             instances.append(of_example[place])
         return instances
@@ -121,27 +121,27 @@ class _Surveys(Dataset["Survey | UserError"]):
         return len(self.blocks)
 
     def __getitem__(self, index: int) -> Survey | UserError:
-        found = [np.empty(0, SIZES)]
+        blocks = [np.empty(0, SIZES)]
         left_out: list[int] = []
         needed: list[int] = []
         try:
             for example in self.blocks[index]:
-                made = self.make(example)
-                if made is None:
+                instances = self.make(example)
+                if instances is None:
                     left_out.append(example)
                     needed.append(0)
                     continue
-                rows = sizes(example, made)
+                rows = sizes(example, instances)
                 contexts = contexts_needed(rows, encoder_decoder=self.encoder_decoder)
                 if (contexts > self.limit).any():
                     left_out.append(example)
                     needed.append(int(contexts.max()))
                     # A preference pair needs both sides.
                     rows = rows[:0] if rows["pair"].any() else rows[contexts <= self.limit]
-                found.append(rows)
+                blocks.append(rows)
         except UserError as error:  # a value: a worker would raise it with its traceback for a message
             return error
-        return Survey(np.concatenate(found), np.array(left_out, dtype=np.int64), np.array(needed, dtype=np.int64))
+        return Survey(np.concatenate(blocks), np.array(left_out, dtype=np.int64), np.array(needed, dtype=np.int64))
 
 
 def survey(make: Make, examples: int, *, limit: int, encoder_decoder: bool, workers: int = 0) -> Survey:
@@ -165,10 +165,10 @@ def survey(make: Make, examples: int, *, limit: int, encoder_decoder: bool, work
     helpers = loader_workers(min(workers, len(mine) // 8))  # a process that starts costs as much as a block
     items = DataLoader(data, batch_size=None, collate_fn=_as_it_is, generator=torch.Generator(), **helpers)
     bar = tqdm(items, desc="Planning", unit_scale=_BLOCK, unit=" examples", delay=3, leave=False, disable=rank() > 0)
-    surveys = gather({str(block): found for block, found in zip(mine, bar, strict=True)})
-    for found in surveys.values():
-        if isinstance(found, UserError):
-            raise found
+    surveys = gather({str(block): part for block, part in zip(mine, bar, strict=True)})
+    for part in surveys.values():
+        if isinstance(part, UserError):
+            raise part
     nothing = Survey(np.empty(0, SIZES), *np.empty((2, 0), dtype=np.int64))
     parts = [nothing, *(surveys[str(block)] for block in range(len(blocks)))]
     return Survey(*map(np.concatenate, zip(*parts, strict=True)))

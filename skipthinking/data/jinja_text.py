@@ -105,7 +105,7 @@ def text_template(
         around: Special tokens that the tokenizer puts before and after the prompt, as text.
         special_tokens: Special tokens that a question must not have.
     """
-    found = [_lookup(variable) for variable in variables]
+    lookups = [_lookup(variable) for variable in variables]
     lines = [
         _raise_if(
             "messages | length != 1 or messages[0].role != 'user' or messages[0].content is not string",
@@ -133,9 +133,9 @@ def text_template(
             ),
             "{%- endfor %}",
         ]
-    lines += [line for of_one, _, _ in found for line in of_one]
+    lines += [line for of_one, _, _ in lookups for line in of_one]
     outer = literal(around[0] + before), literal(after + around[1])
-    texts = [outer, *((start, end) for _, start, end in found)]
+    texts = [outer, *((start, end) for _, start, end in lookups)]
     return "\n".join([*lines, f"{{{{- {_around('question', texts)} }}}}"])
 
 
@@ -159,11 +159,11 @@ def turns_template(
         settings: Defaults of variables of ``source``.
     """
     lines = [set_if_missing(name, value) for name, value in settings.items()]
-    found = [_lookup(variable) for variable in variables]
-    content = _around("turn.content", [(literal(before), literal(after)), *((start, end) for _, start, end in found)])
+    lookups = [_lookup(variable) for variable in variables]
+    content = _around("turn.content", [(literal(before), literal(after)), *((start, end) for _, start, end in lookups)])
     first = f'[{{"role": "system", "content": {literal(system)}}}] if messages[0].role != "system" else []'
     if system or content != "turn.content":
-        lines += [line for of_one, _, _ in found for line in of_one]
+        lines += [line for of_one, _, _ in lookups for line in of_one]
         lines += [
             f"{{%- set student = namespace(turns={first if system else '[]'}) %}}",
             "{%- for turn in messages %}",

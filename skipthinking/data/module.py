@@ -308,14 +308,14 @@ class RationaleDataModule(Configurable, L.LightningDataModule):
         """All training instances of an epoch, identical on every rank; instances above the limit are left out."""
         self.runner.update(epoch)
         method, limit, make = self.method, self.limit, partial(self._make, epoch)
-        found = survey(
+        result = survey(
             make, len(self.encoded), limit=limit, encoder_decoder=method.student.encoder_decoder,
             workers=self.num_workers,
         )  # fmt: skip
-        too_long = len(found.left_out)
-        if too_long and too_long == len(self.encoded) and not len(found.sizes):
-            raise self.all_too_long(found.needed[found.needed > 0].tolist())
-        if not len(found.sizes):
+        too_long = len(result.left_out)
+        if too_long and too_long == len(self.encoded) and not len(result.sizes):
+            raise self.all_too_long(result.needed[result.needed > 0].tolist())
+        if not len(result.sizes):
             raise DataError(
                 f"Expected training instances, got none in epoch {epoch}: {type(method).__name__}.make_instances "
                 f"returned nothing for {len(self.encoded)} examples."
@@ -325,7 +325,7 @@ class RationaleDataModule(Configurable, L.LightningDataModule):
         elif too_long != self._too_long:
             say(f"epoch {epoch}: {too_long} examples left out, longer than {limit} tokens")
         self._too_long = too_long
-        return EpochInstances(make, self.runner.ids, found.sizes)
+        return EpochInstances(make, self.runner.ids, result.sizes)
 
     def all_too_long(self, needed: Sequence[int]) -> DataError:
         """The error that no training example is within the limit.

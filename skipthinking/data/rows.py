@@ -61,8 +61,8 @@ def read_rows(path: Path) -> Sequence[Located] | Rows:
             raise DataError(
                 f"Expected a data file ({kinds()}), got {path.name!r} ({path}). Convert or rename the file."
             )
-        found = read(path)
-        rows = found if isinstance(found, Rows) else list(found)
+        content = read(path)
+        rows = content if isinstance(content, Rows) else list(content)
     if next(iter(rows), None) is None:
         raise DataError(f"Expected at least one row, got an empty file ({path}). Replace the file or leave it out.")
     return rows

@@ -18,7 +18,7 @@ from skipthinking.tasks import Task, generate, get_task
 
 __all__ = ["Files", "Generated", "Hub", "Source"]
 
-_TOLD = ("description", "duplicates", "bad_rows", "unread")  # what is kept of a source beside its examples
+_REPORTED = ("description", "duplicates", "bad_rows", "unread")  # what is kept of a source beside its examples
 
 
 class Source(Configurable, ABC):
@@ -230,7 +230,7 @@ def _imported(
     def make(folder: Path) -> None:
         with ExampleWriter(folder) as writer:
             loaded = read(writer.add)
-        write_json(folder / "loaded.json", {name: getattr(loaded, name) for name in _TOLD})
+        write_json(folder / "loaded.json", {name: getattr(loaded, name) for name in _REPORTED})
 
     folder = complete(key, make)
     examples = ExampleStore(MappedTable([folder / ExampleWriter.NAME]), key)

@@ -145,8 +145,8 @@ class Splits:
             loaded = replace(loaded, examples=ExampleStore.of(loaded.examples))
         if loaded.unread:
             say(f"{split}: {loaded.unread}")
-        said = f", {loaded.unread}" if loaded.unread else ""
-        self.report.append(f"{split}: {loaded.description.replace(said, '')}")
+        unread = f", {loaded.unread}" if loaded.unread else ""
+        self.report.append(f"{split}: {loaded.description.replace(unread, '')}")
         return loaded
 
     def _load_questions(self) -> list[Example]:
@@ -224,7 +224,7 @@ def split_off(
             f"Expected a number of examples or a fraction below 1, got {size} in {setting}. Set {setting}: 0.1, for "
             "example."
         )
-    wanted = max(1, round(size * len(examples))) if fraction else int(size)
+    goal = max(1, round(size * len(examples))) if fraction else int(size)
     if size == 0:
         return examples, []
     keys = [question_key(question) for question in questions_of(examples)]
@@ -232,7 +232,7 @@ def split_off(
     chosen: set[str] = set()
     taken = 0
     for key in sorted(groups, key=lambda key: (hashlib.sha256(f"{seed}\n{key}".encode()).digest(), key)):
-        if taken >= wanted:
+        if taken >= goal:
             break
         chosen.add(key)
         taken += groups[key]
@@ -242,7 +242,7 @@ def split_off(
         most = len(examples) - (groups[key] if groups else 0)  # all questions but the last one
         raise UserError(
             f"Expected examples on both sides of a split, got {len(examples)} examples of {len(groups)} questions "
-            f"that are in no test set, for a set of {wanted} in {setting}. Set {setting}: {most}, or add data."
+            f"that are in no test set, for a set of {goal} in {setting}. Set {setting}: {most}, or add data."
         )
     return train, held_out
 

@@ -235,12 +235,12 @@ def _item_starts(text: str) -> list[int]:
     starts: list[int] = []
     position = 0
     while (first := _next(items.get("1", ()), position)) is not None:
-        found = [first]
-        while (following := _next(items.get(str(len(found) + 1), ()), found[-1][2] - 1)) is not None:
-            found.append(following)
-        if len(found) > 1:
-            starts += [start for _, start, _ in found]
-        position = found[-1][2]
+        marks = [first]
+        while (following := _next(items.get(str(len(marks) + 1), ()), marks[-1][2] - 1)) is not None:
+            marks.append(following)
+        if len(marks) > 1:
+            starts += [start for _, start, _ in marks]
+        position = marks[-1][2]
     return starts
 
 
@@ -257,10 +257,10 @@ def _blocks(text: str) -> list[Span]:
         ends.setdefault(end["name"], []).append(end.span())
     blocks: list[Span] = []
     position = 0
-    while (found := _BLOCK.search(text, position)) is not None:
-        start, position = found.span()
-        if found["name"] or found["asy"]:
-            closing = ends.get(found["name"], [])
+    while (block := _BLOCK.search(text, position)) is not None:
+        start, position = block.span()
+        if block["name"] or block["asy"]:
+            closing = ends.get(block["name"], [])
             place = bisect_left(closing, (position,))
             if place == len(closing):
                 position = start + 1

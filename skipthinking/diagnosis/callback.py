@@ -66,15 +66,15 @@ class Diagnosis(Callback):
         done = trainer.current_epoch + 1
         last = trainer.should_stop or done == trainer.max_epochs or trainer.global_step == trainer.max_steps
         if last or (self.every_n_epochs and done % self.every_n_epochs == 0):
-            found = self.run(trainer, cast("Distiller", pl_module), trainer.current_epoch)
+            results = self.run(trainer, cast("Distiller", pl_module), trainer.current_epoch)
             for logger in trainer.loggers:
-                logger.log_metrics(dict(_flat(found, "diagnosis")), step=trainer.global_step - 1)
+                logger.log_metrics(dict(_flat(results, "diagnosis")), step=trainer.global_step - 1)
 
     def run(self, trainer: L.Trainer, method: Distiller, epoch: int) -> dict[str, Any]:
         """Measures a method with the instances of an epoch, prints a table and writes the file."""
         size = method.data.batch_size * trainer.accumulate_grad_batches * method.rows_per_place
         with torch.inference_mode(False), method.student.frozen(merge=False), torch.enable_grad():
-            found = {
+            results = {
                 "method": type(method).__name__,
                 "seed": method.data.seed,
                 "step": trainer.global_step or method.steps_before,
@@ -82,9 +82,9 @@ class Diagnosis(Callback):
                 "gradients": self.gradients and _gradients(self.gradients, method, epoch, size),
                 "sharpness": self.sharpness and _sharpness(self.sharpness, method, epoch),
             }
-        say(draw(found))
-        write_json(Path(trainer.default_root_dir) / self.out, found)
-        return found
+        say(draw(results))
+        write_json(Path(trainer.default_root_dir) / self.out, results)
+        return results
 
 
 class Diagnose(Callback):
@@ -121,17 +121,17 @@ def _gradients(settings: GradientShares, method: Distiller, epoch: int, size: in
             steps.append([])
         if not data.runner.lacks(encoded) and (rows := _marked(method, encoded, epoch, core_of)):
             steps[-1].append(rows)
-    found: dict[str, list[dict[str, float] | None]] = {"example": [], "step": []}
+    measured: dict[str, list[dict[str, float] | None]] = {"example": [], "step": []}
     for number, step in enumerate(filter(None, steps)):
         instances = [instance for rows in step for instance, _ in rows]
         parts = example_parts(method, step[0], instances, [data.seed, number, 0])
-        found["example"].append(shares(parts))
+        measured["example"].append(shares(parts))
         for place, rows in enumerate(step[1:], 1):
             more = example_parts(method, rows, instances, [data.seed, number, place])
-            found["example"].append(shares(more))
+            measured["example"].append(shares(more))
             parts.add(more)
-        found["step"].append(shares(parts))
-    return {**asdict(settings), "step_size": size, **{unit: summarize(rows) for unit, rows in found.items()}}
+        measured["step"].append(shares(parts))
+    return {**asdict(settings), "step_size": size, **{unit: summarize(rows) for unit, rows in measured.items()}}
 
 
 def _core_tokens(settings: GradientShares, method: Distiller) -> Callable[[Encoded], NDArray[np.bool_]]:
@@ -179,7 +179,7 @@ def _sharpness(settings: Sharpness, method: Distiller, epoch: int) -> dict[str, 
     data = method.data
     tests = {(row.id, row.question) for rows in data.test_sets.values() for row in rows}
     splits = {"train": data.encoded, "test": [row for key, row in data.teacher.items() if key in tests]}
-    found: dict[str, Any] = asdict(settings)
+    results: dict[str, Any] = asdict(settings)
     for split, rows in splits.items():
         instances: list[Instance] = []
         missing: set[str] = set()
@@ -187,17 +187,17 @@ def _sharpness(settings: Sharpness, method: Distiller, epoch: int) -> dict[str, 
             notes = data.runner.notes(encoded, epoch)
             if missing := {a.name for a in data.runner.annotators if data.runner.has_run(a)} - notes.values.keys():
                 continue
-            made = method.make_instances(encoded, replace(notes, stage_sampling="all"))
-            if all(instance_length(instance) <= data.limit for instance in made):
-                instances += made
+            candidates = method.make_instances(encoded, replace(notes, stage_sampling="all"))
+            if all(instance_length(instance) <= data.limit for instance in candidates):
+                instances += candidates
             if len(instances) >= settings.instances:
                 break
         if instances:
             objective = Objective(method, instances, data.batch_size * max(map(instance_length, instances)))
-            found[split] = settings.measure(objective, data.seed)
+            results[split] = settings.measure(objective, data.seed)
         elif missing:
-            found[split] = f"not measured: the method needs {', '.join(sorted(missing))}, known for training only"
-    return found
+            results[split] = f"not measured: the method needs {', '.join(sorted(missing))}, known for training only"
+    return results
 
 
 def _shuffled(rows: Sequence[Encoded], seed: int) -> Iterator[Encoded]:
@@ -205,10 +205,10 @@ def _shuffled(rows: Sequence[Encoded], seed: int) -> Iterator[Encoded]:
     return (rows[place] for place in order.tolist())
 
 
-def _flat(found: Any, name: str) -> Iterator[tuple[str, float]]:
+def _flat(results: Any, name: str) -> Iterator[tuple[str, float]]:
     """The numbers of a nested dictionary, by names with slashes."""
-    if isinstance(found, dict):
-        for key, value in found.items():
+    if isinstance(results, dict):
+        for key, value in results.items():
             yield from _flat(value, f"{name}/{key}")
-    elif isinstance(found, (int, float)) and not isinstance(found, bool):
-        yield name, float(found)
+    elif isinstance(results, (int, float)) and not isinstance(results, bool):
+        yield name, float(results)

@@ -56,12 +56,12 @@ def origins(method: Any, encoded: Encoded, notes: Notes) -> list[tuple[Instance,
     instances = method.make_instances(encoded, notes)
     tagged = method.make_instances(replace(encoded, tokens=-1 - np.arange(len(encoded.tokens))), notes)
     rows = []
-    for made, tags in zip(instances, tagged, strict=False):
+    for instance, tags in zip(instances, tagged, strict=False):
         places = np.where(tags.tokens < 0, -1 - tags.tokens, -1)
         known = np.where(tags.tokens < 0, encoded.tokens[places], tags.tokens)
-        if not np.array_equal(known, made.tokens) or not np.array_equal(tags.weights, made.weights):
+        if not np.array_equal(known, instance.tokens) or not np.array_equal(tags.weights, instance.weights):
             break
-        rows.append((made, places))
+        rows.append((instance, places))
     if len(rows) < max(len(instances), len(tagged)):
         raise UserError(
             f"Expected instances that do not depend on token ids, got others of {type(method).__name__} for example "

@@ -72,22 +72,22 @@ class Sharpness:
                 "model.student.attention: sdpa"
             )
         loss = objective.loss()
-        found: dict[str, Any] = {"instances": objective.instances, "loss": loss}
+        results: dict[str, Any] = {"instances": objective.instances, "loss": loss}
         if self.iterations:
             start = _gaussian(objective.trained, seed)
             eigen, _ = top_eigenvalue(objective.product, start, self.tolerance, self.iterations)
-            found |= {"eigenvalue": eigen.value, "residual": eigen.residual, "products": eigen.products}
+            results |= {"eigenvalue": eigen.value, "residual": eigen.residual, "products": eigen.products}
         noise: dict[str, list[float]] = {str(radius): [] for radius in self.radii}
         for number in range(self.noise):
             direction = filter_normalized(student, 1000 * seed + number)
             for radius in self.radii:
                 with moved(objective.trained, direction, radius):
                     noise[str(radius)].append(objective.loss() - loss)
-        found["noise"] = {
+        results["noise"] = {
             radius: {"increase": float(np.mean(rises)), "sd": float(np.std(rises, ddof=1)) if self.noise > 1 else None}
             for radius, rises in noise.items()
         }
-        return found
+        return results
 
 
 class Objective:

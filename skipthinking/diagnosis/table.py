@@ -10,10 +10,10 @@ __all__ = ["draw"]
 _SHARES = ("tokens", "norm", "cosine", "projection", "per_token", "random", "nll")
 
 
-def draw(found: Mapping[str, Any]) -> str:
+def draw(results: Mapping[str, Any]) -> str:
     """The tables of gradient shares and of sharpness."""
-    lines = [f"{found['method']}, seed {found['seed']}, step {found['step']}, epoch {found['epoch']}"]
-    if gradients := found["gradients"]:
+    lines = [f"{results['method']}, seed {results['seed']}, step {results['step']}, epoch {results['epoch']}"]
+    if gradients := results["gradients"]:
         by = f"top {gradients['core_share']:.0%} of weights" if gradients["weights"] else "ground truth"
         lines += [
             f"gradient shares of core tokens ({by}), steps of {gradients['step_size']} instances",
@@ -23,7 +23,7 @@ def draw(found: Mapping[str, Any]) -> str:
             row = gradients[unit]
             cells = [f"{_spread(row['mean'].get(name), row['half'].get(name)):>15}" for name in _SHARES]
             lines.append(f"{unit:<8}{row['units']:>6}{row['with_core']:>11.1%}" + "".join(cells))
-    if sharpness := found["sharpness"]:
+    if sharpness := results["sharpness"]:
         radii = [f"+loss at {radius}" for radius in sharpness["radii"]]
         lines.append(f"{'split':<8}{'n':>6}{'loss':>9}{'top eigenvalue (residual, products)':>38}"
                      + "".join(f"{radius:>17}" for radius in radii))  # fmt: skip

@@ -57,7 +57,7 @@ class AnsweringModule(L.LightningModule):
         self.scores = AnswerScores(self.budgets)
         self.predictions: list[Prediction] = []
         self._completions: Completions | None = None
-        self._asked: list[Example] = []  # of the prompts that were given to ``_completions``
+        self._examples: list[Example] = []  # of the prompts that were given to ``_completions``
         self.latency: float | None = None
 
     @property
@@ -98,7 +98,7 @@ class AnsweringModule(L.LightningModule):
 
     def on_validation_epoch_start(self) -> None:
         """Clears the predictions of the previous evaluation."""
-        self.predictions, self._asked = [], []
+        self.predictions, self._examples = [], []
         self._completions = self.student.completions(self.data.eval_batch_size)
         self.scores.reset()
 
@@ -126,11 +126,11 @@ class AnsweringModule(L.LightningModule):
         assert self._completions is not None
         known = {example.id: example for example in examples}
         for id, prompt in zip(batch.ids, batch.prompts, strict=True):
-            self._completions.add(len(self._asked), prompt, self.max_new_tokens)
-            self._asked.append(known[id])
+            self._completions.add(len(self._examples), prompt, self.max_new_tokens)
+            self._examples.append(known[id])
         # Until the last batch, unfinished answers wait for prompts of the next one to join them.
         done = self._completions.run(finish=batch_idx + 1 == self._number_of_batches())
-        predictions = [self._graded(self._asked[place], ids) for place, ids in sorted(done.items())]
+        predictions = [self._graded(self._examples[place], ids) for place, ids in sorted(done.items())]
         self.predictions += predictions
         self.scores.update(predictions)
         return predictions

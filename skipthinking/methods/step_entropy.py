@@ -26,8 +26,8 @@ class StepEntropies(Annotator[NDArray[np.float64]]):
 
     def annotate(self, rows: Sequence[Encoded], context: Context) -> Mapping[str, NDArray[np.float64]]:
         """One pass of the student over the rationales."""
-        found = score_rationales(context.student, rows, entropy)
-        return {row.id: np.add.reduceat(found[row.id][:, 0], [start for start, _ in row.steps]) for row in rows}
+        entropies = score_rationales(context.student, rows, entropy)
+        return {row.id: np.add.reduceat(entropies[row.id][:, 0], [start for start, _ in row.steps]) for row in rows}
 
 
 class StepEntropy(Distiller):

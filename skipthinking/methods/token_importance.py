@@ -52,10 +52,10 @@ class Classifier(Annotator[NDArray[np.float32]]):
             self._classifier = TokenClassifier(self.model, self.label, self.revision, context.student.device)
         offsets = [context.codec.offsets(row.example) for row in rows]
         ends = [starts[row.answer[0]] for row, (_, starts) in zip(rows, offsets, strict=True)]
-        found = self._classifier.probabilities([text[:end] for (text, _), end in zip(offsets, ends, strict=True)])
+        importances = self._classifier.probabilities([text[:end] for (text, _), end in zip(offsets, ends, strict=True)])
         return {
             row.id: token_means(values, starts[: row.answer[0]])
-            for row, values, (_, starts) in zip(rows, found, offsets, strict=True)
+            for row, values, (_, starts) in zip(rows, importances, offsets, strict=True)
         }
 
     def finish(

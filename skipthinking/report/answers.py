@@ -89,13 +89,13 @@ def _accuracy(answers: list[Mapping[str, Any]]) -> float:
 
 
 def _question(id: str, groups: list[Group]) -> Question:
-    asked = [group for group in groups if id in group.runs[0].answers[group.name]]
-    rows = [group.runs[0].answers[group.name][id] for group in asked]
+    answered = [group for group in groups if id in group.runs[0].answers[group.name]]
+    rows = [group.runs[0].answers[group.name][id] for group in answered]
     return Question(
         question=rows[0]["question"],
         gold=rows[0]["gold"],
         rationale=next((row["rationale"] for row in rows if row.get("rationale")), ""),
-        answers=[_answer(group, row) for group, row in zip(asked, rows, strict=True)],
+        answers=[_answer(group, row) for group, row in zip(answered, rows, strict=True)],
     )
 
 

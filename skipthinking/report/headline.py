@@ -53,7 +53,7 @@ def _students(runs: Iterable[Run]) -> str:
         size = run.summary.get("parameters")
         sizes.setdefault(_student(run), {}).update({_parameters(size): None} if isinstance(size, int) else {})
     return "; ".join(
-        f"{name} ({' or '.join(found)} parameters)" if found else name for name, found in sizes.items() if name
+        f"{name} ({' or '.join(counts)} parameters)" if counts else name for name, counts in sizes.items() if name
     )
 
 

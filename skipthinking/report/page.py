@@ -109,14 +109,14 @@ def _lot(row: Mapping[str, Any]) -> float:
 
 def _annotations(comparison: Comparison) -> Iterator[tuple[str, list[dict[str, Any]]]]:
     """The rows of every method's first run that was annotated, one method at a time."""
-    found: set[str] = set()
+    methods: set[str] = set()
     for group in comparison.groups:
         for run in group.runs:
             path = run.folder / "annotations.jsonl"
-            if group.method not in found and path.is_file():
+            if group.method not in methods and path.is_file():
                 try:
                     rows = read_annotations(path)
                 except UserError:
                     continue  # `show` names the line; the page does without these examples
-                found.add(group.method)
+                methods.add(group.method)
                 yield group.method, rows

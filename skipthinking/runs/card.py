@@ -224,4 +224,4 @@ def _version(package: str) -> str:
 def versions() -> str:
     """The versions of the packages that made a student, in words."""
     names = ("skipthinking", "torch", "transformers", "tokenizers", "peft", "lightning")
-    return ", ".join(f"{name} {found}" for name in names if (found := _version(name)))
+    return ", ".join(f"{name} {version}" for name in names if (version := _version(name)))

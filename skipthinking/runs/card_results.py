@@ -39,8 +39,8 @@ class Conditions:
 def _summaries(folder: Path, conditions: Conditions) -> list[tuple[Path, dict[str, Any]]]:
     """Summaries of the run's own test, and of those with other answer settings, such as RUN/mode=full."""
     paths = [folder / "summary.json", *sorted(folder.glob("*=*/summary.json"))]
-    found = [(path.parent, json.loads(read_text(path))) for path in paths if path.is_file()]
-    return [(home, summary) for home, summary in found if conditions.hold(summary)]
+    summaries = [(path.parent, json.loads(read_text(path))) for path in paths if path.is_file()]
+    return [(home, summary) for home, summary in summaries if conditions.hold(summary)]
 
 
 def _percent(row: Mapping[str, Any], name: str) -> str:
@@ -80,12 +80,12 @@ def _table(headings: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
 
 def results_section(folder: Path, conditions: Conditions) -> str:
     """The section of a card with the results of a run folder, between comments by which it is found again."""
-    found = _summaries(folder, conditions)
-    tests = [(home, name, row, found_in) for home, found_in in found for name, row in found_in["test"].items()]
+    summaries = _summaries(folder, conditions)
+    tests = [(home, name, row, summary) for home, summary in summaries for name, row in summary["test"].items()]
     lines = ["No test ran on this student."]
     if tests:
         rows = [_row(home, folder, name, row, summary["latency_seconds"]) for home, name, row, summary in tests]
-        device = found[0][1]["device"]
+        device = summaries[0][1]["device"]
         lines = [
             *_table(_HEADINGS, rows),
             "",
@@ -93,7 +93,7 @@ def results_section(folder: Path, conditions: Conditions) -> str:
             "answers after the answer phrase, lenient accuracy also others; unfinished answers were cut off. "
             f"Latency is one answer at a time on {device}.",
         ]
-        lines += _budgets(folder, tests) + _answer(found[0][0] / "predictions.jsonl")
+        lines += _budgets(folder, tests) + _answer(summaries[0][0] / "predictions.jsonl")
     # ">" in a prompt would end the comment.
     about = json.dumps({name: getattr(conditions, name) for name in conditions.__slots__}).replace(">", "\\u003e")
     return "\n".join([f"<!-- results of {about} -->", *lines, "<!-- end of results -->"])

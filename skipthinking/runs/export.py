@@ -46,7 +46,7 @@ def export_run(
         folder / "student", state, method.completion_marks, chat_template=chat_template or "", max_new_tokens=limit
     )
     example = next(row for rows in [*data.test_sets.values(), data.examples.get("train", ())] for row in rows)
-    asked = method.prompt_prefixes[0] + get_task(example.task).ask(example.question)
+    question = method.prompt_prefixes[0] + get_task(example.task).ask(example.question)
     trainer = method.trainer
     facts = CardFacts(
         model=model or str(folder / "student"),
@@ -59,7 +59,7 @@ def export_run(
         sources=[line for line in data.report if line.startswith(("train:", "test/"))],
         hub_names=hub_names(data.splits),
         question=example.question,
-        prompt=codec.template.render(asked, codec.tokenizer),
+        prompt=codec.template.render(question, codec.tokenizer),
         variables=None if chat_template is None else variables,
         marks=method.completion_marks,
         training=[

@@ -73,7 +73,7 @@ class RunFolder(Checkpoint):
 
     def __init__(self, every: int = 500, export: bool = True) -> None:
         self.every, self.export = every, export
-        self._begun: Path | None = None  # the folder whose run this object has written
+        self._written: Path | None = None  # the folder whose run this object has written
         self._config: dict[str, Any] = {}
 
     def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
@@ -120,12 +120,12 @@ class RunFolder(Checkpoint):
         """Raises UserError if the folder holds a run that this one does not continue."""
         folder = Path(trainer.default_root_dir)
         holds_one = any((folder / name).exists() for name in ("metrics.csv", "checkpoints"))
-        if holds_one and trainer.ckpt_path is None and self._begun != folder:
+        if holds_one and trainer.ckpt_path is None and self._written != folder:
             raise UserError(
                 f"Expected a new run, got default_root_dir={str(folder)!r}, which holds one. Go on with it by "
                 f"fit(..., ckpt_path={str(last_checkpoint(folder))!r}), or give another folder."
             )
-        self._begun = folder
+        self._written = folder
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Writes the config once checkpoint and optimizer are loaded."""

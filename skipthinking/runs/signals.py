@@ -44,7 +44,7 @@ class Interrupts(Checkpoint):
 
     def __init__(self, folder: Path) -> None:
         self.path = last_checkpoint(folder)
-        self.asked = self.saved = self.requeue = self.terminated = False
+        self.stop_requested = self.saved = self.requeue = self.terminated = False
         self.within = False  # an epoch
         self._outer: dict[int, Any] = {}  # handlers before the command, and before training
         self._inner: dict[int, Any] = {}
@@ -59,7 +59,7 @@ class Interrupts(Checkpoint):
         def ask(number: int, frame: Any) -> None:
             self.requeue = True
             if self.within:
-                self.asked = True
+                self.stop_requested = True
                 return
             if trainer.is_global_zero:
                 requeue()
@@ -69,7 +69,7 @@ class Interrupts(Checkpoint):
             if not self.within:
                 raise SIGTERMException
             if trainer.world_size == 1:
-                self.asked = self.terminated = True
+                self.stop_requested = self.terminated = True
                 # Lightning's handler, which runs before this one, has noted it, and would end a validation, unsaved.
                 trainer._signal_connector.received_sigterm = False
 
@@ -82,12 +82,12 @@ class Interrupts(Checkpoint):
         def leave(number: int, frame: Any) -> None:
             if not self.within:
                 raise KeyboardInterrupt
-            self.asked = True
+            self.stop_requested = True
 
         def ask(number: int, frame: Any) -> None:
-            if self.asked or not self.within:
+            if self.stop_requested or not self.within:
                 raise KeyboardInterrupt
-            self.asked = True
+            self.stop_requested = True
             print("\nstopping after this step; Ctrl-C again stops at once", file=sys.stderr, flush=True)
 
         if trainer.world_size == 1:
@@ -132,9 +132,9 @@ class Interrupts(Checkpoint):
         if trainer.world_size > 1:
             if "SLURM_JOB_ID" not in os.environ:
                 return
-            self.asked = trainer.strategy.reduce_boolean_decision(self.asked, all=False)
-            self.requeue = self.asked and trainer.strategy.reduce_boolean_decision(self.requeue, all=False)
-        if self.asked:
+            self.stop_requested = trainer.strategy.reduce_boolean_decision(self.stop_requested, all=False)
+            self.requeue = self.stop_requested and trainer.strategy.reduce_boolean_decision(self.requeue, all=False)
+        if self.stop_requested:
             trainer.save_checkpoint(self.path)
             self.saved = True
             if self.requeue and trainer.is_global_zero:

@@ -25,7 +25,7 @@ NO_PREFIX = torch.empty(0, dtype=torch.long)
 
 
 @dataclass(frozen=True, kw_only=True, eq=False, slots=True)
-class _Asked:
+class _Row:
     """A prompt that transformers completes, with the start of the completion and the most new tokens."""
 
     index: int
@@ -53,7 +53,7 @@ class Completions:
     ) -> None:
         self.student, self.at_once, self.choose, self.continuous = student, at_once, choose, continuous
         self._batch = ContinuousBatch(student, at_once, choose)
-        self._asked: list[_Asked] = []  # for transformers
+        self._rows: list[_Row] = []  # for transformers
         self._done: dict[int, list[int]] = {}
 
     def add(self, index: int, prompt: Tensor, max_new_tokens: int, prefix: Tensor = NO_PREFIX) -> None:
@@ -79,7 +79,7 @@ class Completions:
         if self.continuous and not why:
             self._batch.add(index, prompt, room)
         else:
-            self._asked.append(_Asked(index=index, prompt=prompt.cpu(), prefix=prefix.cpu(), room=room))
+            self._rows.append(_Row(index=index, prompt=prompt.cpu(), prefix=prefix.cpu(), room=room))
 
     @torch.no_grad()
     def run(self, finish: bool = True) -> dict[int, list[int]]:
@@ -92,17 +92,17 @@ class Completions:
         with uncompiled(self.student.compiled):
             for group in self._groups():
                 done |= self._write(group)
-            self._asked = []
+            self._rows = []
             return done | self._batch.run(finish)
 
-    def _groups(self) -> list[list[_Asked]]:
+    def _groups(self) -> list[list[_Row]]:
         """Groups of similar length that one batch of transformers can hold.
 
         Decoder inputs cannot be left-padded, so encoder-decoder prompts of a group have prefixes of equal length.
         """
-        student, groups, room = self.student, list[list[_Asked]](), 0
+        student, groups, room = self.student, list[list[_Row]](), 0
         tokens, context = cache_tokens(student), student.context_length
-        for row in sorted(self._asked, key=lambda row: (-len(row.prefix), -len(row.prompt), row.index)):
+        for row in sorted(self._rows, key=lambda row: (-len(row.prefix), -len(row.prompt), row.index)):
             group, room = groups[-1] if groups else [], max(room, row.room)
             before = len(row.prefix) if student.encoder_decoder else max((len(one.prompt) for one in group), default=0)
             rows = max(1, tokens // (len((group or [row])[0].prompt) + len(row.prefix) + room))
@@ -114,7 +114,7 @@ class Completions:
                 room = row.room
         return groups
 
-    def _write(self, group: Sequence[_Asked]) -> dict[int, list[int]]:
+    def _write(self, group: Sequence[_Row]) -> dict[int, list[int]]:
         student = self.student
         width = max(len(row.prompt) for row in group)
         ids = torch.full((len(group), width), student.pad_id, dtype=torch.long)

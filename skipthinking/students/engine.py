@@ -163,7 +163,7 @@ class Engine:
 
     def complete(
         self,
-        begun: Sequence[Tokens],
+        prefixes: Sequence[Tokens],
         drafts: Sequence[Tokens],
         max_new_tokens: Sequence[int],
         *,
@@ -177,7 +177,7 @@ class Engine:
         generated. The outcome is that of plain greedy decoding.
 
         Args:
-            begun: Tokens that are given after each context; may be empty.
+            prefixes: Tokens that are given after each context; may be empty.
             drafts: What may follow, none empty.
             max_new_tokens: Most tokens after those begun; the student's context may leave less room.
             lengths: Tokens of each context to continue from, prompt included, by default all; at least 1, and of an
@@ -186,21 +186,21 @@ class Engine:
         """
         lengths = [len(context) for context in self._contexts] if lengths is None else lengths
         rooms = []
-        for row, (length, part, limit) in enumerate(zip(lengths, begun, max_new_tokens, strict=True)):
+        for row, (length, part, limit) in enumerate(zip(lengths, prefixes, max_new_tokens, strict=True)):
             before = length - len(self._prompts[row]) if self.student.encoder_decoder else length
             rooms.append(max(0, min(limit, self.student.context_length - before - len(part))))
         with self.student.frozen():
             if self._cache is not None:
-                made = self._complete_cached(self._cache, lengths, begun, drafts, rooms)
+                completions = self._complete_cached(self._cache, lengths, prefixes, drafts, rooms)
             else:
-                made = self._complete_plain(lengths, begun, drafts, rooms, with_nll)
-        return made if with_nll else [row._replace(nll=None) for row in made]
+                completions = self._complete_plain(lengths, prefixes, drafts, rooms, with_nll)
+        return completions if with_nll else [row._replace(nll=None) for row in completions]
 
     def _complete_cached(
         self,
         cache: KVCache,
         lengths: Sequence[int],
-        begun: Sequence[Tokens],
+        prefixes: Sequence[Tokens],
         drafts: Sequence[Tokens],
         rooms: Sequence[int],
     ) -> list[Completion]:
@@ -210,24 +210,24 @@ class Engine:
         before = [length - 1 for length in lengths]
         lines = [
             np.concatenate([context[at : at + 1], part, draft[:-1]])
-            for context, at, part, draft in zip(self._contexts, before, begun, drafts, strict=True)
+            for context, at, part, draft in zip(self._contexts, before, prefixes, drafts, strict=True)
         ]
         columns = max(
             length + len(part) + max(len(draft), room)
-            for length, part, draft, room in zip(lengths, begun, drafts, rooms, strict=True)
+            for length, part, draft, room in zip(lengths, prefixes, drafts, rooms, strict=True)
         )
         rows = list(range(len(lines)))
         cache = cache.select(rows, columns)  # a copy: a prefix is continued in the columns of what followed it
-        said = cache.read(rows, lines, before, [len(part) for part in begun], greedy)
+        measured = cache.read(rows, lines, before, [len(part) for part in prefixes], greedy)
         ends = set(self.student.model.generation_config.eos_token_id)
-        made = [_verified(row, draft, ends) for row, draft in zip(said, drafts, strict=True)]
-        while rows := [row for row in rows if len(made[row]) < rooms[row] and int(made[row][-1, 0]) not in ends]:
+        verified = [_verified(row, draft, ends) for row, draft in zip(measured, drafts, strict=True)]
+        while rows := [n for n in rows if len(verified[n]) < rooms[n] and int(verified[n][-1, 0]) not in ends]:
             # Columns that a rejected part of a draft was read into are overwritten.
-            at = [before[row] + len(begun[row]) + len(made[row]) for row in rows]
-            last = [made[row][-1:, 0].astype(np.int64) for row in rows]
+            at = [before[row] + len(prefixes[row]) + len(verified[row]) for row in rows]
+            last = [verified[row][-1:, 0].astype(np.int64) for row in rows]
             for row, token in zip(rows, cache.read(rows, last, at, [0] * len(rows), greedy), strict=True):
-                made[row] = np.concatenate([made[row], token])
-        shown = [written[:room] for written, room in zip(made, rooms, strict=True)]
+                verified[row] = np.concatenate([verified[row], token])
+        shown = [written[:room] for written, room in zip(verified, rooms, strict=True)]
         return [Completion(part[:, 0].astype(int).tolist(), float(part[:, 1].sum())) for part in shown]
 
     def _read(self, cache: KVCache, rows: Sequence[int]) -> None:
@@ -243,51 +243,54 @@ class Engine:
     def _complete_plain(
         self,
         lengths: Sequence[int],
-        begun: Sequence[Tokens],
+        prefixes: Sequence[Tokens],
         drafts: Sequence[Tokens],
         rooms: Sequence[int],
         with_nll: bool,
     ) -> list[Completion]:
-        prefixes = [
+        inputs = [
             np.concatenate([self._written(row, length), part])
-            for row, (length, part) in enumerate(zip(lengths, begun, strict=True))
+            for row, (length, part) in enumerate(zip(lengths, prefixes, strict=True))
         ]
 
         def instances(texts: dict[int, Tokens]) -> list[Instance]:
-            return [instance(str(row), self._prompts[row], [prefixes[row], text], {1}) for row, text in texts.items()]
+            return [instance(str(row), self._prompts[row], [inputs[row], text], {1}) for row, text in texts.items()]
 
         measured = score(self.student, instances(dict(enumerate(drafts))), nll_and_hit)
         ends = set(self.student.model.generation_config.eos_token_id)
-        made, open_ = [], []
+        completions, open_ = [], []
         for row, (draft, room) in enumerate(zip(drafts, rooms, strict=True)):
             hits = measured[str(row)][:, 1] > 0
             agreed = until_end(draft[: len(draft) if hits.all() else int(hits.argmin())][:room].tolist(), ends)
-            made.append(Completion(agreed, float(measured[str(row)][: len(agreed), 0].sum())))
+            completions.append(Completion(agreed, float(measured[str(row)][: len(agreed), 0].sum())))
             if len(agreed) < room and not (agreed and agreed[-1] in ends):
                 open_.append(row)
         texts = self.student.generate(
             [torch.from_numpy(self._prompts[row]) for row in open_],
-            [rooms[row] - len(made[row].tokens) for row in open_],
-            [torch.from_numpy(np.concatenate([prefixes[row], drafts[row][: len(made[row].tokens)]])) for row in open_],
+            [rooms[row] - len(completions[row].tokens) for row in open_],
+            [
+                torch.from_numpy(np.concatenate([inputs[row], drafts[row][: len(completions[row].tokens)]]))
+                for row in open_
+            ],
         )
         for row, text in zip(open_, texts, strict=True):
-            made[row] = Completion([*made[row].tokens, *text], None)
+            completions[row] = Completion([*completions[row].tokens, *text], None)
         if with_nll:
-            again = {row: np.array(one.tokens) for row, one in enumerate(made) if one.nll is None}
+            again = {row: np.array(one.tokens) for row, one in enumerate(completions) if one.nll is None}
             for id, values in score(self.student, instances(again), nll).items():
-                made[int(id)] = made[int(id)]._replace(nll=float(values.sum()))
-        return made
+                completions[int(id)] = completions[int(id)]._replace(nll=float(values.sum()))
+        return completions
 
     def _written(self, row: int, length: int | None = None) -> Tokens:
         """A context, or so many tokens of it, without its prompt."""
         return self._contexts[row][len(self._prompts[row]) : length]
 
 
-def _verified(said: Measured, draft: Tokens, ends: set[int]) -> Measured:
+def _verified(measured: Measured, draft: Tokens, ends: set[int]) -> Measured:
     """What the student said up to its first disagreement with the draft, which is included, or up to an end token."""
-    same = said[:, 0] == draft
-    agreed = len(said) if same.all() else int(same.argmin()) + 1
-    return said[: len(until_end(said[:agreed, 0].astype(int).tolist(), ends))]
+    same = measured[:, 0] == draft
+    agreed = len(measured) if same.all() else int(same.argmin()) + 1
+    return measured[: len(until_end(measured[:agreed, 0].astype(int).tolist(), ends))]
 
 
 def _width(left: Sequence[int], most: int | None, worth: int) -> int:

@@ -109,15 +109,15 @@ def _twin(student: Student, dtype: torch.dtype | None) -> Student:
     """The student, built, with tensors of the present FakeTensorMode; peft could not move an adapter within it."""
     with unset_fake_temporarily(), torch.device("meta"):
         twin = student.outline()
-    made: dict[int, Tensor] = {}  # tied weights stay tied
+    copies: dict[int, Tensor] = {}  # tied weights stay tied
 
     def fake(tensor: Tensor) -> Tensor:
-        if id(tensor) not in made:
+        if id(tensor) not in copies:
             kind = dtype if dtype is not None and tensor.is_floating_point() else tensor.dtype
             empty = torch.empty(tensor.shape, dtype=kind)
             weight = isinstance(tensor, nn.Parameter)
-            made[id(tensor)] = nn.Parameter(empty, tensor.requires_grad) if weight else empty
-        return made[id(tensor)]
+            copies[id(tensor)] = nn.Parameter(empty, tensor.requires_grad) if weight else empty
+        return copies[id(tensor)]
 
     for module in twin.modules():
         stored: tuple[dict[str, Any], ...] = (module._parameters, module._buffers)

@@ -28,7 +28,7 @@ __all__ = ["KVCache", "say_without_cache", "why_no_cache"]
 
 Tokens = NDArray[np.int64]
 
-_SAID: set[str] = set()
+_REPORTED: set[str] = set()
 
 
 def why_no_cache(student: Any, longest: int) -> str:
@@ -63,8 +63,8 @@ def why_no_cache(student: Any, longest: int) -> str:
 
 def say_without_cache(what: str, why: str) -> None:
     """Prints once per process that some work does without a KV cache, and why."""
-    if what not in _SAID:
-        _SAID.add(what)
+    if what not in _REPORTED:
+        _REPORTED.add(what)
         say(f"note: {what}, because the student cannot use the KV cache of searches: {why}")
 
 

@@ -147,12 +147,12 @@ def _number(student: Any) -> int:
 
 def _host_bytes() -> int:
     """Available host memory, of the machine and of its control group (a container or a job of a cluster)."""
-    found = [_HOST_MOST]
+    limits = [_HOST_MOST]
     with suppress(OSError, ValueError, KeyError):  # not Linux
         lines = Path("/proc/meminfo").read_text(encoding="utf-8").splitlines()
         fields = dict(line.split(":", 1) for line in lines)  # "MemAvailable:   14680064 kB"
-        found.append(int(fields["MemAvailable"].split()[0]) * 1024)
+        limits.append(int(fields["MemAvailable"].split()[0]) * 1024)
     with suppress(OSError, ValueError):  # no control group, or "max": no limit
         group = Path("/sys/fs/cgroup")
-        found.append(int((group / "memory.max").read_text()) - int((group / "memory.current").read_text()))
-    return min(found)
+        limits.append(int((group / "memory.max").read_text()) - int((group / "memory.current").read_text()))
+    return min(limits)

@@ -43,9 +43,9 @@ def score(
         for rows in by_length(instances, instance_length, batch_tokens):
             terms = 1 + max(row.term for row in rows)
             batch = collate(rows, pad_id=student.pad_id, encoder_decoder=student.encoder_decoder, terms=terms)
-            found = student.measure(batch.to(student.device), measure).cpu().numpy()
+            scores = student.measure(batch.to(student.device), measure).cpu().numpy()
             ends = np.cumsum([np.count_nonzero(row.weights) for row in rows])
-            measured |= zip((row.id for row in rows), np.split(found, ends[:-1]), strict=True)
+            measured |= zip((row.id for row in rows), np.split(scores, ends[:-1]), strict=True)
     return measured
 
 

@@ -94,7 +94,7 @@ class TokenClassifier:
                 for word, share, span in zip(windows.word_ids(i), row, windows["offset_mapping"][i], strict=False):
                     if word is not None:  # else a special token
                         owner.setdefault(word, []).append((share, *span))
-        return [self._spread(text, list(found.values())) for text, found in zip(texts, words, strict=True)]
+        return [self._spread(text, list(scores.values())) for text, scores in zip(texts, words, strict=True)]
 
     @staticmethod
     def _spread(text: str, words: Sequence[Sequence[tuple[float, int, int]]]) -> NDArray[np.float64]:

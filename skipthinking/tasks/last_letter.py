@@ -18,7 +18,7 @@ __all__ = ["LAST_LETTER", "LastLetter"]
 Content = tuple[str, ...]
 """The names, in order."""
 
-_ASKED = [
+_QUESTIONS = [
     'Take the last letters of the words in "{words}" and put them together.',
     'What do the last letters of the words in "{words}" give together?',
     'Join the last letters of the words in "{words}" with blanks.',
@@ -89,7 +89,7 @@ class LastLetter(Generator[Content]):
             teacher.sum_up(so_far=so_far)
         answer = " ".join(letters)
         steps = teacher.close(so_far=answer)
-        return Story(rng.choice(_ASKED).format(words=" ".join(content)), steps, answer)
+        return Story(rng.choice(_QUESTIONS).format(words=" ".join(content)), steps, answer)
 
 
 LAST_LETTER = Task(name="last_letter", grader=Text(pattern="[a-z](?: [a-z])+"), generator=LastLetter())

@@ -75,9 +75,9 @@ class Request:
         text = f"{self.sampling.seed}/{self.example.id}/{next(iter(self.samples))}"
         return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=4).digest(), "big") >> 1
 
-    def select(self, wanted: Callable[[str], bool]) -> Request:
+    def select(self, chosen: Callable[[str], bool]) -> Request:
         """The request for only those samples whose fingerprint is wanted."""
-        return replace(self, samples={i: fingerprint for i, fingerprint in self.samples.items() if wanted(fingerprint)})
+        return replace(self, samples={i: fingerprint for i, fingerprint in self.samples.items() if chosen(fingerprint)})
 
     def split(self, size: int | None) -> Iterator[Request]:
         """Requests for at most ``size`` samples each; none if no sample is wanted."""

@@ -80,8 +80,8 @@ def test_a_search_goes_on_where_it_was_killed(tmp_path: Path) -> None:
     assert _lists(recalled(again, ab, search) | recalled(again, c, search)) == {"a": [1], "b": [1], "c": [1]}
     assert _lists(recalled(again, de, search)) == {"d": [], "e": []}
     assert asked == [["d", "e"]]
-    assert _lists(Journal(path, "key", "int64").found) == {"a": [1], "b": [1], "c": [1], "d": [], "e": []}
-    assert Journal(path, "other", "int64").found == {}
+    assert _lists(Journal(path, "key", "int64").values) == {"a": [1], "b": [1], "c": [1], "d": [], "e": []}
+    assert Journal(path, "other", "int64").values == {}
     assert _lists(recalled(Journal(path, "key", "int64"), [*c, Row("f")], search)) == {"c": [1], "f": []}
     assert asked[1:] == [["f"]]  # a block of another number of ranks is known in part
     _remembered(path, "key", _column)
@@ -132,9 +132,9 @@ def test_a_journal_that_was_altered_is_not_believed(tmp_path: Path) -> None:
     journal.keep({"b": np.array([2])})
     written, (first, second) = journal.path.read_bytes(), frames(journal.path)
     journal.path.write_bytes(written.replace(np.int64(11).tobytes(), np.int64(10).tobytes()))
-    assert _lists(Journal(tmp_path / "skips.jsonl", "key", "int64").found) == {"b": [2]}
+    assert _lists(Journal(tmp_path / "skips.jsonl", "key", "int64").values) == {"b": [2]}
     journal.path.write_bytes(written[: first.end] + b"\xff" + written[first.end + 1 :])
-    assert _lists(Journal(tmp_path / "skips.jsonl", "key", "int64").found) == {"a": [0, 11]}
+    assert _lists(Journal(tmp_path / "skips.jsonl", "key", "int64").values) == {"a": [0, 11]}
     assert second.end == len(written)
 
 

@@ -113,7 +113,7 @@ def test_contexts_are_read_in_passes_that_fit(monkeypatch: pytest.MonkeyPatch) -
 def test_a_search_without_a_cache_says_so_once(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(kv_cache, "_SAID", set())
+    monkeypatch.setattr(kv_cache, "_REPORTED", set())
     student = tiny.scratch("llama")
     student.model.config._attn_implementation = "flash_attention_2"
     for _ in range(2):

@@ -145,7 +145,7 @@ def test_prompts_may_join_later() -> None:
 def test_a_student_without_a_cache_says_so_once(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(kv_cache, "_SAID", set())
+    monkeypatch.setattr(kv_cache, "_REPORTED", set())
     student = tiny.scratch("phi3", more={"sliding_window": 6})
     prompts = tiny.prompts(student, LENGTHS)
     limits = [int(limit) for limit in np.random.default_rng(0).integers(1, 12, size=len(prompts))]

@@ -97,7 +97,7 @@ def glove_embeddings(path: Path, questions: Mapping[str, str]) -> Vectors:
     return result
 
 
-def _read_glove(path: Path, wanted: set[str]) -> Vectors:
+def _read_glove(path: Path, vocabulary: set[str]) -> Vectors:
     vectors: Vectors = {}
     size = 0
     with path.open(encoding="utf-8", errors="replace") as lines:
@@ -110,7 +110,7 @@ def _read_glove(path: Path, wanted: set[str]) -> Vectors:
                     f"Expected a word and {max(2, size)} or more numbers, as in the first line, got {line[:40]!r} "
                     f"({path}:{number}). Give a text file of GloVe vectors."
                 )
-            if word in wanted:
+            if word in vocabulary:
                 try:
                     vectors[word] = np.array(values, dtype=np.float32)
                 except ValueError as error:

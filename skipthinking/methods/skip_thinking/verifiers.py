@@ -300,8 +300,8 @@ class Rollout(Verifier):
 
     def _right(self, questions: Sequence[tuple[Rationale, Tokens, Tokens]]) -> list[bool]:
         """Whether the student answers correctly, per rationale with a prefix and a draft of its completion."""
-        asked = [(row.id, row.prompt, prefix, draft) for row, prefix, draft in questions]
-        return answered_right(asked, self._context)
+        rows = [(row.id, row.prompt, prefix, draft) for row, prefix, draft in questions]
+        return answered_right(rows, self._context)
 
 
 def answered_right(questions: Sequence[tuple[str, Tokens, Tokens, Tokens]], context: SearchContext) -> list[bool]:
