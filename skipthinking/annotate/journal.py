@@ -29,7 +29,7 @@ class Journal:
 
     Args:
         path: File of the annotations.
-        key: Key of the annotations, see :func:`skipthinking.annotate.store.fingerprint`.
+        key: Key of the annotations, see :func:`skipthinking.annotate.fingerprints.fingerprint`.
         dtype: Numpy type of the values.
         rank: Rank of this process.
     """

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import inspect
 import json
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -19,14 +17,15 @@ from tqdm import tqdm
 
 from skipthinking.annotate.annotator import Annotator, Context, Notes
 from skipthinking.annotate.columns import Column, is_large, pack_ids, unpack_ids
+from skipthinking.annotate.fingerprints import code_of, digests, fingerprint, plain
 from skipthinking.annotate.journal import Journal
+from skipthinking.annotate.order import in_order
 from skipthinking.annotate.rows import ById, Made, Rows
 from skipthinking.annotate.sampling import StageSampling
 from skipthinking.annotate.search import find, most_bytes, on_disk_if_large
-from skipthinking.annotate.store import digests, fingerprint, remembered
+from skipthinking.annotate.store import remembered
 from skipthinking.ranks import rank
 from skipthinking.records import Encoded, UserError
-from skipthinking.settings import Configurable
 
 __all__ = ["Runner", "say"]
 
@@ -67,7 +66,7 @@ class Runner:
     """
 
     def __init__(self, annotators: Sequence[Annotator[Any]]) -> None:
-        self.annotators = _in_order(annotators)
+        self.annotators = in_order(annotators)
         self.rows, self._folder = Rows([]), Path()
         self.searched: dict[str, int] = {}
         """Examples that the annotators which need the student annotated in the last :meth:`update`, by their names."""
@@ -156,7 +155,7 @@ class Runner:
         column = self._find(annotator, rows, context, cached=annotator.uses_student)
         if annotator.uses_student:
             self.searched[annotator.name] = len(rows)
-        self._results[annotator.name] = _Result(column=column, settings=_plain(annotator.settings()), epoch=epoch)
+        self._results[annotator.name] = _Result(column=column, settings=plain(annotator.settings()), epoch=epoch)
         _report(annotator, column, rows, context)
 
     def _find(self, annotator: Annotator[Any], rows: Rows, context: Context, *, cached: bool) -> Column:
@@ -200,8 +199,8 @@ class Runner:
         kind, device = type(annotator), self._student.device.type
         return {
             "annotator": f"{kind.__module__}.{kind.__qualname__}",
-            "sources": _sources(annotator),  # who develops a search must not see the values of its last version
-            "settings": _plain(annotator.settings()),
+            "sources": code_of(annotator),
+            "settings": plain(annotator.settings()),
             "seed": self._seed,
             "student": str(self._student.config),
             "precision": str(torch.get_autocast_dtype(device)) if torch.is_autocast_enabled(device) else "",
@@ -332,7 +331,7 @@ class Runner:
             )
 
     def _check_settings(self, annotator: Annotator[Any], result: _Result) -> None:
-        now = _plain(annotator.settings())
+        now = plain(annotator.settings())
         if annotator.uses_student and result.settings != now and (result.epoch >= 0 or annotator.once):
             raise UserError(
                 f"Expected the {annotator.name} settings of the checkpoint, {result.settings}, got {now}. Set them "
@@ -349,47 +348,6 @@ def _report(annotator: Annotator[Any], column: Column, rows: Sequence[Encoded], 
     return values
 
 
-def _sources(annotator: Annotator[Any]) -> dict[str, str]:
-    """Code of the classes of an annotator and of what it uses, such as a verifier, and of their bases elsewhere."""
-    used = [annotator, *(value for value in vars(annotator).values() if isinstance(value, Configurable))]
-    kinds = [kind for one in used for kind in type(one).__mro__ if kind is type(one) or not _is_ours(kind)]
-    return {f"{kind.__module__}.{kind.__qualname__}": _source(kind) for kind in kinds}
-
-
-def _is_ours(kind: type) -> bool:
-    return kind.__module__.partition(".")[0] in ("skipthinking", "abc", "builtins", "typing")
-
-
-def _source(kind: type) -> str:
-    try:
-        return inspect.getsource(kind)
-    except (OSError, TypeError):  # a class that was typed into an interpreter
-        return ""
-
-
-def _in_order(annotators: Sequence[Annotator[Any]]) -> list[Annotator[Any]]:
-    names = [str(getattr(annotator, "name", "")) for annotator in annotators]
-    wrong = [name for name in names if not re.fullmatch(r"[A-Za-z]\w*", name)]
-    if wrong:
-        raise UserError(f"Expected annotators with names of letters, digits and _, got {wrong[0]!r}. Rename it.")
-    if len(set(names)) < len(names):
-        raise UserError(f"Expected annotators with different names, got {', '.join(names)}. Rename one.")
-    ordered: list[Annotator[Any]] = []
-    waiting = list(annotators)
-    while waiting:
-        done = {annotator.name for annotator in ordered}
-        ready = [annotator for annotator in waiting if done.issuperset(annotator.needs)]
-        if not ready:
-            missing = {need for annotator in waiting for need in annotator.needs} - set(names)
-            raise UserError(
-                f"Expected annotators that can follow one another, got {', '.join(a.name for a in waiting)}, which "
-                + (f"need {', '.join(sorted(missing))}, computed by no annotator." if missing else "need each other.")
-            )
-        ordered.append(ready[0])
-        waiting.remove(ready[0])
-    return ordered
-
-
 def _merge(row: dict[str, Any], drawing: Mapping[str, Any]) -> None:
     for key, value in drawing.items():
         if isinstance(value, dict):
@@ -398,12 +356,6 @@ def _merge(row: dict[str, Any], drawing: Mapping[str, Any]) -> None:
             row.setdefault(key, []).extend(value)
         else:
             row[key] = value
-
-
-def _plain(settings: Mapping[str, Any]) -> dict[str, Any]:
-    """Settings after a round trip through JSON, as in a checkpoint."""
-    plain: dict[str, Any] = json.loads(json.dumps(dict(settings), default=str))
-    return plain
 
 
 def _examples(state: Mapping[str, Any]) -> dict[str, bytes]:

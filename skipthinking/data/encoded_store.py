@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from skipthinking.annotate.store import digest_of
+from skipthinking.annotate.fingerprints import digest_of
 from skipthinking.data.encoding import Codec
 from skipthinking.data.store import ExampleStore, MappedTable, complete, ids_of, key_of
 from skipthinking.records import Encoded, Lazy
@@ -104,7 +104,7 @@ class EncodedStore(Lazy[Encoded]):
 
     @property
     def digests(self) -> NDArray[np.uint8]:
-        """Hash of each example's tokens and steps, shape (N, 8), as :func:`skipthinking.annotate.store.digests`."""
+        """Hash of each example's tokens and steps, shape (N, 8); see :mod:`skipthinking.annotate.fingerprints`."""
         return self.table.numbers("digest").view(np.uint8).reshape(len(self), -1)
 
 

@@ -11,8 +11,9 @@ import pytest
 import torch
 
 from skipthinking.annotate.columns import Column, frames
+from skipthinking.annotate.fingerprints import fingerprint
 from skipthinking.annotate.journal import Journal, recalled
-from skipthinking.annotate.store import fingerprint, remembered
+from skipthinking.annotate.store import remembered
 from skipthinking.records import Encoded, Example
 
 VALUES = {"a": [0, 1, 3], "b": [0, 2]}

@@ -22,8 +22,8 @@ import torch
 from conftest import ROOT
 
 from skipthinking import files
+from skipthinking.annotate.fingerprints import digests, fingerprint
 from skipthinking.annotate.rows import ById, Rows
-from skipthinking.annotate.store import digests, fingerprint
 from skipthinking.data import encoded_store, rows, store
 from skipthinking.data.encoded_store import EncodedStore
 from skipthinking.data.encoding import Codec, Plain
