@@ -13,7 +13,7 @@ from typing import Any, TypeVar
 import pytest
 
 from skipthinking import ranks as collectives
-from skipthinking.annotate import runner, store
+from skipthinking.annotate import fingerprints, runner, store
 from skipthinking.annotate import search as finding
 from skipthinking.annotate.annotator import Annotator
 from skipthinking.annotate.rows import Rows
@@ -74,6 +74,13 @@ def on_ranks(patch: pytest.MonkeyPatch, ranks: int, work: Callable[[int], T], se
             barrier.abort()
             raise
 
+    lock, code = threading.Lock(), fingerprints._code
+
+    def code_of(kind: type) -> str:
+        with lock:  # inspect parses the file, in Python 3.11 not in two threads at once
+            return code(kind)
+
+    patch.setattr(fingerprints, "_code", code_of)
     for module in (finding, epoch_instances):
         patch.setattr(module, "ranks", lambda: ranks)
     for module in (finding, epoch_instances, collectives):
