@@ -51,7 +51,7 @@ def main(args: list[str] | None = None) -> int:
         args: Its words; those of the command line by default.
 
     Returns:
-        The exit code; 141, as of a program that SIGPIPE ends, if the reader of the output (``| head``) has closed it.
+        The exit code; 130 after Ctrl-C, 141 if the reader of the output (``| head``) has closed it.
     """
     try:
         code = _command(sys.argv[1:] if args is None else args)
@@ -60,6 +60,13 @@ def main(args: list[str] | None = None) -> int:
         if not _output_closed():
             raise  # the pipe of another process
         return 141
+    except SystemExit as stop:  # rich makes one of a closed pipe
+        if isinstance(stop.__context__, BrokenPipeError):
+            return 141
+        raise
+    except KeyboardInterrupt:  # while packages are imported, or in a tool
+        print("stopped", file=sys.stderr)
+        return 130
     return code
 
 

@@ -525,6 +525,7 @@ OTHERS = {  # words of a message: why it has no case here
     "got default_root_dir=": "tests/runs/test_run_folder.py follows it",
     "Expected a run folder, got the current one": "tests/runs/test_run_folder.py",
     "got none. Give them in a file": "the remedy is a config, the quickstart's for fit, which test_experiments.py runs",
+    "Give a config by --config": "tests/command_line/test_cli.py; the remedy is the file that was given",
     "Expected test sets by name": "tests/command_line/test_bad_input.py follows it",
     "Expected a W&B server for a sweep": "needs that server",
     "set student.turns = ": "a line of a chat template, no message",

@@ -31,6 +31,8 @@ _VALUE = re.compile(r"(?:Got value|Given value): (.*)\s*$")
 _TYPE = re.compile(r"Expected an? (?:<class '(?:\w+\.)*(\w+)'>|typing\.Literal\[(.*?)\])")
 _CLASS = re.compile(r"(?:given class_path '|dot import path string: )([\w.]+)(?:':\s*(.*))?")
 _REQUIRED = re.compile(r"the following arguments are required: (?:(\w+)\.)?(.*)")
+_CONFIG = re.compile(r"""Parser key "config": (?:Path is not a file|File does not exist): '?([^'\n]+)'?""")
+_STRAY = re.compile(r"unrecognized arguments: ([^-\s]\S*)")
 _UNKNOWN_SETTING = re.compile(r"Option '(\w+)' is not accepted")
 _SETTING = re.compile(r"NestedArg\(key='([\w.]+)', val=(.*)\)")
 
@@ -46,7 +48,7 @@ class OneLineErrors:
     def error(self, message: str, ex: Exception | None = None) -> NoReturn:
         """Prints the error and exits."""
         key, value = _KEY.search(message), _VALUE.search(message)
-        located = key and (value or not message.startswith("Parser key"))
+        located = key and (value or not message.startswith(("Parser key", "unrecognized")))
         place = line_of(key[1], value and value[1], self.files) if key and located else ""
         unknown = _UNKNOWN_SETTING.fullmatch(message)
         text, hint = (unknown and _of_another_class(unknown[1], self)) or (
@@ -62,9 +64,22 @@ def in_one_line(message: str) -> str:
     if required := _REQUIRED.fullmatch(message):
         command, names = required[1], re.sub(r"\b\w+\.", "", required[2])
         if command is None:
-            return f"Expected {names}, got none. Give each as an option: --{names.split(', ')[0]} VALUE."
+            first = names.split(", ")[0]
+            return (
+                f"Expected a value for {names}, got none. Set each in a config, or by an option: --{first}, or the one "
+                f"that ends in .{first}."
+            )
         config = "experiments/quickstart.yaml" if command == "fit" else "runs/NAME/config.yaml"
         return f"Expected settings of {names}, got none. Give them in a file: {command} --config {config}."
+    if path := _CONFIG.search(message):
+        file = Path(path[1]) / "config.yaml"
+        if not Path(path[1]).is_dir():
+            return f"Expected a config file, got {path[1]}, which does not exist. Fix its path."
+        remedy = f"Give its config: {file}." if file.is_file() else "Name a file in it."
+        return f"Expected a config file, got the folder {path[1]}. {remedy}"
+    if stray := _STRAY.fullmatch(message):
+        remedy = f"Give a config by --config {stray[1]}." if Path(stray[1]).is_file() else "Remove it."
+        return f"Expected options, which begin with --, got {stray[1]!r}. {remedy}"
     key, value = _KEY.search(message), _VALUE.search(message)
     types = ["null" if name == "NoneType" else name or choices for name, choices in _TYPE.findall(message)]
     if key and (unknown := _unknown_class(message)):
@@ -120,7 +135,16 @@ def _of_another_class(name: str, parser: Any) -> tuple[str, str] | None:
     *_, family = [own, *(base for base in own.__mro__ if Configurable in base.__mro__[1:])]
     others = [kind.__name__ for kind in classes if issubclass(kind, family) and name in parameters(kind)]
     if not others:
-        return None
+        inner = [
+            f"{part}.{name}"
+            for part, parameter in parameters(own).items()
+            for kind in classes
+            if name in parameters(kind)
+            and any(re.search(rf"\b{base.__name__}\b", str(parameter.annotation)) for base in kind.__mro__[:-1])
+        ]
+        if not inner:
+            return None
+        return f"Expected a setting of {own.__name__}, got {name!r}", f" Did you mean {inner[0]!r}?"
     fault = f"Expected a setting of {own.__name__}, got {name!r}, a setting of {', '.join(sorted(others))}"
     return fault, f" Name that class before its settings, in place of {own.__name__}."
 
@@ -142,7 +166,7 @@ def _nearest(message: str, parser: Any) -> str:
     if unknown := _unknown_class(message):
         package, _, name = unknown[1].rpartition(".")
         return did_you_mean(name, public_classes()) if package.startswith("skipthinking") or not package else ""
-    wrong = _KEY.search(message)
+    wrong = None if _STRAY.fullmatch(message) else _KEY.search(message)
     return did_you_mean(wrong[1], _options(parser)) if wrong and not message.startswith("Parser key") else ""
 
 

@@ -299,3 +299,46 @@ def test_a_reader_that_has_left_ends_a_command_without_a_word(words: str) -> Non
     done = subprocess.run(command, stdout=writer, stderr=subprocess.PIPE, text=True, timeout=60)
     os.close(writer)
     assert (done.returncode, done.stderr) == (141, "")
+
+
+@pytest.mark.parametrize(
+    ("words", "expected"),
+    [
+        (["own.yaml"], "Expected options, which begin with --, got 'own.yaml'. Give a config by --config own.yaml."),
+        (["--config", "."], "Give its config: {here}/config.yaml."),
+        (["--config", "none.yaml"], "Expected a config file, got {here}/none.yaml, which does not exist."),
+        (["--config", TINY, "--model", "STT", "--model.max_rise", "0.4"],
+         "Expected a setting of STT, got 'max_rise'. Did you mean 'verifier.max_rise'?"),
+        (["--config", TINY, "--student", "FromScratch"], "unrecognized arguments: --student FromScratch."),
+        (["--model", "STT"], "Expected a value for student, got none. Set each in a config, or by an option:"),
+    ],
+)  # fmt: skip
+def test_wrong_words_are_answered_with_right_ones(
+    words: list[Any], expected: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    for name in ("own.yaml", "config.yaml"):
+        (tmp_path / name).write_text("run: a\n")
+    with pytest.raises(SystemExit) as caught:
+        main(["fit", *map(str, words)])
+    assert caught.value.code == 2
+    assert expected.format(here=tmp_path) in capsys.readouterr().err
+
+
+def test_ctrl_c_before_a_command_begins_and_a_pipe_that_rich_sees_closed_end_quietly(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def closed(words: list[str]) -> int:
+        try:
+            raise BrokenPipeError
+        except BrokenPipeError:
+            raise SystemExit(1)  # noqa: B904
+
+    def interrupted(words: list[str]) -> int:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("skipthinking.__main__._command", closed)
+    assert main(["summary"]) == 141
+    monkeypatch.setattr("skipthinking.__main__._command", interrupted)
+    assert main(["fit"]) == 130
+    assert capsys.readouterr().err == "stopped\n"
