@@ -40,10 +40,8 @@ _SETTING = re.compile(r"NestedArg\(key='([\w.]+)', val=(.*)\)")
 class OneLineErrors:
     """Makes a parser report an error in one line and exit with code 2."""
 
-    files: ClassVar[
-        Mapping[Path, str]
-    ] = {}  # config files of the command line; a class attribute, because jsonargparse
-    # makes another parser for the settings of each class in a config
+    # Config files of the command line; of the class, because jsonargparse makes a parser for each class in a config.
+    files: ClassVar[Mapping[Path, str]] = {}
 
     def error(self, message: str, ex: Exception | None = None) -> NoReturn:
         """Prints the error and exits."""
@@ -61,6 +59,35 @@ class OneLineErrors:
 
 def in_one_line(message: str) -> str:
     """A parser's message as a sentence, or at least without line breaks."""
+    if text := _of_words(message):
+        return text
+    key, value = _KEY.search(message), _VALUE.search(message)
+    types = ["null" if name == "NoneType" else name or choices for name, choices in _TYPE.findall(message)]
+    if key and (unknown := _unknown_class(message)):
+        return f"Unknown class {unknown[1]!r} for {key[1]}{f': {unknown[2]}' if unknown[2] else ''}."
+    if key and value and key[1].rpartition(".")[2] == "test" and re.match(r"[\[{'\"\s]*class_path", value[1]):
+        return (
+            f"Expected test sets by name for {key[1]}, got a source alone. Give it a name: "
+            "data.test: {mine: {class_path: ..., init_args: ...}}."
+        )
+    if key and value and types == ["null"]:  # all that is left of a type whose class could not be made
+        return _without_class(key[1], value[1])
+    if key and value and types == ["str"] and value[1].startswith("{"):
+        return (
+            f"Expected a text for {key[1]}, got {value[1]}. A text with a colon is YAML on the command line: give it "
+            "in a file, by --config."
+        )
+    if key and value and types:
+        return f"Expected {' or '.join(types)} for {key[1]}, got {value[1]!r}."
+    if message.startswith("Unexpected config:"):
+        content = message.partition(":")[2].strip()
+        kind = f"one with {content[:80]!r}" if content else "an empty one"
+        return f"Expected a config file of keys and values, got {kind}."
+    return " ".join(message.split())
+
+
+def _of_words(message: str) -> str | None:
+    """The sentence for settings that are missing, and for words of the command line that are none."""
     if required := _REQUIRED.fullmatch(message):
         command, names = required[1], re.sub(r"\b\w+\.", "", required[2])
         if command is None:
@@ -80,44 +107,27 @@ def in_one_line(message: str) -> str:
     if stray := _STRAY.fullmatch(message):
         remedy = f"Give a config by --config {stray[1]}." if Path(stray[1]).is_file() else "Remove it."
         return f"Expected options, which begin with --, got {stray[1]!r}. {remedy}"
-    key, value = _KEY.search(message), _VALUE.search(message)
-    types = ["null" if name == "NoneType" else name or choices for name, choices in _TYPE.findall(message)]
-    if key and (unknown := _unknown_class(message)):
-        return f"Unknown class {unknown[1]!r} for {key[1]}{f': {unknown[2]}' if unknown[2] else ''}."
-    if key and value and key[1].rpartition(".")[2] == "test" and re.match(r"[\[{'\"\s]*class_path", value[1]):
+    return None
+
+
+def _without_class(key: str, value: str) -> str:
+    """The sentence for a value where a class was expected."""
+    if alone := _SETTING.fullmatch(value):
+        setting = f"{key}.{alone[1]}={alone[2]}"
         return (
-            f"Expected test sets by name for {key[1]}, got a source alone. Give it a name: "
-            "data.test: {mine: {class_path: ..., init_args: ...}}."
+            f"Expected a class for {key} before its settings, got {setting} alone. Name it first, even if it is "
+            "the default."
         )
-    if key and value and types == ["null"]:  # all that is left of a type whose class could not be made
-        if alone := _SETTING.fullmatch(value[1]):
-            setting = f"{key[1]}.{alone[1]}={alone[2]}"
-            return (
-                f"Expected a class for {key[1]} before its settings, got {setting} alone. Name it first, even if it is "
-                "the default."
-            )
-        if key[1].rpartition(".")[2] == "train" and Path(value[1]).is_file():
-            return (
-                f"Expected a list of sources for {key[1]}, got {value[1]!r}. Name the source: "
-                f"--data.train='[{{class_path: Files, init_args: {{path: {value[1]}, task: gsm8k}}}}]', for a task "
-                "like GSM8K."
-            )
+    if key.rpartition(".")[2] == "train" and Path(value).is_file():
         return (
-            f"Expected a class that can be imported and takes these settings for {key[1]}, got "
-            f"{value[1]!r}. Check class_path, init_args, and in which order config files come."
+            f"Expected a list of sources for {key}, got {value!r}. Name the source: "
+            f"--data.train='[{{class_path: Files, init_args: {{path: {value}, task: gsm8k}}}}]', for a task "
+            "like GSM8K."
         )
-    if key and value and types == ["str"] and value[1].startswith("{"):
-        return (
-            f"Expected a text for {key[1]}, got {value[1]}. A text with a colon is YAML on the command line: give it "
-            "in a file, by --config."
-        )
-    if key and value and types:
-        return f"Expected {' or '.join(types)} for {key[1]}, got {value[1]!r}."
-    if message.startswith("Unexpected config:"):
-        content = message.partition(":")[2].strip()
-        kind = f"one with {content[:80]!r}" if content else "an empty one"
-        return f"Expected a config file of keys and values, got {kind}."
-    return " ".join(message.split())
+    return (
+        f"Expected a class that can be imported and takes these settings for {key}, got "
+        f"{value!r}. Check class_path, init_args, and in which order config files come."
+    )
 
 
 def _of_another_class(name: str, parser: Any) -> tuple[str, str] | None:
