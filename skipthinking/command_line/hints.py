@@ -49,18 +49,17 @@ class OneLineErrors:
         located = key and (value or not message.startswith(("Parser key", "unrecognized")))
         place = line_of(key[1], value and value[1], self.files) if key and located else ""
         unknown = _UNKNOWN_SETTING.fullmatch(message)
-        text, hint = (unknown and _of_another_class(unknown[1], self)) or (
-            in_one_line(message),
-            _nearest(message, self),
-        )
+        if answer := unknown and _of_another_class(unknown[1], self):
+            text, hint = answer
+        else:
+            words = _of_words(message)
+            text, hint = (words, "") if words else (in_one_line(message), _nearest(message, self))
         print(f"error: {text.removesuffix('.')}{place}.{hint}", file=sys.stderr)
         sys.exit(2)
 
 
 def in_one_line(message: str) -> str:
     """A parser's message as a sentence, or at least without line breaks."""
-    if text := _of_words(message):
-        return text
     key, value = _KEY.search(message), _VALUE.search(message)
     types = ["null" if name == "NoneType" else name or choices for name, choices in _TYPE.findall(message)]
     if key and (unknown := _unknown_class(message)):
@@ -176,7 +175,7 @@ def _nearest(message: str, parser: Any) -> str:
     if unknown := _unknown_class(message):
         package, _, name = unknown[1].rpartition(".")
         return did_you_mean(name, public_classes()) if package.startswith("skipthinking") or not package else ""
-    wrong = None if _STRAY.fullmatch(message) else _KEY.search(message)
+    wrong = _KEY.search(message)
     return did_you_mean(wrong[1], _options(parser)) if wrong and not message.startswith("Parser key") else ""
 
 

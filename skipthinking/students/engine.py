@@ -170,7 +170,7 @@ class Engine:
         lengths: Sequence[int] | None = None,
         with_nll: bool = False,
     ) -> list[Completion]:
-        """What the student writes greedily after each context and the tokens begun; the contexts stay as they are.
+        """What the student writes greedily after each context and its prefix; the contexts stay as they are.
 
         Drafts are verified in one pass (Leviathan et al., arXiv 2211.17192, without sampling): up to the first token
         that greedy decoding would not choose, the draft is the completion, and only from there on is anything
@@ -179,7 +179,7 @@ class Engine:
         Args:
             prefixes: Tokens that are given after each context; may be empty.
             drafts: What may follow, none empty.
-            max_new_tokens: Most tokens after those begun; the student's context may leave less room.
+            max_new_tokens: Most tokens after the prefix; the student's context may leave less room.
             lengths: Tokens of each context to continue from, prompt included, by default all; at least 1, and of an
                 encoder-decoder student at least the prompt.
             with_nll: Whether to compute the NLL of the completions. It is free with a KV cache only.
